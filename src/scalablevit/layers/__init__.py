@@ -1,0 +1,19 @@
+"""One module per box of the paper's figure; feature maps are (B, H, W, C)."""
+
+from scalablevit.layers.block import Block
+from scalablevit.layers.head import ClassifierHead
+from scalablevit.layers.iwsa import InteractiveWindowSelfAttention
+from scalablevit.layers.mlp import Mlp
+from scalablevit.layers.patch_embed import PatchEmbed
+from scalablevit.layers.peg import PositionalEncodingGenerator
+from scalablevit.layers.ssa import ScalableSelfAttention
+
+__all__ = [
+    "Block",
+    "ClassifierHead",
+    "InteractiveWindowSelfAttention",
+    "Mlp",
+    "PatchEmbed",
+    "PositionalEncodingGenerator",
+    "ScalableSelfAttention",
+]

@@ -1,0 +1,1 @@
+"""Pure tensor functions: windows, the two attentions and their definitions."""

@@ -1,0 +1,26 @@
+"""Feed-forward part of a block."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Mlp(nn.Module):
+    """Linear, exact (erf) GELU, Linear, token by token.
+
+    Args:
+        dim: channels in and out.
+        hidden_dim: channels between.
+        drop: dropout probability after either linear layer, in [0, 1).
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, *, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim)."""
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))

@@ -1,0 +1,104 @@
+"""Scalable Self-Attention (SSA)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scalablevit.ops.layout import channels_first, channels_last
+from scalablevit.ops.reduced_attention import reduced_attention
+from scalablevit.ops.windows import pad_to_least
+
+
+class ScalableSelfAttention(nn.Module):
+    """Global attention whose keys and values shrink in space and whose queries and keys scale in width.
+
+    With `reduction` R above 1 keys and values share a trunk: depthwise RxR convolution of stride R (trailing rows and
+    columns that do not fill a patch are dropped; maps smaller than R are zero-padded up to it), 1x1 convolution to
+    C' = int(dim * channel_ratio), LayerNorm, GELU. With R = 1 it is plain attention.
+
+    Args:
+        dim: channels C, a multiple of `num_heads`.
+        num_heads: attention heads h, at least 1; divides C' too.
+        reduction: R, at least 1; the spatial scaling factor r_n is 1 / R^2.
+        channel_ratio: r_c, above 0.
+        scale_value: False: values and output have dim channels, as in the released classifiers. True: values have
+            C' channels, and one `kv` makes keys and values, as in the published dense-task figures of S.
+        qkv_bias: give queries, keys and values a bias.
+        attn_drop: dropout probability of the attention weights, in [0, 1).
+        proj_drop: dropout probability after the output projection, in [0, 1).
+
+    Raises:
+        ValueError: the heads do not divide the widths, or `reduction` or `channel_ratio` is too small.
+
+    Source: ScalableViT, arXiv:2203.10790, section 3.2, equations 1 to 3.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        reduction: int = 1,
+        channel_ratio: float = 1.0,
+        scale_value: bool = False,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        width = int(dim * channel_ratio)
+        if reduction < 1:
+            raise ValueError(f"reduction must be at least 1, got {reduction}")
+        if width < 1 or dim % num_heads or width % num_heads:
+            raise ValueError(
+                f"num_heads {num_heads} must divide dim {dim} and int(dim * channel_ratio) = {width}; "
+                f"change num_heads or channel_ratio {channel_ratio}"
+            )
+        self.num_heads = num_heads
+        self.reduction = reduction
+        self.scale = (dim / num_heads * channel_ratio) ** -0.5
+        self.attn_drop = attn_drop
+        self.value_dim = width if scale_value else dim
+        self.key_dim = width
+        self.q = nn.Linear(dim, width, bias=qkv_bias)
+        if reduction > 1:
+            self.reduce = nn.Conv2d(dim, dim, reduction, stride=reduction, groups=dim)
+            self.expand = nn.Conv2d(dim, width, 1)
+            self.norm = nn.LayerNorm(width, eps=1e-5)
+        source = width if reduction > 1 else dim
+        # The parameters keep the shape of the form they were published in: one matrix or two.
+        self.fused_kv = scale_value or reduction == 1
+        if self.fused_kv:
+            self.kv = nn.Linear(source, width + self.value_dim, bias=qkv_bias)
+        else:
+            self.k = nn.Linear(source, width, bias=qkv_bias)
+            self.v = nn.Linear(source, self.value_dim, bias=qkv_bias)
+        self.proj = nn.Linear(self.value_dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def reduced(self, x: Tensor) -> Tensor:
+        """The shared trunk of keys and values: (B, H, W, C) -> (B, H // R, W // R, C'), at least one token."""
+        if self.reduction == 1:
+            return x
+        x = channels_first(pad_to_least(x, self.reduction))  # (B, C, H, W)
+        x = channels_last(self.expand(self.reduce(x)))  # (B, H // R, W // R, C')
+        return F.gelu(self.norm(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C), for any H and W of at least 1."""
+        _, H, W, _ = x.shape
+        source = self.reduced(x).flatten(1, 2)  # (B, M, C')
+        if self.fused_kv:
+            k, v = self.kv(source).split((self.key_dim, self.value_dim), dim=-1)
+        else:
+            k, v = self.k(source), self.v(source)
+        x = reduced_attention(
+            self.q(x).flatten(1, 2),  # (B, N, C')
+            k,
+            v,
+            num_heads=self.num_heads,
+            scale=self.scale,
+            dropout=self.attn_drop if self.training else 0.0,
+        )
+        return self.proj_drop(self.proj(x.unflatten(1, (H, W))))

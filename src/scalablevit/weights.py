@@ -1,0 +1,379 @@
+"""Every checkpoint format in, one out, and the report of what was loaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from scalablevit.backbone import VARIANTS, ScalableViT
+from scalablevit.checkpoint_names import to_native_names
+
+WEIGHTS_FILE = "model.safetensors"
+METADATA_KEY = "scalablevit"
+_STEM = "stages.0.patch_embed.proj.weight"
+_CONTAINERS = ("model", "state_dict", "model_state_dict", "module")
+
+
+class WeightsError(ValueError):
+    """A checkpoint that cannot be read, or that does not fit the model."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_weights` did.
+
+    Attributes:
+        source: where the weights came from.
+        variant: name of the variant the checkpoint holds, or a description of its widths and depths.
+        matched: names of the model's parameters that were copied as they were.
+        adapted: name -> what was changed to make it fit.
+        fresh: names that the checkpoint does not hold, which keep their initialisation.
+        ignored: entries of the checkpoint that the model has no place for.
+    """
+
+    source: str
+    variant: str
+    matched: list[str] = field(default_factory=list)
+    adapted: dict[str, str] = field(default_factory=dict)
+    fresh: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"loaded {self.source} ({self.variant}): {len(self.matched)} tensors matched"]
+        lines += [f"  adapted  {name}: {what}" for name, what in self.adapted.items()]
+        lines += [f"  {word}  {_abridged(names)}" for word, names in (("fresh  ", self.fresh), ("ignored", self.ignored)) if names]
+        return "\n".join(lines)
+
+
+def load_weights(
+    model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any], *, fresh_head: bool = False
+) -> LoadReport:
+    """Copy weights into a `ScalableViT` or a backbone of `create_backbone`.
+
+    Reads safetensors, pickles (released classifiers `{"model": ..., "args": Namespace}`, dense backbones, bare state
+    dicts, `state_dict`, Lightning checkpoints; with prefixes such as `module.` and `backbone.`), folders with a
+    `model.safetensors`, and `hf-hub:` and `local-dir:` names. Pickles are never allowed to run code.
+
+    What may differ: the number of input channels (the first kernel is summed or repeated), the number of classes (the
+    last layer stays fresh), the head and norms that only one of classifier and pyramid has. All of it is in the
+    report; any other difference is an error, and the model is left as it was.
+
+    Args:
+        model: network to fill.
+        source: file, folder, name, or a state dict or checkpoint already in memory.
+        fresh_head: leave the classifier's head as it is, whatever the checkpoint holds.
+
+    Returns:
+        report of what matched, what was adapted, what stayed fresh, and what was ignored.
+
+    Raises:
+        WeightsError: (a ValueError) the source cannot be read, or does not fit.
+        FileNotFoundError: no such file.
+    """
+    name = "state dict in memory" if isinstance(source, Mapping) else str(source)
+    state = to_native_names(_tensors(source, name) if isinstance(source, Mapping) else read_checkpoint(source))
+    targets = model.state_dict()
+    if _STEM not in targets:
+        raise WeightsError(
+            f"{type(model).__name__} is not a ScalableViT; pass the network itself, e.g. load_weights(model.backbone, ...)"
+        )
+    variant = describe_variant(state)
+    report = LoadReport(name, variant)
+    plan: dict[str, Tensor] = {}
+    keep_head = _head_to_keep(state, targets, fresh_head, name)
+    problems: list[str] = []
+    for key, target in targets.items():
+        part, value = key.split(".")[0], state.get(key)
+        if part == "head" and key not in keep_head:
+            if value is not None and value.shape != target.shape:
+                report.adapted[key] = f"{tuple(value.shape)} -> {tuple(target.shape)}, freshly initialised"
+            else:
+                report.fresh.append(key)
+        elif value is None:
+            if part == "norms" or (part == "norm" and fresh_head):
+                report.fresh.append(key)
+            else:
+                problems.append(f"the checkpoint lacks {key} {tuple(target.shape)}")
+        elif value.shape == target.shape:
+            plan[key] = value
+            report.matched.append(key)
+        elif key == _STEM and (value.shape[0], *value.shape[2:]) == (target.shape[0], *target.shape[2:]):
+            plan[key] = adapt_in_chans(value, target.shape[1])
+            report.adapted[key] = f"{value.shape[1]} -> {target.shape[1]} input channels"
+        else:
+            problems.append(f"{key} is {tuple(value.shape)}, the model needs {tuple(target.shape)}")
+    for key in state.keys() - targets.keys():
+        if key.startswith(("stages.", "blocks.")):
+            problems.append(f"the model has no place for {key} {tuple(state[key].shape)}")
+        else:
+            report.ignored.append(key)
+    report.ignored.sort()
+    if problems:
+        raise WeightsError(_misfit(name, variant, describe_variant(targets), sorted(problems)))
+    with torch.no_grad():
+        for key, value in plan.items():
+            targets[key].copy_(value)
+    return report
+
+
+def read_checkpoint(source: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint, without running code that a pickle may hold.
+
+    Args:
+        source: safetensors or pickle file, a folder with `model.safetensors`, or an `hf-hub:` or `local-dir:` name.
+
+    Returns:
+        name in the file -> tensor on the CPU.
+
+    Raises:
+        WeightsError: truncated, not a checkpoint, or a pickle with anything but data.
+        FileNotFoundError: no such file.
+    """
+    name = str(source)
+    if name.startswith("hf-hub:"):
+        return timm.models.load_state_dict_from_hf(name.removeprefix("hf-hub:"), weights_only=True)
+    path = Path(name.removeprefix("local-dir:"))
+    if path.is_dir():
+        path = path / WEIGHTS_FILE
+    if not path.exists():
+        raise FileNotFoundError(f"no weights at {path}; give a .safetensors or .pth file, or a folder with {WEIGHTS_FILE}")
+    if path.stat().st_size == 0:
+        raise WeightsError(f"{path} is empty; copy or download it again")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        blocked = re.search(r"GLOBAL (\S+)", str(error))
+        if blocked is None:
+            raise WeightsError(f"{path} is truncated or not a checkpoint; copy or download it again") from error
+        raise WeightsError(
+            f"{path} holds more than data: unpickling would call {blocked[1]}, which could run any code. If you trust "
+            "its source, load it there with torch.load and save the state dict alone with safetensors"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path} is truncated or not a checkpoint ({_first_line(error)}); copy it again") from error
+    if not isinstance(checkpoint, Mapping):
+        raise WeightsError(f"{path} holds a {type(checkpoint).__name__}, not a state dict")
+    return _tensors(checkpoint, str(path))
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a safetensors file, under a temporary name first, so that an interrupted write loses nothing.
+
+    Args:
+        model: its state dict is written, under its own names.
+        path: file to write.
+        metadata: anything JSON can hold; `read_metadata` gives it back.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; an earlier file at `path` is intact.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file(state, temporary, {"format": "pt", METADATA_KEY: json.dumps(dict(metadata or {}))})
+        os.replace(temporary, path)
+    except (SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"could not write {path}: {_first_line(error)}; an earlier file there is intact") from error
+
+
+def save_model(
+    model: ScalableViT,
+    folder: str | os.PathLike[str],
+    *,
+    architecture: str,
+    model_args: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+) -> Path:
+    """Write a folder that `load_model`, and timm by `local-dir:`, build the network from.
+
+    Args:
+        model: classifier to write.
+        folder: gets `model.safetensors`, with all of the metadata, and timm's `config.json`.
+        architecture: name of the variant.
+        model_args: arguments with which timm's `create_model` makes this network, beside the name.
+        metadata: class names under `class_names`, preprocessing under `preprocessing`, and what else is worth keeping.
+
+    Returns:
+        the safetensors file.
+    """
+    folder = Path(folder)
+    path = folder / WEIGHTS_FILE
+    everything = {**metadata, "architecture": architecture, "model_args": dict(model_args)}
+    save_weights(model, path, metadata=everything)
+    config = {
+        "architecture": architecture,
+        "num_classes": model.num_classes,
+        "num_features": model.num_features,
+        "global_pool": model.global_pool,
+        "model_args": dict(model_args),
+        "pretrained_cfg": {**_timm_preprocessing(metadata.get("preprocessing"), model.in_chans), **_names(metadata)},
+    }
+    temporary = folder / f".config.json.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(config, indent=2) + "\n")
+    os.replace(temporary, folder / "config.json")
+    return path
+
+
+def load_model(source: str | os.PathLike[str]) -> tuple[ScalableViT, dict[str, Any]]:
+    """Build the network that a file of `save_model` describes, with its weights, in evaluation mode.
+
+    Args:
+        source: `model.safetensors`, or the folder that holds it.
+
+    Returns:
+        network, and the metadata written with it.
+
+    Raises:
+        WeightsError: the file has no metadata of ours, or does not fit what it describes.
+        FileNotFoundError: no such file.
+    """
+    metadata = read_metadata(source)
+    try:
+        model = timm.create_model(metadata["architecture"], **metadata["model_args"])
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise WeightsError(
+            f"{source} does not say how to build its network ({_first_line(error)}); "
+            "build it yourself and fill it with load_weights(model, file)"
+        ) from error
+    load_weights(model, source)
+    return model.eval(), metadata
+
+
+def read_metadata(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """Metadata that `save_weights` put into a safetensors file; empty where there is none.
+
+    Raises:
+        WeightsError: not a safetensors file.
+        FileNotFoundError: no such file.
+    """
+    path = Path(str(source).removeprefix("local-dir:"))
+    if path.is_dir():
+        path = path / WEIGHTS_FILE
+    if not path.exists():
+        raise FileNotFoundError(f"no weights at {path}; give a run's folder or its {WEIGHTS_FILE}")
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path} is truncated or not a safetensors file ({_first_line(error)})") from error
+
+
+def adapt_in_chans(weight: Tensor, in_chans: int) -> Tensor:
+    """Make the first kernel (C, I, k, k) fit other images: summed for one channel, else repeated and scaled."""
+    old = weight.shape[1]
+    if in_chans == 1:
+        return weight.sum(dim=1, keepdim=True)
+    repeats = -(-in_chans // old)
+    return weight.repeat(1, repeats, 1, 1)[:, :in_chans] * (old / in_chans)
+
+
+def describe_variant(state: Mapping[str, Tensor]) -> str:
+    """Name of the variant that a state dict in our names holds, or its widths and depths."""
+    widths, depths = [], []
+    while (stem := state.get(f"stages.{len(widths)}.patch_embed.proj.weight")) is not None:
+        blocks = {key.split(".")[3] for key in state if key.startswith(f"stages.{len(widths)}.blocks.")}
+        widths.append(stem.shape[0])
+        depths.append(len(blocks))
+    if not widths:
+        return "not a ScalableViT"
+    form = ""
+    trunks = {key.split(".attn.")[0] for key in state if key.endswith(".attn.expand.weight")}
+    if any(f"{trunk}.attn.kv.weight" in state for trunk in trunks):
+        form = ", scaled-value form"
+    for name, numbers in VARIANTS.items():
+        if (tuple(widths), tuple(depths)) == (numbers["embed_dims"], numbers["depths"]):
+            return name + form
+    return f"a ScalableViT of widths {widths} and depths {depths}{form}"
+
+
+def _head_to_keep(
+    state: Mapping[str, Tensor], targets: Mapping[str, Tensor], fresh_head: bool, source: str
+) -> set[str]:
+    """Names of the model's head that are to be filled from the checkpoint."""
+    ours = {key for key in targets if key.startswith("head.")}
+    theirs = {key for key in state if key.startswith("head.")}
+    if fresh_head or not ours:
+        return set()
+    if not theirs:
+        raise WeightsError(f"{source} has no classifier; pass fresh_head=True to keep the model's own head")
+    old, new = state.get("head.fc.weight"), targets["head.fc.weight"]
+    same_classes = old is not None and old.shape[0] == new.shape[0]
+    if ours == theirs:
+        return ours if same_classes else {key for key in ours if not key.startswith("head.fc.")}
+    if same_classes:
+        form = "published" if "head.hidden.weight" in theirs else "plain"
+        raise WeightsError(
+            f"{source} has the {form} head, the model the other; build the model with head={form!r}, "
+            "or pass fresh_head=True"
+        )
+    return set()
+
+
+def _tensors(checkpoint: Mapping[str, Any], source: str) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint, however it is wrapped."""
+    for key in _CONTAINERS:
+        if isinstance(checkpoint.get(key), Mapping):
+            return _tensors(checkpoint[key], source)
+    tensors = {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise WeightsError(f"{source} holds no tensors; its entries are {_abridged(sorted(map(str, checkpoint)))}")
+    return tensors
+
+
+def _misfit(source: str, theirs: str, ours: str, problems: list[str]) -> str:
+    lines = [f"{source} does not fit; nothing was loaded."]
+    if theirs != ours:
+        lines.append(f"The checkpoint holds {theirs}, the model is {ours}.")
+        if "scaled-value" in theirs and "scaled-value" not in ours:
+            lines.append("Build the model with scale_value=True.")
+        elif "scaled-value" in ours and "scaled-value" not in theirs:
+            lines.append("Build the model with scale_value=False.")
+        elif theirs in VARIANTS:
+            lines.append(f"Build the model as {theirs!r}, or load other weights.")
+    lines += [f"  {problem}" for problem in problems[:5]]
+    if len(problems) > 5:
+        lines.append(f"  and {len(problems) - 5} more")
+    return "\n".join(lines)
+
+
+def _timm_preprocessing(preprocessing: Mapping[str, Any] | None, in_chans: int) -> dict[str, Any]:
+    if preprocessing is None:
+        return {}
+    return {
+        "input_size": [in_chans, *preprocessing["image_size"]],
+        "crop_pct": preprocessing["crop_ratio"],
+        "interpolation": preprocessing["interpolation"],
+        "mean": list(preprocessing["mean"]),
+        "std": list(preprocessing["std"]),
+    }
+
+
+def _names(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {"label_names": list(metadata["class_names"])} if metadata.get("class_names") else {}
+
+
+def _abridged(names: list[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
