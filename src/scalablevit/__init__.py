@@ -1,2 +1,62 @@
-"""ScalableViT: the vision transformer with Scalable and Interactive Window-based Self-Attention (arXiv:2203.10790)."""
-from scalablevit.backbone import *
+"""ScalableViT: the vision transformer with Scalable and Interactive Window-based Self-Attention (arXiv:2203.10790).
+
+Importing this package is quick: torch is imported with the first name that needs it. `timm.create_model` knows the
+variants as soon as both packages are imported, in either order.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from scalablevit.timm_registration import register_when_timm_is_imported
+
+if TYPE_CHECKING:
+    from scalablevit.backbone import (
+        PyramidBackbone,
+        ScalableViT,
+        create_backbone,
+        scalablevit_atto,
+        scalablevit_base,
+        scalablevit_large,
+        scalablevit_nano,
+        scalablevit_small,
+        scalablevit_tiny,
+    )
+    from scalablevit.weights import LoadReport, WeightsError, load_model, load_weights, save_model, save_weights
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LoadReport",
+    "PyramidBackbone",
+    "ScalableViT",
+    "WeightsError",
+    "create_backbone",
+    "load_model",
+    "load_weights",
+    "save_model",
+    "save_weights",
+    "scalablevit_atto",
+    "scalablevit_base",
+    "scalablevit_large",
+    "scalablevit_nano",
+    "scalablevit_small",
+    "scalablevit_tiny",
+]
+
+_OF_WEIGHTS = {"LoadReport", "WeightsError", "load_model", "load_weights", "save_model", "save_weights"}
+_ROOMS = {"layers", "ops", "classification", "detection", "segmentation", "training", "datasets", "export", "explain", "bench"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"scalablevit.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module 'scalablevit' has no attribute {name!r}")
+    return getattr(import_module("scalablevit.weights" if name in _OF_WEIGHTS else "scalablevit.backbone"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})
+
+
+register_when_timm_is_imported()

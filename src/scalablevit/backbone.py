@@ -193,7 +193,7 @@ class ScalableViT(nn.Module):
             if not 0 <= rate < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {rate}")
         windows = _per_stage(window_size, num_stages)
-        drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        blocks = sum(depths)
 
         self.in_chans = in_chans
         self.num_classes = num_classes
@@ -202,10 +202,12 @@ class ScalableViT(nn.Module):
         self.output_fmt = "NHWC"
         self.stages = nn.ModuleList()
         self.feature_info: list[dict[str, Any]] = []
-        reduction = 1
+        reduction, first = 1, 0
         for i in range(num_stages):
             stride = 4 if i == 0 else 2
             reduction *= stride
+            drop_paths = [drop_path_rate * j / max(blocks - 1, 1) for j in range(first, first + depths[i])]
+            first += depths[i]
             self.stages.append(
                 Stage(
                     in_chans if i == 0 else embed_dims[i - 1],
@@ -213,7 +215,7 @@ class ScalableViT(nn.Module):
                     kernel_size=7 if i == 0 else 3,
                     stride=stride,
                     num_heads=num_heads[i],
-                    drop_paths=drop_paths[i].tolist(),
+                    drop_paths=drop_paths,
                     pattern=pattern,
                     reduction=reductions[i],
                     channel_ratio=channel_ratios[i],

@@ -186,7 +186,7 @@ def _nothing_found(given: str | Path, *, recursive: bool) -> str:
 
 
 def _upright_rgb(path: Path, image: Image.Image) -> Image.Image:
-    image.load()
+    image.load()  # truncation is met here, so that below only the EXIF block can be at fault
     try:
         image = ImageOps.exif_transpose(image)
     # A damaged EXIF block (struct.error, SyntaxError, OverflowError, ...) says nothing against the pixels.

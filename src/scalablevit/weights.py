@@ -248,12 +248,14 @@ def load_model(source: str | os.PathLike[str]) -> tuple[ScalableViT, dict[str, A
     """
     metadata = read_metadata(source)
     try:
-        model = timm.create_model(metadata["architecture"], **metadata["model_args"])
+        with torch.device("meta"):  # no time lost on an initialisation that is overwritten at once
+            model = timm.create_model(metadata["architecture"], **metadata["model_args"])
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise WeightsError(
             f"{source} does not say how to build its network ({_first_line(error)}); "
             "build it yourself and fill it with load_weights(model, file)"
         ) from error
+    model = model.to_empty(device="cpu")
     load_weights(model, source)
     return model.eval(), metadata
 

@@ -1,0 +1,1 @@
+"""Built-in data sets, made from what scikit-learn ships."""

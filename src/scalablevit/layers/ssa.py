@@ -82,7 +82,9 @@ class ScalableSelfAttention(nn.Module):
         if self.reduction == 1:
             return x
         x = channels_first(pad_to_least(x, self.reduction))  # (B, C, H, W)
-        x = channels_last(self.expand(self.reduce(x)))  # (B, H // R, W // R, C')
+        x = channels_last(self.reduce(x))  # (B, H // R, W // R, C)
+        # A 1x1 convolution is a Linear, and as such takes no detour over the convolution's layouts.
+        x = F.linear(x, self.expand.weight.flatten(1), self.expand.bias)  # (B, H // R, W // R, C')
         return F.gelu(self.norm(x))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -45,9 +45,11 @@ def crop_to(x: Tensor, height: int, width: int) -> Tensor:
 def pad_to_least(x: Tensor, least: int) -> Tensor:
     """Zero-pad (B, H, W, C) at the bottom and right so that H and W are at least `least` tokens."""
     _, H, W, _ = x.shape
-    if not torch.compiler.is_compiling() and min(H, W) >= least:
+    # A true branch, even on symbolic sizes: Max(H, least) in every later size makes inductor crawl, and the price is
+    # one more graph for tiny images.
+    if H >= least and W >= least:
         return x
-    return F.pad(x, (0, 0, 0, torch.sym_max(least - W, 0), 0, torch.sym_max(least - H, 0)))
+    return F.pad(x, (0, 0, 0, max(least - W, 0), 0, max(least - H, 0)))
 
 
 def window_partition(x: Tensor, size: tuple[int, int]) -> Tensor:

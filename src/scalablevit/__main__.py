@@ -1,0 +1,5 @@
+"""`python -m scalablevit`."""
+
+from scalablevit.cli import run
+
+run()

@@ -1,0 +1,381 @@
+"""A folder of pictures per class, as training and validation batches."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from scalablevit.classification.image_folder import ClassFiles, read_class_names, scan_folder
+from scalablevit.classification.preprocessing import Augmentation, Preprocessing, Transform
+from scalablevit.images import ImageError, read_image
+from scalablevit.training.loaders import eval_loader, train_loader
+
+_log = logging.getLogger(__name__)
+
+UNREADABLE_TARGET = -1
+"""Target of a picture that could not be read and has no substitute: leave it out of losses and metrics."""
+
+_CHECK_DATA = "`scalablevit check-data` lists every bad file; remove or replace them"
+_MOST_WORKERS = 8
+_IMAGENET_AUGMENTATION = Augmentation()
+# ImageNet's mean and deviation over the three colours, for networks that take grayscale.
+_GRAY_MEAN, _GRAY_STD = (0.449,), (0.226,)
+
+
+class ClassificationSample(NamedTuple):
+    """One picture: image (C, H, W) float32, target class index, and paths that failed on the way to it."""
+
+    image: Tensor
+    target: int
+    unreadable: tuple[str, ...]
+
+
+class ClassificationBatch(NamedTuple):
+    """Pictures and their classes.
+
+    Fields:
+        images: (B, C, H, W) float32, normalised.
+        targets: (B,) int64 class indices; `UNREADABLE_TARGET` (-1) marks a picture to leave out.
+        unreadable: paths of files that could not be read while this batch was made.
+    """
+
+    images: Tensor
+    targets: Tensor
+    unreadable: list[str]
+
+
+def collate(samples: Sequence[ClassificationSample]) -> ClassificationBatch:
+    """Stack samples to a batch."""
+    return ClassificationBatch(
+        torch.stack([sample.image for sample in samples]),
+        torch.tensor([sample.target for sample in samples], dtype=torch.int64),
+        [path for sample in samples for path in sample.unreadable],
+    )
+
+
+class ImageFolderDataset(Dataset[ClassificationSample]):
+    """Pictures of class folders; what cannot be read does not change how many samples there are.
+
+    Args:
+        folder: holds the class folders.
+        files: pictures by class, relative to `folder`.
+        class_folders: names of the class folders in the order of the class indices.
+        transform: RGB picture to (C, H, W).
+        image_shape: (C, H, W) of the zeros that stand for a picture that cannot be read.
+        max_substitutes: how many of the next samples to try in the place of one that cannot be read. With 0,
+            or when all of them fail, the sample has zeros for the image and -1 for the target.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        files: ClassFiles,
+        *,
+        class_folders: Sequence[str],
+        transform: Transform,
+        image_shape: tuple[int, int, int],
+        max_substitutes: int,
+    ) -> None:
+        index = {name: i for i, name in enumerate(class_folders)}
+        pairs = [(file, index[name]) for name in class_folders for file in files.get(name, [])]
+        self.folder = folder
+        self.transform = transform
+        self.image_shape = image_shape
+        self.max_substitutes = max_substitutes
+        # Arrays, not lists: counting references to a million strings would copy their memory in each worker.
+        self._files = np.array([os.fsencode(file) for file, _ in pairs])
+        self.targets = np.array([target for _, target in pairs], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def path(self, index: int) -> Path:
+        """File of a sample."""
+        return self.folder / os.fsdecode(self._files[index])
+
+    def __getitem__(self, index: int) -> ClassificationSample:
+        failed: list[str] = []
+        for offset in range(min(1 + self.max_substitutes, len(self))):
+            candidate = (index + offset) % len(self)
+            try:
+                image = read_image(self.path(candidate))
+            except ImageError as error:
+                failed.append(error.path)
+                continue
+            return ClassificationSample(self.transform(image), int(self.targets[candidate]), tuple(failed))
+        if self.max_substitutes > 0 and len(failed) == len(self):
+            raise ValueError(f"{self.folder}: none of the {len(self)} pictures can be read; {_CHECK_DATA}")
+        return ClassificationSample(torch.zeros(self.image_shape), UNREADABLE_TARGET, tuple(failed))
+
+
+class UnreadableFiles:
+    """Keeps account, in the training process, of files that could not be read; logs each once.
+
+    Args:
+        max_files: how many distinct files may fail.
+    """
+
+    def __init__(self, max_files: int) -> None:
+        self.max_files = max_files
+        self.paths: list[str] = []
+
+    def collect(self, batch: ClassificationBatch) -> None:
+        """Note the batch's unreadable files; call it before anything else is done with the batch.
+
+        Raises:
+            ValueError: more than `max_files` distinct files failed by now.
+        """
+        for path in batch.unreadable:
+            if path not in self.paths:
+                self.paths.append(path)
+                _log.warning("skipped a picture: %s", _why_unreadable(path))
+        if len(self.paths) > self.max_files:
+            listed = "\n".join(f"  - {path}" for path in self.paths[:5])
+            more = f"\n  ... and {len(self.paths) - 5} more" if len(self.paths) > 5 else ""
+            raise ValueError(
+                f"{len(self.paths)} pictures could not be read, more than max_unreadable={self.max_files} "
+                f"allows:\n{listed}{more}\n"
+                f"{_CHECK_DATA}, or raise data.max_unreadable"
+            )
+
+
+def _why_unreadable(path: str) -> str:
+    # Read again rather than carry the words through the workers: it also shows a disk that fails at times.
+    try:
+        read_image(path)
+    except ImageError as error:
+        return str(error)
+    return f"{path}: it could not be read, but now it can; look at the disk or network it lies on"
+
+
+class ImageFolderData(LightningDataModule):
+    """Training and validation pictures from a folder per class.
+
+    Known layouts: `root/train/CLASS/*` with `root/val/CLASS/*` (ImageNet's), and `root/CLASS/*`, from which
+    a share is set aside for validation. The folder is looked through at once, as a network needs to know the
+    classes before it is made.
+
+    Args:
+        root: the data folder.
+        train: name of the training folder in it; "auto": train or training, else `root` itself.
+        val: name of the validation folder in it; "auto": val, validation, valid or test.
+        val_fraction: where there is no validation folder, the share of each class's pictures that is set
+            aside, chosen by a hash of the file names; in (0, 1).
+        image_size: pixels, one number or height and width.
+        batch_size: pictures a device and batch.
+        num_workers: processes that load pictures for each loader; "auto" leaves one core a device to the
+            training, and takes 8 at most.
+        in_chans: channels of the network's input, 3 (RGB) or 1 (grayscale).
+        mean: per channel, of pixels in 0..1; default ImageNet's.
+        std: per channel, of pixels in 0..1; default ImageNet's.
+        crop_ratio: share of the resized picture that the centre crop keeps in evaluation, in (0, 1].
+        interpolation: how pictures are resized; "bicubic", "bilinear", ..., see `Preprocessing`.
+        augmentation: how training pictures are varied; None: not at all.
+        max_unreadable: how many distinct files may be unreadable before training stops; for the task, which
+            hands it to `UnreadableFiles`.
+        class_names_file: JSON or text file with a human name for each class folder; see `read_class_names`.
+        builtin: write this built-in data set into `root` first if `root` is missing or empty.
+        seed: gives the order of the pictures and their augmentation.
+
+    Raises:
+        ValueError: `root` is missing or not laid out as above, a class is empty, there is only one class,
+            validation has a class that training lacks, or an argument is out of range. Names the folder and
+            the remedy.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        train: str = "auto",
+        val: str = "auto",
+        val_fraction: float = 0.1,
+        image_size: int | list[int] = 224,
+        batch_size: int = 64,
+        num_workers: int | Literal["auto"] = "auto",
+        in_chans: int = 3,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        crop_ratio: float = 0.875,
+        interpolation: str = "bicubic",
+        augmentation: Augmentation | None = _IMAGENET_AUGMENTATION,
+        max_unreadable: int = 100,
+        class_names_file: str | Path | None = None,
+        builtin: Literal["digits"] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if max_unreadable < 0:
+            raise ValueError(f"max_unreadable must be at least 0, got {max_unreadable}")
+        if num_workers != "auto" and num_workers < 0:
+            raise ValueError(f"num_workers must be at least 0 or 'auto', got {num_workers}")
+        self.batch_size = batch_size
+        self.max_unreadable = max_unreadable
+        self.seed = seed
+        self.augmentation = augmentation
+        self._num_workers = num_workers
+        self._preprocessing = Preprocessing(
+            image_size=_height_and_width(image_size),
+            crop_ratio=crop_ratio,
+            interpolation=interpolation,
+            mean=_per_channel("mean", mean, in_chans),
+            std=_per_channel("std", std, in_chans),
+        )
+        train_transform = self._preprocessing.train_transform(augmentation)
+
+        root = Path(root).expanduser()
+        if builtin is not None:
+            _write_builtin(builtin, root)
+        self._scan = scan_folder(root, train=train, val=val, val_fraction=val_fraction)
+        self._scan.raise_for_errors()
+        for problem in self._scan.problems:
+            _log.warning(problem.message)
+        self.class_folders = list(self._scan.train)
+        self._class_names = self.class_folders
+        if class_names_file is not None:
+            self._class_names = read_class_names(class_names_file, self.class_folders)
+
+        image_shape = (in_chans, *self._preprocessing.image_size)
+        self.train_dataset = ImageFolderDataset(
+            self._scan.train_folder,
+            self._scan.train,
+            class_folders=self.class_folders,
+            transform=train_transform,
+            image_shape=image_shape,
+            max_substitutes=max_unreadable,
+        )
+        # A substitute would count one picture twice in the accuracy.
+        self.val_dataset = ImageFolderDataset(
+            self._scan.val_folder,
+            self._scan.val,
+            class_folders=self.class_folders,
+            transform=self._preprocessing.eval_transform(),
+            image_shape=image_shape,
+            max_substitutes=0,
+        )
+
+    @property
+    def class_names(self) -> list[str]:
+        """Human names of the classes, by class index."""
+        return list(self._class_names)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self._class_names)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a picture becomes the network's input in evaluation."""
+        return self._preprocessing
+
+    @property
+    def num_workers(self) -> int:
+        """Loading processes for each loader of each device."""
+        if self._num_workers != "auto":
+            return self._num_workers
+        devices = self._world_size // self.trainer.num_nodes if self.trainer is not None else 1
+        return max(0, min(available_cores() // max(1, devices) - 1, _MOST_WORKERS))
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    def train_dataloader(self) -> DataLoader[ClassificationBatch]:
+        """Shuffled and augmented; the same number of batches on all ranks."""
+        return train_loader(
+            self.train_dataset,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            seed=self.seed,
+            rank=self._rank,
+            world_size=self._world_size,
+            collate_fn=collate,
+        )
+
+    def val_dataloader(self) -> DataLoader[ClassificationBatch]:
+        """In order, each picture exactly once over all ranks."""
+        return eval_loader(
+            self.val_dataset,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            rank=self._rank,
+            world_size=self._world_size,
+            collate_fn=collate,
+        )
+
+    def summary(self) -> str:
+        """What was found, in a few lines for people."""
+        scan, preprocessing = self._scan, self._preprocessing
+        sizes = {name: len(files) for name, files in scan.train.items()}
+        smallest, largest = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+        names = ", ".join(self._class_names[:8]) + (", ..." if self.num_classes > 8 else "")
+        origin = "set aside from training" if scan.is_split else scan.val_folder.name
+        height, width = preprocessing.image_size
+        return "\n".join(
+            [
+                f"data        {scan.root}",
+                f"training    {len(self.train_dataset):,} pictures",
+                f"validation  {len(self.val_dataset):,} pictures ({origin})",
+                f"classes     {self.num_classes:,}: {names}",
+                f"a class     {sizes[smallest]:,} ({smallest}) to {sizes[largest]:,} ({largest}) to train",
+                f"input       {preprocessing.in_chans} x {height} x {width}, {preprocessing.interpolation}",
+            ]
+        )
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    # macOS and Windows have no affinity.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
+    if isinstance(image_size, int):
+        return image_size, image_size
+    if len(image_size) != 2:
+        raise ValueError(f"image_size must be one number or [height, width], got {image_size}")
+    return image_size[0], image_size[1]
+
+
+def _per_channel(name: str, values: Sequence[float] | None, in_chans: int) -> tuple[float, ...]:
+    if in_chans not in (1, 3):
+        raise ValueError(
+            f"in_chans must be 3 (RGB) or 1 (grayscale) for picture files, got {in_chans}; for other "
+            "channels write a LightningDataModule of your own"
+        )
+    if values is None:
+        defaults = {
+            ("mean", 3): IMAGENET_DEFAULT_MEAN,
+            ("std", 3): IMAGENET_DEFAULT_STD,
+            ("mean", 1): _GRAY_MEAN,
+            ("std", 1): _GRAY_STD,
+        }
+        return defaults[name, in_chans]
+    if len(values) != in_chans:
+        raise ValueError(f"{name} needs {in_chans} value(s), one per channel of in_chans, got {list(values)}")
+    return tuple(values)
+
+
+def _write_builtin(name: str, root: Path) -> None:
+    if name != "digits":
+        raise ValueError(f"builtin must be 'digits' or null, got {name!r}")
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        # scikit-learn takes a second to import, and only this data set needs it.
+        from scalablevit.datasets.digits import write_digits_folder
+
+        write_digits_folder(root)

@@ -1,0 +1,91 @@
+"""Measuring a classifier on a set of pictures, in one process."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scalablevit.classification.data import ImageFolderDataset, collate
+from scalablevit.training.loaders import eval_loader
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a classifier does on a set.
+
+    Attributes:
+        probabilities: (N, K) float32, softmax of the logits, for the pictures that could be read.
+        targets: (N,) int64.
+        indices: (N,) int64, place of each picture in the data set.
+        unreadable: paths of the files that could not be read.
+    """
+
+    probabilities: Tensor
+    targets: Tensor
+    indices: Tensor
+    unreadable: list[str]
+
+    @property
+    def count(self) -> int:
+        """Pictures measured."""
+        return len(self.targets)
+
+    @property
+    def top1(self) -> float:
+        """Share of pictures whose likeliest class is right, in 0..1."""
+        return (self.probabilities.argmax(1) == self.targets).float().mean().item()
+
+    @property
+    def top5(self) -> float | None:
+        """Share of pictures with the right class among the five likeliest; None with five classes or fewer."""
+        if self.probabilities.shape[1] <= 5:
+            return None
+        return (self.probabilities.topk(5).indices == self.targets[:, None]).any(1).float().mean().item()
+
+    @property
+    def confusion(self) -> Tensor:
+        """(K, K) counts: true class by predicted class."""
+        K = self.probabilities.shape[1]
+        return torch.bincount(self.targets * K + self.probabilities.argmax(1), minlength=K * K).view(K, K)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures, as JSON takes them."""
+        return {"top1": self.top1, "top5": self.top5, "count": self.count, "unreadable": self.unreadable}
+
+
+@torch.inference_mode()
+def evaluate(
+    network: nn.Module,
+    dataset: ImageFolderDataset,
+    *,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    num_workers: int = 0,
+) -> Evaluation:
+    """Run a classifier over a data set.
+
+    Args:
+        network: from images (B, C, H, W) to logits (B, K).
+        dataset: pictures with the transform that the network needs.
+        batch_size: pictures at a time.
+        device: where to compute.
+        num_workers: processes that load pictures.
+
+    Raises:
+        ValueError: no picture could be read.
+    """
+    network = network.eval().to(device)
+    probabilities, targets, unreadable = [], [], []
+    for batch in eval_loader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate):
+        unreadable += batch.unreadable
+        probabilities.append(F.softmax(network(batch.images.to(device)).float(), dim=-1).cpu())
+        targets.append(batch.targets)
+    all_targets = torch.cat(targets)
+    readable = all_targets >= 0
+    if not readable.any():
+        raise ValueError(f"none of the {len(all_targets)} pictures of {dataset.folder} can be read")
+    return Evaluation(
+        torch.cat(probabilities)[readable], all_targets[readable], readable.nonzero()[:, 0], unreadable
+    )

@@ -1,0 +1,113 @@
+"""Pictures of what a classifier does: confusion matrix, sheet of predictions, one annotated picture."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from scalablevit.classification.data import ImageFolderDataset
+from scalablevit.classification.evaluate import Evaluation
+from scalablevit.images import ImageError, read_image
+
+_RIGHT, _WRONG = "#1a7f37", "#b3261e"
+_MOST_NAMED_CLASSES = 40
+_MOST_NUMBERED_CLASSES = 20
+
+
+def draw_confusion(confusion: Tensor, class_names: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix, each row as shares of its true class.
+
+    Args:
+        confusion: (K, K) counts, true class by predicted class.
+        class_names: by class index; written out for up to 40 classes.
+        path: PNG file to write.
+    """
+    counts = confusion.numpy()
+    K = len(class_names)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(4 + 0.4 * min(K, _MOST_NAMED_CLASSES), 14)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_title(f"{np.trace(counts):,} of {counts.sum():,} right ({np.trace(counts) / max(counts.sum(), 1):.1%})")
+    if K <= _MOST_NAMED_CLASSES:
+        labels = [textwrap.shorten(name, 24, placeholder="…") for name in class_names]
+        axes.set_xticks(range(K), labels, rotation=0 if max(map(len, labels)) < 3 else 60, ha="center" if max(map(len, labels)) < 3 else "right", rotation_mode="anchor")
+        axes.set_yticks(range(K), labels)
+    if K <= _MOST_NUMBERED_CLASSES:
+        for row, column in np.argwhere(counts):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def draw_predictions(
+    result: Evaluation, dataset: ImageFolderDataset, class_names: Sequence[str], path: Path, *, count: int = 24
+) -> None:
+    """Draw a sheet of pictures with what was predicted: the surest mistakes first, then others spread over the set.
+
+    Args:
+        result: of `dataset`.
+        dataset: where the pictures are.
+        class_names: by class index.
+        path: PNG file to write.
+        count: pictures on the sheet, at most.
+    """
+    probability, predicted = result.probabilities.max(1)
+    wrong = (predicted != result.targets).nonzero()[:, 0]
+    wrong = wrong[probability[wrong].argsort(descending=True)][: count // 3].tolist()
+    spread = np.linspace(0, result.count - 1, min(count - len(wrong), result.count)).astype(int).tolist()
+    chosen = wrong + [i for i in spread if i not in set(wrong)]
+    columns = min(6, len(chosen))
+    rows = math.ceil(len(chosen) / columns)
+    figure = Figure(figsize=(2.1 * columns, 2.55 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, i in enumerate(chosen):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        axes.set_axis_off()
+        try:
+            axes.imshow(read_image(dataset.path(int(result.indices[i]))))
+        except ImageError:  # readable when it was evaluated, gone since
+            continue
+        right = predicted[i] == result.targets[i]
+        said = textwrap.shorten(class_names[predicted[i]], 22, placeholder="…")
+        title = f"{said} {probability[i]:.0%}"
+        if not right:
+            title += f"\nis {textwrap.shorten(class_names[result.targets[i]], 22, placeholder='…')}"
+        axes.set_title(title, fontsize=9, color=_RIGHT if right else _WRONG)
+    figure.suptitle("Validation pictures: the surest mistakes in red, then a sample" if wrong else "Validation pictures")
+    figure.savefig(path, dpi=110)
+
+
+def annotate(image: Image.Image, lines: Sequence[str]) -> Image.Image:
+    """Put lines of text on a dark band below a picture; small pictures are enlarged so that the text fits.
+
+    Args:
+        image: RGB picture.
+        lines: text, one line below the other.
+
+    Returns:
+        a new RGB picture.
+    """
+    scale = math.ceil(256 / max(image.size)) if max(image.size) < 256 else 1
+    picture = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    size = max(14, max(picture.size) // 40)
+    font = ImageFont.load_default(size)
+    text_width = math.ceil(max(font.getlength(line) for line in lines))
+    width = max(picture.width, text_width + 2 * size)
+    sheet = Image.new("RGB", (width, picture.height + round(size * (1.4 * len(lines) + 0.8))), "#1f2328")
+    sheet.paste(picture, ((width - picture.width) // 2, 0))
+    draw = ImageDraw.Draw(sheet)
+    for i, line in enumerate(lines):
+        draw.text((size, picture.height + round(size * (0.4 + 1.4 * i))), line, font=font, fill="white")
+    return sheet

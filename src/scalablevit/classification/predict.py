@@ -1,0 +1,147 @@
+"""What a classifier says of picture files."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from scalablevit.classification.preprocessing import Preprocessing
+from scalablevit.images import ImageError, read_image
+from scalablevit.weights import WeightsError, load_model
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one file.
+
+    Attributes:
+        path: the file.
+        classes: names, the likeliest first; empty where the file could not be read.
+        probabilities: of the same classes, in 0..1.
+        error: why the file could not be read, or None.
+        image: the picture, where it was asked for.
+    """
+
+    path: Path
+    classes: list[str]
+    probabilities: list[float]
+    error: str | None = None
+    image: Image.Image | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        if self.error is not None:
+            return {"path": str(self.path), "error": self.error}
+        top = [{"class": c, "probability": round(p, 6)} for c, p in zip(self.classes, self.probabilities, strict=True)]
+        return {"path": str(self.path), "predictions": top}
+
+    def lines(self) -> list[str]:
+        """One line a class, for an annotated picture."""
+        return [f"{c}  {p:.1%}" for c, p in zip(self.classes, self.probabilities, strict=True)]
+
+
+class Classifier:
+    """A trained network with its class names and preprocessing.
+
+    Args:
+        network: from images (B, C, H, W) to logits (B, K).
+        class_names: by class index.
+        preprocessing: how a picture becomes the network's input.
+        device: where to compute; None: a GPU if there is one.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        class_names: Sequence[str],
+        preprocessing: Preprocessing,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.network = network.eval().to(self.device)
+        self.class_names = list(class_names)
+        self.preprocessing = preprocessing
+        self.transform = preprocessing.eval_transform()
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str], *, device: str | torch.device | None = None) -> "Classifier":
+        """Read a run folder, or the `model.safetensors` in it.
+
+        Raises:
+            WeightsError: not weights of a classifier that was trained here.
+            FileNotFoundError: no such file.
+        """
+        network, metadata = load_model(source)
+        return cls.from_metadata(network, metadata, source=source, device=device)
+
+    @classmethod
+    def from_metadata(
+        cls,
+        network: nn.Module,
+        metadata: Mapping[str, Any],
+        *,
+        source: str | os.PathLike[str],
+        device: str | torch.device | None = None,
+    ) -> "Classifier":
+        """The same from a network that is loaded already; `source` is named in errors."""
+        if metadata.get("task") != "classification":
+            raise WeightsError(f"{source} holds weights for {metadata.get('task')!r}, not for classification")
+        try:
+            preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
+            class_names = metadata["class_names"]
+        except (KeyError, ValueError) as error:
+            raise WeightsError(f"{source} lacks class names or preprocessing ({error}); train it with fit") from error
+        return cls(network, class_names=class_names, preprocessing=preprocessing, device=device)
+
+    def predict(
+        self, paths: Iterable[str | os.PathLike[str]], *, top: int = 5, batch_size: int = 16, keep_images: bool = False
+    ) -> Iterator[Prediction]:
+        """Classify files, in order, a batch at a time.
+
+        Args:
+            paths: picture files.
+            top: how many classes to name; no more than there are.
+            batch_size: pictures at a time.
+            keep_images: hand the pictures out as well.
+
+        Yields:
+            one `Prediction` per file; files that cannot be read carry the reason.
+
+        Raises:
+            ValueError: `top` or `batch_size` is below 1.
+        """
+        if top < 1 or batch_size < 1:
+            raise ValueError(f"top and batch_size must be at least 1, got {top} and {batch_size}")
+        top = min(top, len(self.class_names))
+        todo = iter(paths)
+        while batch := [Path(path) for path in islice(todo, batch_size)]:
+            images: dict[Path, Image.Image] = {}
+            errors: dict[Path, str] = {}
+            for path in batch:
+                try:
+                    images[path] = read_image(path)
+                except ImageError as error:
+                    errors[path] = str(error)
+            probabilities = dict(zip(images, self._probabilities(list(images.values())), strict=True))
+            for path in batch:
+                if path in errors:
+                    yield Prediction(path, [], [], error=errors[path])
+                    continue
+                values, indices = probabilities[path].topk(top)
+                names = [self.class_names[i] for i in indices.tolist()]
+                yield Prediction(path, names, values.tolist(), image=images[path] if keep_images else None)
+
+    @torch.inference_mode()
+    def _probabilities(self, images: list[Image.Image]) -> Tensor:
+        """(B, K) on the CPU."""
+        if not images:
+            return torch.empty(0, len(self.class_names))
+        batch = torch.stack([self.transform(image) for image in images]).to(self.device)
+        return self.network(batch).float().softmax(dim=-1).cpu()

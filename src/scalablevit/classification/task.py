@@ -1,0 +1,239 @@
+"""Training and validating a classifier."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
+from timm.data import Mixup
+from torch import Tensor
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from scalablevit import __version__
+from scalablevit.backbone import VARIANTS
+from scalablevit.classification.data import ClassificationBatch, UnreadableFiles
+from scalablevit.classification.preprocessing import Preprocessing
+from scalablevit.training.module import (
+    DEFAULT_OPTIMIZER,
+    DEFAULT_SCHEDULE,
+    OptimizerSettings,
+    ScheduleSettings,
+    TrainingModule,
+)
+from scalablevit.weights import load_model, load_weights, save_model
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MixupSettings:
+    """Mixing pictures of a batch, and their targets; timm's.
+
+    Args:
+        mixup_alpha: of the Beta distribution of Mixup (arXiv:1710.09412); 0: none.
+        cutmix_alpha: of the Beta distribution of CutMix (arXiv:1905.04899); 0: none.
+        prob: probability that a batch is mixed at all.
+        switch_prob: probability of CutMix where both are on.
+    """
+
+    mixup_alpha: float = 0.8
+    cutmix_alpha: float = 1.0
+    prob: float = 1.0
+    switch_prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"mixup.{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("prob", "switch_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"mixup.{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.mixup_alpha == self.cutmix_alpha == 0:
+            raise ValueError("mixup needs mixup_alpha or cutmix_alpha above 0; leave mixup out to mix nothing")
+
+
+class ClassificationTask(TrainingModule):
+    """A ScalableViT classifier with its loss and its metrics.
+
+    Args:
+        variant: name of the network, see `scalablevit.backbone.VARIANTS`.
+        class_names: names of the classes by index; the command line takes them from the data.
+        preprocessing: how a picture becomes the network's input, as `Preprocessing.to_dict` gives it; the command line
+            takes it from the data.
+        weights: where to start from: anything `load_weights` reads; None: from scratch. A head for other classes is
+            replaced.
+        head: "published" or "plain" (see `ScalableViT`); "auto": what the variant has.
+        drop_path_rate: drop-path probability of the last block, in [0, 1).
+        window_size: side of IWSA's windows in tokens.
+        scale_value: scaled-value form of SSA.
+        grad_checkpointing: recompute blocks in the backward pass, for less memory.
+        compile: train through torch.compile.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+        mixup: mixing of pictures; None: none.
+        max_unreadable: how many distinct picture files may fail before training stops.
+        optimizer, schedule, global_batch, ema_decay, max_nonfinite_steps, seed: see `TrainingModule`.
+
+    Raises:
+        ValueError: no such variant, weights that do not fit, or an argument out of range.
+    """
+
+    monitor = ("val/top1", "max")
+
+    def __init__(
+        self,
+        variant: str,
+        *,
+        class_names: list[str],
+        preprocessing: dict[str, Any],
+        weights: str | None = None,
+        head: Literal["auto", "published", "plain"] = "auto",
+        drop_path_rate: float = 0.0,
+        window_size: int = 7,
+        scale_value: bool = False,
+        grad_checkpointing: bool = False,
+        compile: bool = False,  # noqa: A002 - torch's own word
+        label_smoothing: float = 0.1,
+        mixup: MixupSettings | None = None,
+        max_unreadable: int = 100,
+        optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
+        schedule: ScheduleSettings = DEFAULT_SCHEDULE,
+        global_batch: int | None = None,
+        ema_decay: float | None = None,
+        max_nonfinite_steps: int = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            optimizer=optimizer,
+            schedule=schedule,
+            global_batch=global_batch,
+            ema_decay=ema_decay,
+            max_nonfinite_steps=max_nonfinite_steps,
+            seed=seed,
+        )
+        if variant not in VARIANTS:
+            raise ValueError(f"model.variant: there is no variant {variant!r}; choose from {', '.join(VARIANTS)}")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"model.label_smoothing must be in [0, 1), got {label_smoothing}")
+        self.variant = variant
+        self.class_names = class_names
+        self.preprocessing = Preprocessing.from_dict(preprocessing)
+        self.label_smoothing = label_smoothing
+        K = len(class_names)
+        self.model_args: dict[str, Any] = {
+            "num_classes": K,
+            "in_chans": self.preprocessing.in_chans,
+            "window_size": window_size,
+            "scale_value": scale_value,
+            **({} if head == "auto" else {"head": head}),
+        }
+        # Initialisation is part of the run's seed, wherever the task is built.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = timm.create_model(variant, drop_path_rate=drop_path_rate, **self.model_args)
+        self.network.set_grad_checkpointing(grad_checkpointing)
+        if weights is not None:
+            rank_zero_info(str(load_weights(self.network, weights)))
+        if compile:
+            self.network.compile()
+        self.mixup = None
+        if mixup is not None:
+            self.mixup = Mixup(
+                mixup.mixup_alpha,
+                mixup.cutmix_alpha,
+                prob=mixup.prob,
+                switch_prob=mixup.switch_prob,
+                label_smoothing=label_smoothing,
+                num_classes=K,
+            )
+        self.unreadable = UnreadableFiles(max_unreadable)
+        self.val_loss = MeanMetric()
+        self.val_top1 = MulticlassAccuracy(num_classes=K, top_k=1, average="micro")
+        self.val_top5 = MulticlassAccuracy(num_classes=K, top_k=5, average="micro") if K > 5 else None
+
+    def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
+        """Mean loss of a batch."""
+        self.unreadable.collect(batch)
+        images, targets = batch.images, batch.targets
+        # timm's Mixup pairs a batch with its own mirror image and so wants an even number; only a data set smaller
+        # than one batch makes an odd one.
+        if self.mixup is not None and len(images) % 2 == 0:
+            images, soft_targets = self.mixup(images, targets)
+            loss = torch.sum(-soft_targets * F.log_softmax(self.network(images).float(), dim=-1), dim=-1).mean()
+        else:
+            logits = self.network(images).float()
+            loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(images), sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> None:
+        """Count hits; pictures that could not be read do not count."""
+        self.unreadable.collect(batch)
+        readable = batch.targets >= 0
+        if not readable.any():
+            return
+        images, targets = batch.images[readable], batch.targets[readable]
+        logits = self.network(images).float()
+        self.val_loss.update(F.cross_entropy(logits, targets), weight=len(targets))
+        self.val_top1.update(logits, targets)
+        if self.val_top5 is not None:
+            self.val_top5.update(logits, targets)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the whole set."""
+        metrics = {"val/loss": self.val_loss, "val/top1": self.val_top1}
+        if self.val_top5 is not None:
+            metrics["val/top5"] = self.val_top5
+        for name, metric in metrics.items():
+            # compute() before log(): it talks to the other ranks, each of which may have seen another number of batches.
+            self.log(name, metric.compute(), prog_bar=name == "val/top1", sync_dist=False)
+            metric.reset()
+
+    def write_results(self, folder: Path, best: Path | None) -> list[str]:
+        """Write the weights to ship, and what they do on the validation pictures.
+
+        Args:
+            folder: gets `model.safetensors`, `config.json`, `results.json`, `confusion.png`, `predictions.png`.
+            best: checkpoint to take the weights from; None: those of now.
+
+        Returns:
+            lines for the user.
+        """
+        from scalablevit.classification.evaluate import evaluate
+        from scalablevit.classification.pictures import draw_confusion, draw_predictions
+
+        if best is not None:
+            load_weights(self.network, best)
+        save_model(
+            self.network,
+            folder,
+            architecture=self.variant,
+            model_args=self.model_args,
+            metadata={
+                "task": "classification",
+                "class_names": self.class_names,
+                "preprocessing": self.preprocessing.to_dict(),
+                "scalablevit_version": __version__,
+            },
+        )
+        # The file is read back: what is measured here is what the user ships.
+        network, _ = load_model(folder)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        result = evaluate(network, data.val_dataset, batch_size=data.batch_size, device=self.device)
+        summary = {**result.summary(), "checkpoint": None if best is None else best.name}
+        (folder / "results.json").write_text(json.dumps(summary, indent=2) + "\n")
+        draw_confusion(result.confusion, self.class_names, folder / "confusion.png")
+        draw_predictions(result, data.val_dataset, self.class_names, folder / "predictions.png")
+        top5 = f", top-5 {result.top5:.2%}" if result.top5 is not None else ""
+        return [f"validation of {folder / 'model.safetensors'}: top-1 {result.top1:.2%}{top5} on {result.count:,} pictures"]
+
+    def example_inputs(self) -> list[str]:
+        """A few validation pictures, for the command that the user may try next."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        count = len(data.val_dataset)
+        return [str(data.val_dataset.path(i * count // 4)) for i in range(min(3, count))]

@@ -1,0 +1,353 @@
+"""The words that a user types. Each command imports what it needs when it runs, so that help answers at once."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from scalablevit import __version__
+from scalablevit.recipes import find_recipe, recipe_names, recipe_text, recipe_title
+
+# Short words for what is set most; every other value of a recipe goes by its full name.
+_SHORT = {
+    "--devices": "--trainer.devices",
+    "--epochs": "--trainer.max_epochs",
+    "--precision": "--trainer.precision",
+    "--seed": "--seed_everything",
+}
+_FIT_USAGE = """\
+usage: scalablevit fit --config NAME|FILE [--run FOLDER] [--KEY VALUE ...]
+       scalablevit fit --resume FOLDER [--KEY VALUE ...]
+
+Train by a recipe. NAME is one of `scalablevit recipes`, FILE a YAML of your own.
+
+options:
+  --config NAME|FILE   recipe; a further --config overrides values of the one before
+  --run FOLDER         where the run goes (default: runs/NAME)
+  --resume FOLDER      go on with the run in FOLDER, from its last checkpoint
+  --devices N          GPUs (or CPU processes); short for --trainer.devices
+  --epochs N           short for --trainer.max_epochs
+  --precision P        32-true, bf16-mixed or 16-mixed; short for --trainer.precision
+  --seed N             short for --seed_everything
+  --KEY VALUE          any value of the recipe, such as --data.root my_pictures --model.weights base.safetensors
+  --print_config       print the recipe with every KEY and its value, and stop
+  --model.help CLASS   explain the keys of model (CLASS as in model.class_path), and stop; --data.help likewise
+"""
+_VALIDATE_USAGE = """\
+usage: scalablevit validate FOLDER [--checkpoint FILE] [--json] [--KEY VALUE ...]
+
+Measure the best checkpoint of the run in FOLDER on its validation data, or on other data (--data.root ...).
+
+options:
+  --checkpoint FILE    another checkpoint (default: FOLDER/checkpoints/best.ckpt)
+  --json               print the metrics as JSON
+  --devices N, --KEY VALUE   as for fit
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command `scalablevit`.
+
+    Args:
+        argv: words behind the program's name; None: those of this process.
+
+    Returns:
+        exit code: 0, or 1 where something went wrong, 2 where the command line is wrong.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words and words[0] in ("fit", "validate"):
+            command = _fit if words[0] == "fit" else _validate
+            return command(words[1:])
+        args = _parser().parse_args(words)
+        return args.run(args)
+    except KeyboardInterrupt:
+        return _fail("stopped", code=130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("SCALABLEVIT_DEBUG") or not _is_users_to_mend(error):
+            raise
+        return _fail(_words_of(error))
+
+
+def _words_of(error: Exception) -> str:
+    if isinstance(error, argparse.ArgumentError):
+        from scalablevit.training.command import readable
+
+        return readable(error)
+    return str(error)
+
+
+def _is_users_to_mend(error: Exception) -> bool:
+    if isinstance(error, ValueError | OSError | argparse.ArgumentError):
+        return True
+    names = {base.__name__ for base in type(error).__mro__}
+    return bool(names & {"MisconfigurationException", "NonFiniteError", "OutOfMemoryError"})
+
+
+def _fail(message: str, code: int = 1) -> int:
+    print(f"scalablevit: error: {message}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scalablevit",
+        description="Train, measure and use ScalableViT (arXiv:2203.10790).",
+        epilog="`scalablevit COMMAND --help` tells more of each. First time? `scalablevit fit --config digits`",
+    )
+    parser.add_argument("--version", action="version", version=f"scalablevit {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands.add_parser("fit", help="train by a recipe", add_help=False)
+    commands.add_parser("validate", help="measure a run's checkpoint on validation data", add_help=False)
+    _add_predict(commands)
+    _add_info(commands)
+    _add_check_data(commands)
+    _add_recipes(commands)
+    return parser
+
+
+def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:  # noqa: A002
+    parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_predict(commands: Any) -> None:
+    parser = _add(commands, "predict", _predict, "name what is in pictures")
+    parser.add_argument("inputs", nargs="+", metavar="PICTURE", help="files, folders or globs")
+    parser.add_argument("--weights", required=True, metavar="RUN|FILE", help="run folder, or its model.safetensors")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to name (default: 5)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line and picture instead of a table")
+    parser.add_argument("--save", metavar="FOLDER", help="write annotated pictures there")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="pictures at a time (default: 16)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+
+
+def _add_info(commands: Any) -> None:
+    parser = _add(commands, "info", _info, "print parameters, FLOPs and the sizes of the feature maps")
+    parser.add_argument("variant", nargs="?", help="such as scalablevit_small (default: a line for each)")
+    parser.add_argument("--size", type=int, nargs="+", default=[224], metavar="N", help="pixels: side, or height width")
+    parser.add_argument("--classes", type=int, default=1000, metavar="N", help="classes of the head (default: 1000)")
+    parser.add_argument("--scale-value", action="store_true", help="the scaled-value form of SSA")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_check_data(commands: Any) -> None:
+    parser = _add(commands, "check-data", _check_data, "find every bad file of a data folder before training does")
+    parser.add_argument("root", help="folder with a folder per class, or with train/ and val/ that hold those")
+    parser.add_argument("--train", default="auto", metavar="NAME", help="training folder in it")
+    parser.add_argument("--val", default="auto", metavar="NAME", help="validation folder in it")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_recipes(commands: Any) -> None:
+    parser = _add(commands, "recipes", _recipes, "list the packaged recipes, or print one")
+    parser.add_argument("name", nargs="?", help="recipe to print, as a start for one of your own")
+
+
+def _fit(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_FIT_USAGE, end="")
+        return 0
+    words, run, resume, configs, _ = _split(words)
+    if resume is not None:
+        if run is not None or configs:
+            raise ValueError("--resume goes on with a run and its recipe: leave out --run and --config")
+        run, configs = resume, [str(Path(resume) / "recipe.yaml")]
+        if not Path(configs[0]).is_file():
+            raise ValueError(f"--resume {resume}: there is no run to go on with ({configs[0]} is missing)")
+    if not configs:
+        raise ValueError("fit needs --config NAME|FILE; see `scalablevit recipes`")
+    recipes = [find_recipe(config) for config in configs]
+    folder = Path(run) if run is not None else Path("runs") / recipes[0].stem
+    args = [word for recipe in recipes for word in ("--config", str(recipe))] + words
+
+    from scalablevit.training.command import TrainingCommand, quiet_lightning
+    from scalablevit.training.stopping import TrainingStopped, leave
+
+    quiet_lightning()
+    command = TrainingCommand("fit", args, run=folder, resume=resume is not None)
+    try:
+        command.fit()
+    except TrainingStopped as stopped:
+        leave(stopped, run=folder, is_global_zero=command.trainer.is_global_zero)
+    return 0
+
+
+def _validate(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_VALIDATE_USAGE, end="")
+        return 0
+    if words[0].startswith("-"):
+        raise ValueError("validate needs the run's folder first: scalablevit validate FOLDER")
+    run, (words, _, _, configs, flags) = Path(words[0]), _split(words[1:], flags=("--json",), values=("--checkpoint",))
+    recipe = run / "recipe.yaml"
+    if not recipe.is_file():
+        raise ValueError(f"{run} is not a run folder: {recipe} is missing")
+    checkpoint = Path(flags.get("--checkpoint") or run / "checkpoints" / "best.ckpt")
+    if not checkpoint.is_file():
+        raise ValueError(f"there is no checkpoint {checkpoint}; name one with --checkpoint")
+
+    from scalablevit.training.command import TrainingCommand, quiet_lightning
+
+    quiet_lightning()
+    args = [word for config in [str(recipe), *configs] for word in ("--config", config)] + words
+    command = TrainingCommand("validate", args, run=run, checkpoint=checkpoint)
+    metrics = command.validate()
+    if not command.trainer.is_global_zero:
+        return 0
+    if "--json" in flags:
+        print(json.dumps(dict(metrics)))
+    else:
+        for name, value in metrics.items():
+            print(f"{name:<12}{value:.4f}")
+    return 0
+
+
+def _split(
+    words: list[str], *, flags: Sequence[str] = (), values: Sequence[str] = ()
+) -> tuple[list[str], str | None, str | None, list[str], dict[str, str]]:
+    """Take our own words out of a command line: (the rest for LightningCLI, --run, --resume, --config's, flags)."""
+    rest: list[str] = []
+    configs: list[str] = []
+    taken: dict[str, str] = {}
+    todo = iter(words)
+    for word in todo:
+        name, equals, value = word.partition("=")
+        if name in flags:
+            taken[name] = "yes"
+        elif name in ("--config", "-c", "--run", "--resume", *values):
+            text = value if equals else next(todo, None)
+            if text is None:
+                raise ValueError(f"{name} needs a value behind it")
+            if name in ("--config", "-c"):
+                configs.append(text)
+            else:
+                taken[name] = text
+        else:
+            rest.append(_SHORT.get(name, name) + equals + value)
+    return rest, taken.pop("--run", None), taken.pop("--resume", None), configs, taken
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from scalablevit.classification.pictures import annotate
+    from scalablevit.classification.predict import Classifier
+    from scalablevit.images import find_images
+
+    paths = find_images(args.inputs)
+    classifier = Classifier.load(args.weights, device=args.device)
+    folder = None if args.save is None else Path(args.save)
+    table = Table("picture", "class", "probability", box=None, pad_edge=False, header_style="bold")
+    failed = 0
+    names = _names_in(folder, paths) if folder is not None else {}
+    for prediction in classifier.predict(
+        paths, top=args.top, batch_size=args.batch_size, keep_images=folder is not None
+    ):
+        if args.json:
+            print(json.dumps(prediction.to_dict(), ensure_ascii=False), flush=True)
+        if prediction.error is not None:
+            failed += 1
+            print(f"skipped {prediction.error}", file=sys.stderr)
+            continue
+        for i, (name, probability) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
+            table.add_row(str(prediction.path) if i == 0 else "", name, f"{probability:.1%}", end_section=True)
+        if folder is not None and prediction.image is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            annotate(prediction.image, prediction.lines()).save(folder / names[prediction.path])
+    if not args.json and table.row_count:
+        # A pipe has no width to wrap to.
+        Console(width=None if sys.stdout.isatty() else 10_000).print(table)
+    return 1 if failed else 0
+
+
+def _names_in(folder: Path, paths: Sequence[Path]) -> dict[Path, str]:
+    """A file name for each picture, its own where no other has the same."""
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for path in paths:
+        name, number = f"{path.stem}.png", 1
+        while name in taken:
+            number += 1
+            name = f"{path.stem}_{number}.png"
+        taken.add(name)
+        names[path] = name
+    return names
+
+
+def _info(args: argparse.Namespace) -> int:
+    if len(args.size) > 2:
+        raise ValueError(f"--size takes a side, or height and width, got {args.size}")
+    height, width = args.size[0], args.size[-1]
+    if min(height, width) < 1:
+        raise ValueError(f"--size must be at least 1 pixel, got {args.size}")
+
+    import timm
+    import torch
+
+    from scalablevit.backbone import VARIANTS
+    from scalablevit.bench.complexity import describe
+
+    if args.variant is not None and args.variant not in VARIANTS:
+        raise ValueError(f"there is no variant {args.variant!r}; choose from {', '.join(VARIANTS)}")
+    rows = {}
+    for name in [args.variant] if args.variant else VARIANTS:
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=args.classes, scale_value=args.scale_value)
+        rows[name] = describe(model, height, width)
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    print(f"{'variant':<20}{'parameters':>12}{'multiply-adds':>16}{'FLOPs':>10}   for {height} x {width} pixels")
+    for name, row in rows.items():
+        print(
+            f"{name:<20}{row['parameters'] / 1e6:>10.2f} M{row['multiply_adds'] / 1e9:>14.2f} G"
+            f"{row['flops'] / 1e9:>8.2f} G"
+        )
+    if args.variant:
+        print()
+        for i, stage in enumerate(rows[args.variant]["stages"], 1):
+            print(
+                f"stage {i}   stride {stage['stride']:>2}   {stage['channels']:>4} channels   "
+                f"{stage['height']} x {stage['width']} tokens   {stage['blocks']} blocks"
+            )
+    print("\nmultiply-adds: of convolutions and linear layers, as papers print FLOPs;")
+    print("FLOPs: with attention products, a multiply-add counted as two operations")
+    return 0
+
+
+def _check_data(args: argparse.Namespace) -> int:
+    from scalablevit.classification.check import check_folder
+
+    report = check_folder(args.root, train=args.train, val=args.val)
+    print(report.to_json() if args.json else report.to_text())
+    return 0 if report.ok else 1
+
+
+def _recipes(args: argparse.Namespace) -> int:
+    if args.name is not None:
+        print(recipe_text(args.name), end="")
+        return 0
+    names = recipe_names()
+    width = max(map(len, names))
+    for name in names:
+        print(f"{name:<{width}}  {recipe_title(name)}")
+    print("\nscalablevit recipes NAME prints one; scalablevit fit --config NAME trains by it")
+    return 0
+
+
+def run() -> NoReturn:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

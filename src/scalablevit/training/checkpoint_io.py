@@ -1,0 +1,121 @@
+"""Checkpoints that a full disk, a crash or a stranger's file cannot turn against the user."""
+
+import logging
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointWriteError(OSError):
+    """A checkpoint could not be written; the one that stood at its place before is intact."""
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Checkpoints are written beside their place and then renamed into it; loading never runs code from the
+    file.
+
+    Lightning's own writer puts its temporary file into the system's temporary folder, often another, smaller
+    disk across which a rename is a copy, and does not wait for the disk.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Write `checkpoint` to `path`: complete, or not at all.
+
+        Raises:
+            CheckpointWriteError: the disk is full, or the folder cannot be written.
+            TypeError: `storage_options` is given.
+        """
+        if storage_options is not None:
+            raise TypeError(f"{type(self).__name__} writes to local disks and takes no storage_options")
+        write_atomically(path, partial(torch.save, checkpoint))
+
+    def load_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        map_location: Any | None = lambda storage, location: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint; tensors and plain values only, whatever `weights_only` says.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is truncated, is no checkpoint, or holds objects that only code could
+                rebuild.
+        """
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"there is no checkpoint {os.fspath(path)}")
+        if weights_only is False:
+            log.warning("%s is read with weights_only=True all the same", os.fspath(path))
+        try:
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{os.fspath(path)} is not a checkpoint of a run of ours, or is damaged: it holds objects "
+                "other than tensors and plain values, and they are not loaded because that can run code"
+            ) from error
+        except (RuntimeError, EOFError, OSError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"{os.fspath(path)} is truncated or not a checkpoint ({reason}): "
+                "take another file of the run folder's checkpoints"
+            ) from error
+        if not isinstance(checkpoint, dict):
+            raise ValueError(f"{os.fspath(path)} holds a {type(checkpoint).__name__}, not a checkpoint")
+        return checkpoint
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Any], None]) -> None:
+    """Let `write(file)` fill a temporary file in `path`'s folder, wait for the disk, then rename it to
+    `path`.
+
+    Args:
+        path: where the file shall stand; its folder is made where it is missing.
+        write: gets a binary file, open for writing.
+
+    Raises:
+        CheckpointWriteError: the system refused to write; what stood at `path` is intact.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets nobody else read
+        os.replace(temporary, path)
+        temporary = None
+    except (OSError, RuntimeError) as error:
+        # torch's zip writer turns the OSError of a full disk into a RuntimeError, and keeps it as the cause
+        reason = error if isinstance(error, OSError) else error.__cause__ or error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        earlier = "the earlier file of that name is intact" if path.exists() else "no file was left behind"
+        raise CheckpointWriteError(
+            reason.errno,
+            f"{path} could not be written ({reason.strerror or reason}); {earlier}. "
+            "Make room, or name another folder",
+        ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

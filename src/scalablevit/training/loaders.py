@@ -1,0 +1,279 @@
+"""Data loaders that shard, shuffle and resume to the sample, with any number of workers and processes."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker_info
+
+from scalablevit.training.randomness import isolated_cpu_randomness, seed_cpu, seed_for
+
+
+class SampleKey(NamedTuple):
+    """What a `ShardedSampler` hands to a `SeededDataset`: which sample, and in which epoch it is drawn."""
+
+    index: int  # type: ignore[assignment]  # a tuple has a method of that name, of no use here
+    epoch: int
+
+
+class ShardedSampler(DistributedSampler[Any]):
+    """The samples of one process, as `SampleKey`s, in an order that hangs on (seed, epoch) alone.
+
+    The k-th batches of all ranks together are the k-th stretch of one common order, so the samples of an
+    optimizer step stay the same when the same global batch is spread over another number of processes.
+    A subclass of `DistributedSampler`, so that Lightning leaves it alone.
+
+    Args:
+        num_samples: size of the data set; at least 1.
+        batch_size: samples a batch and process; at least 1.
+        seed: together with the epoch it gives the order.
+        shuffle: shuffle anew in every epoch; otherwise the data set's own order.
+        rank: which process, 0 to world_size - 1.
+        world_size: how many processes.
+        drop_last: drop the samples at the end of the order that do not fill one batch on every rank. A data
+            set too small for one such batch still makes one, smaller.
+        pad: without `drop_last`, repeat samples from the start of the order until all ranks have the same
+            number. Without either, every sample comes exactly once over all ranks, whose numbers then differ
+            by at most 1.
+
+    Raises:
+        ValueError: a number out of range, or no samples.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        rank: int,
+        world_size: int,
+        drop_last: bool,
+        pad: bool,
+    ) -> None:
+        if num_samples < 1:
+            raise ValueError(
+                "the data set holds no samples: check its path and that no class folder is empty"
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if world_size < 1 or not 0 <= rank < world_size:
+            raise ValueError(
+                f"rank must lie in 0..world_size - 1, got rank {rank} of world_size {world_size}"
+            )
+        # the parent's __init__ is left out on purpose: it knows neither batches nor unpadded shards
+        self.num_replicas = world_size
+        self.rank = rank
+        self.epoch = 0
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.batch_size = batch_size
+        self.skip_batches = 0
+        self._dataset_size = num_samples
+        if drop_last:
+            per_step = world_size * batch_size
+            per_rank = num_samples // per_step * batch_size or max(1, num_samples // world_size)
+        elif pad:
+            per_rank = -(-num_samples // world_size)
+        else:
+            per_rank = len(range(rank, num_samples, world_size))
+        self.num_samples = per_rank
+        self.total_size = per_rank * world_size
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        """Yield this rank's samples, without the first `skip_batches` batches of them (this once)."""
+        start, self.skip_batches = self.skip_batches * self.batch_size, 0
+        epoch, size = self.epoch, self._dataset_size
+        order = None
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(seed_for(self.seed, epoch))
+            order = torch.randperm(size, generator=generator)
+        for i in range(start, self.num_samples):
+            position = (i * self.num_replicas + self.rank) % size
+            yield SampleKey(position if order is None else int(order[position]), epoch)
+
+    def __len__(self) -> int:
+        """How many samples this rank draws in an epoch."""
+        return self.num_samples
+
+
+class SeededDataset(Dataset[Any]):
+    """A map-style data set whose random transforms hang on (seed, epoch, index) alone.
+
+    Args:
+        dataset: map-style; its random draws may come from `random`, numpy's global generator or torch's.
+        seed: of the run.
+    """
+
+    def __init__(self, dataset: Dataset[Any], *, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __getitem__(self, key: SampleKey) -> Any:
+        """The sample `key.index`, as augmented in epoch `key.epoch`."""
+        if get_worker_info() is not None:  # a worker does nothing else: no state to protect
+            seed_cpu(self.seed, key.epoch, key.index)
+            return self.dataset[key.index]
+        with isolated_cpu_randomness():
+            seed_cpu(self.seed, key.epoch, key.index)
+            return self.dataset[key.index]
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        return len(cast(Sized, self.dataset))
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A `DataLoader` over a `ShardedSampler` that can go on from the middle of an epoch.
+
+    Iteration starts at the first `next()`, not at `iter()`: Lightning calls `iter()` before it tells the
+    sampler which epoch it is, and workers would already fetch samples of the wrong one.
+    """
+
+    def __init__(self, dataset: Dataset[Any], **options: Any) -> None:
+        super().__init__(dataset, **options)
+        if not isinstance(self.sampler, ShardedSampler):
+            raise ValueError(
+                f"ResumableLoader needs sampler=ShardedSampler(...), got {type(self.sampler).__name__}"
+            )
+        self._position = {"epoch": 0, "batches": 0}
+        self._resume_at: dict[str, int] | None = None
+
+    def __iter__(self) -> Any:
+        """Yield the batches of the sampler's epoch; after `load_state_dict`, only those still due."""
+        sampler = cast(ShardedSampler, self.sampler)
+        resume_at, self._resume_at = self._resume_at, None
+        # a state of another epoch (one that was complete) skips nothing
+        skip = resume_at["batches"] if resume_at is not None and resume_at["epoch"] == sampler.epoch else 0
+        sampler.skip_batches = skip
+        self._position = {"epoch": sampler.epoch, "batches": skip}
+        for batch in super().__iter__():
+            self._position["batches"] += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """{"epoch": which, "batches": how many of its batches were handed out}; the same on every rank."""
+        return dict(self._resume_at or self._position)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next pass over that epoch start behind that many batches, loading none of them."""
+        self._resume_at = {"epoch": int(state["epoch"]), "batches": int(state["batches"])}
+
+
+def outlive_signals(worker_id: int) -> None:
+    """In a data worker: leave Ctrl-C and SIGTERM, which often go to a whole group, to the main process.
+
+    The main process finishes its step with the worker's help, saves, and then ends the worker, by SIGTERM
+    too: of that signal only the main process's own counts. Where the system does not tell who sent a signal
+        (macOS), SIGTERM
+    ends the worker as usual.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    main_process = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def wait_for_the_main_process() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != main_process:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait_for_the_main_process, daemon=True).start()
+
+
+def train_loader(
+    dataset: Dataset[Any],
+    *,
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    drop_last: bool = True,
+) -> ResumableLoader:
+    """Shuffled, augmented and resumable: the loader to train from.
+
+    All ranks get the same number of batches. A data set smaller than one batch over all ranks makes one small
+    batch.
+
+    Args:
+        dataset: map-style, with a length.
+        batch_size: samples a batch and process.
+        num_workers: processes that load; 0 loads in the training process. The samples do not depend on it.
+        seed: gives order and augmentation.
+        rank: which process.
+        world_size: how many processes.
+        collate_fn: list of samples -> batch; None: torch's default.
+        drop_last: drop what does not fill a batch on every rank; otherwise the last batch is smaller and the
+            ranks are evened out by repeating samples.
+    """
+    sampler = ShardedSampler(
+        len(cast(Sized, dataset)),
+        batch_size=batch_size,
+        seed=seed,
+        shuffle=True,
+        rank=rank,
+        world_size=world_size,
+        drop_last=drop_last,
+        pad=True,
+    )
+    return ResumableLoader(
+        SeededDataset(dataset, seed=seed),
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=collate_fn,
+        worker_init_fn=outlive_signals,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def eval_loader(
+    dataset: Dataset[Any],
+    *,
+    batch_size: int,
+    num_workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+) -> DataLoader[Any]:
+    """In the data set's order, every sample exactly once over all ranks: the loader to measure with.
+
+    Ranks may differ by one sample, hence by one batch: a validation step must not talk to the other ranks.
+
+    Args:
+        dataset: map-style, with a length.
+        batch_size: samples a batch and process.
+        num_workers: processes that load; 0 loads in the calling process.
+        rank: which process.
+        world_size: how many processes.
+        collate_fn: list of samples -> batch; None: torch's default.
+    """
+    sampler = ShardedSampler(
+        len(cast(Sized, dataset)),
+        batch_size=batch_size,
+        seed=0,
+        shuffle=False,
+        rank=rank,
+        world_size=world_size,
+        drop_last=False,
+        pad=False,
+    )
+    return DataLoader(
+        SeededDataset(dataset, seed=0),
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=collate_fn,
+        worker_init_fn=outlive_signals,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,45 @@
+"""Which parameters are decayed, and which learn more slowly."""
+
+from typing import Any
+
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import nn
+
+
+def parameter_groups(
+    network: nn.Module, *, lr: float, weight_decay: float, layer_decay: float | None
+) -> list[dict[str, Any]]:
+    """`network`'s trainable parameters in groups, each with its own `lr` and `weight_decay`.
+
+    Norms, biases (all that is one-dimensional) and what `network.no_weight_decay()` names are not decayed.
+
+    Args:
+        network: may offer timm's hooks `no_weight_decay()` -> names and, for `layer_decay`,
+            `group_matcher()`.
+        lr: of the last layer (without `layer_decay`: of all); above 0.
+        weight_decay: of what is decayed; at least 0.
+        layer_decay: each layer towards the input learns by this factor more slowly, in (0, 1]; None: all
+            alike.
+
+    Raises:
+        ValueError: a value out of range, or a network without a trainable parameter.
+    """
+    if lr <= 0:
+        raise ValueError(f"optimizer.lr must be above 0, got {lr}")
+    if weight_decay < 0:
+        raise ValueError(f"optimizer.weight_decay must be at least 0, got {weight_decay}")
+    if layer_decay is not None and not 0 < layer_decay <= 1:
+        raise ValueError(f"optimizer.layer_decay must lie in (0, 1] or be null, got {layer_decay}")
+    no_weight_decay = getattr(network, "no_weight_decay", None)
+    undecayed = set(no_weight_decay()) if callable(no_weight_decay) else set()
+    if layer_decay is None:
+        groups = param_groups_weight_decay(network, weight_decay=weight_decay, no_weight_decay_list=undecayed)
+    else:
+        groups = param_groups_layer_decay(
+            network, weight_decay=weight_decay, no_weight_decay_list=undecayed, layer_decay=layer_decay
+        )
+    if not groups:
+        raise ValueError(f"{type(network).__name__} has no trainable parameter: unfreeze at least its head")
+    for group in groups:
+        group["lr"] = lr * group.pop("lr_scale", 1.0)
+    return groups

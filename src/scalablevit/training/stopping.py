@@ -1,0 +1,205 @@
+"""Ctrl-C and SIGTERM: finish the step, save a checkpoint from which the run goes on to the bit, stop.
+
+Lightning (2.6) alone does not: Ctrl-C raises KeyboardInterrupt wherever the program happens to be, between
+the weights of one half of an optimizer step and the other, and ends with exit code 1 and no checkpoint;
+`save_on_exception` then saves that half-done state. On SIGTERM its handler starts a collective in the middle
+of whatever the ranks are doing.
+"""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from scalablevit.training.weight_averaging import WarmedUpAveraging
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class TrainingStopped(BaseException):
+    """The user or the system stopped the run. Not an `Exception`, as `KeyboardInterrupt` is none.
+
+    Args:
+        signum: the signal.
+        checkpoint: where the run was saved; None: it was not.
+    """
+
+    def __init__(self, signum: int, checkpoint: Path | None) -> None:
+        self.signum = signum
+        self.checkpoint = checkpoint
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+
+
+class StopOnSignal(Checkpoint):
+    """Turn SIGINT and SIGTERM into a checkpoint and a `TrainingStopped`, on all ranks together.
+
+    The run stops at the next optimizer step's end or, with one process, the next validation batch's end; a
+    validation cut short is run again on resume. With several processes a signal that comes during validation
+    waits for its end. A second signal stops at once, without a checkpoint.
+    It is a `Checkpoint` so that Lightning calls it after all other callbacks, such as the averaging of
+    weights.
+
+    Args:
+        checkpoint: where to save, say RUN/checkpoints/last.ckpt.
+    """
+
+    def __init__(self, checkpoint: str | os.PathLike[str]) -> None:
+        self.checkpoint = Path(checkpoint)
+        self._signum = 0
+        self._training = False
+        self._validation_is_due = False
+        self._saved_between_epochs = False
+        self._owner = 0
+        self._is_global_zero = True
+        self._earlier_handlers: dict[int, Any] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remember who talks to the user."""
+        self._is_global_zero = trainer.is_global_zero
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over both signals: after Lightning has, and before data workers are forked."""
+        self._take_over()
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        """Note the signal; a second one, or one outside training, stops at once."""
+        if os.getpid() != self._owner:  # a child that was forked and has not set its own handlers yet
+            os._exit(128 + signum)
+        if self._signum or not self._training:
+            raise TrainingStopped(signum, None)
+        self._signum = signum
+        if self._is_global_zero:
+            # a stream that is being written to must not be entered a second time from a handler: plain write
+            os.write(2, b"\nStopping after this step, with a checkpoint. Once more stops at once.\n")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over both signals where no sanity check did; from here on there is something to save."""
+        self._take_over()
+        self._training = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save between two epochs."""
+        self._saved_between_epochs = self._is_asked(trainer)
+        if self._saved_between_epochs:
+            trainer.save_checkpoint(self.checkpoint)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop between two epochs, now that the earlier one's metrics are logged."""
+        # not saved here: from a checkpoint of this place Lightning counts the batches on from the earlier
+        # epoch's
+        if self._saved_between_epochs:
+            self._raise()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop in the middle of an epoch, after a whole optimizer step."""
+        done = batch_idx + 1
+        # after the last batch validation or the end of the epoch take over: from a checkpoint saved here,
+        # Lightning would resume behind the validation and the end of the epoch
+        if done % trainer.accumulate_grad_batches == 0 and done < trainer.num_training_batches:
+            self._stop_if_asked(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop between an epoch's training and its validation."""
+        if self._training:
+            self._validation_is_due = True
+            self._stop_if_asked(trainer)
+            self._validation_is_due = False
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
+    ) -> None:
+        """Stop in the middle of a validation; only with one process, as ranks may differ by a batch."""
+        if self._training and self._signum and trainer.world_size == 1:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, WarmedUpAveraging):
+                    callback.on_validation_epoch_end(trainer, pl_module)  # the weights in training come back
+            self._validation_is_due = True
+            self._stop_if_asked(trainer)
+
+    def _is_asked(self, trainer: Trainer) -> bool:
+        """Whether any rank got a signal; afterwards every rank knows which."""
+        if trainer.world_size > 1:
+            signum = torch.tensor(self._signum, device=trainer.strategy.root_device)
+            dist.all_reduce(signum, op=dist.ReduceOp.MAX)
+            self._signum = int(signum)
+        return self._signum != 0
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        """Save and raise, on all ranks, if any rank got a signal."""
+        if self._is_asked(trainer):
+            trainer.save_checkpoint(self.checkpoint)
+            self._raise()
+
+    def _raise(self) -> NoReturn:
+        raise TrainingStopped(self._signum, self.checkpoint)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Where the validation still has to run, say so in Lightning's words."""
+        if self._validation_is_due:
+            # a first batch begun and not ended: on resume Lightning goes back to the validation, which starts
+            # afresh. Without it, Lightning takes a checkpoint behind an epoch's last step for one that was
+            # saved after it
+            begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            progress.update(total=dict(begun), current=dict(begun), is_last_batch=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing is left to save: give the signals back, before Lightning does the same."""
+        self._give_back()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self._give_back()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        self._give_back()
+
+    def _take_over(self) -> None:
+        """Set our handlers. Python lets only the main thread do so."""
+        if self._earlier_handlers or threading.current_thread() is not threading.main_thread():
+            return
+        self._signum = 0
+        self._owner = os.getpid()
+        for signum in _SIGNALS:
+            self._earlier_handlers[signum] = signal.signal(signum, self._handle)
+
+    def _give_back(self) -> None:
+        self._training = False
+        for signum, handler in self._earlier_handlers.items():
+            # Lightning ends some runs by putting back its predecessors first: then there is nothing to undo
+            if signal.getsignal(signum) == self._handle:
+                signal.signal(signum, handler)
+        self._earlier_handlers = {}
+
+
+def leave(stopped: TrainingStopped, *, run: str | os.PathLike[str], is_global_zero: bool = True) -> NoReturn:
+    """End the process as a stopped program does: one line on stderr, exit code 130 (SIGINT) or 143 (SIGTERM).
+
+    Args:
+        stopped: what `Trainer.fit` raised.
+        run: the run folder.
+        is_global_zero: other ranks leave silently with code 0, so that their launcher does not kill rank
+            zero.
+    """
+    if not is_global_zero:
+        raise SystemExit(0)
+    if stopped.checkpoint is None:
+        saved = f"nothing was saved; checkpoints saved before are in {os.fspath(run)}"
+    else:
+        saved = f"saved to {stopped.checkpoint}"
+    name = signal.Signals(stopped.signum).name
+    sys.stderr.write(f"Stopped by {name}: {saved}. To go on: scalablevit fit --resume {os.fspath(run)}\n")
+    raise SystemExit(128 + stopped.signum)

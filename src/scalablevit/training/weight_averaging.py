@@ -1,0 +1,42 @@
+"""The exponential moving average of the weights, with a decay that warms up."""
+
+from collections.abc import Callable
+
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+
+class WarmedUpAveraging(WeightAveraging):
+    """Lightning's `WeightAveraging` as a moving average; validation and saved weights are the averaged ones.
+
+    After n updates the decay is min(`decay`, (1 + n) / (10 + n)), so that a run of a few hundred steps is not
+    held back by its first weights. `EMAWeightAveraging` offers no such warm-up, and averages one tensor at a
+    time.
+
+    Args:
+        decay: in [0, 1); the higher, the longer the memory.
+
+    Raises:
+        ValueError: `decay` out of range.
+
+    Source: tf.train.ExponentialMovingAverage(num_updates).
+    """
+
+    def __init__(self, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1) or be null, got {decay}")
+        super().__init__(multi_avg_fn=_moving_average(decay))
+
+
+def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
+        n = int(num_averaged)
+        weight = 1.0 - min(decay, (1 + n) / (10 + n))
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, weight)
+        else:  # counters, such as BatchNorm's num_batches_tracked
+            torch._foreach_copy_(averaged, current)
+
+    return update

@@ -1,0 +1,44 @@
+"""What all tests share: paths of the golden numbers and of the benchmarks, and a seed."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+TESTS = Path(__file__).parent
+sys.path[:0] = [str(TESTS / "golden"), str(TESTS.parent / "benchmarks")]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@cache
+def _reference_shapes() -> dict[str, dict[str, tuple[int, ...]]]:
+    sets = json.loads((TESTS / "golden" / "reference_parameters.json").read_text())
+    return {name: {key: tuple(shape) for key, shape in shapes.items()} for name, shapes in sets.items()}
+
+
+@cache
+def _reference_state(name: str) -> dict[str, Tensor]:
+    from synthetic import synthetic_state_dict
+
+    return {key: torch.from_numpy(x) for key, x in synthetic_state_dict(_reference_shapes()[name]).items()}
+
+
+@pytest.fixture
+def reference_shapes() -> dict[str, dict[str, tuple[int, ...]]]:
+    """Name of a published checkpoint -> names and shapes of its parameters."""
+    return _reference_shapes()
+
+
+@pytest.fixture
+def reference_state() -> Callable[[str], dict[str, Tensor]]:
+    """From the name of a published checkpoint to stand-in weights under the published names."""
+    return _reference_state

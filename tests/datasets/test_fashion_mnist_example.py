@@ -1,0 +1,94 @@
+"""The Fashion-MNIST script reads IDX files as the format says and explains every fault."""
+
+import gzip
+import importlib.util
+import struct
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "fashion_mnist_folder.py"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module, for a Fashion-MNIST of 30 + 20 pictures."""
+    spec = importlib.util.spec_from_file_location("fashion_mnist_folder", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "PARTS", {"train": ("train", 30), "val": ("t10k", 20)})
+    return module
+
+
+def write_idx(path: Path, values: np.ndarray) -> Path:
+    head = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
+    path.write_bytes(gzip.compress(head + values.astype(np.uint8).tobytes()))
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    for prefix, count in (("train", 30), ("t10k", 20)):
+        images = np.random.default_rng(count).integers(0, 256, (count, 28, 28))
+        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", images)
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", np.arange(count) % 10)
+    return folder
+
+
+def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["fashion_mnist_folder.py", *map(str, arguments)])
+    script.main()
+
+
+def test_writes_a_folder_per_class(script, source, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "new" / "fashion"
+    run(script, monkeypatch, out, "--source", source)
+    assert sorted(path.name for path in (out / "train").iterdir()) == sorted(script.CLASSES)
+    assert len(set(script.CLASSES)) == 10
+    assert len(list((out / "train").rglob("*.png"))) == 30
+    images, _ = script.read_part(source, "t10k", 20)
+    with Image.open(out / "val" / "Sneaker" / "00017.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), images[17])
+    assert [path.name for path in out.parent.iterdir()] == ["fashion"]
+    printed = capsys.readouterr().out
+    assert f"Try: scalablevit fit --config finetune_folder --data.root {out}" in printed
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: path.unlink(), "no such file; install Debian's package dataset-fashion-mnist"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "truncated or damaged"),
+        (lambda path: path.write_bytes(b"plain"), "truncated or damaged"),
+        (
+            lambda path: path.write_bytes(gzip.compress(b"\0\0\x08\x01\0\0\0\1\7")),
+            "starts with 00 00 08 01 where",
+        ),
+        (lambda path: path.write_bytes(gzip.compress(b"\0\0\x08\x03\0\0")), "promises"),
+        (lambda path: path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-5])), "promises"),
+        (lambda path: write_idx(path, np.zeros((29, 28, 28))), r"where Fashion-MNIST has \(30, 28, 28\)"),
+    ],
+    ids=["missing", "cut gzip", "no gzip", "labels", "cut head", "cut values", "count"],
+)
+def test_faulty_files(script, source, tmp_path, monkeypatch, capsys, damage, words):
+    damage(source / "train-images-idx3-ubyte.gz")
+    with pytest.raises(ValueError, match=words):
+        script.write_folder(source, tmp_path / "out")
+    with pytest.raises(SystemExit) as stopped:
+        run(script, monkeypatch, tmp_path / "out", "--source", source)
+    assert stopped.value.code == 1
+    assert f"error: {source}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_refuses_a_folder_with_something_in_it(script, source, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(ValueError, match="no empty folder"):
+        script.write_folder(source, tmp_path / "out")

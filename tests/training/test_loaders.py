@@ -1,0 +1,214 @@
+"""Sharding, seeding and resuming of the loaders."""
+
+import random
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset
+
+from scalablevit.training.loaders import (
+    ResumableLoader,
+    SampleKey,
+    SeededDataset,
+    ShardedSampler,
+    eval_loader,
+    train_loader,
+)
+
+
+class Draws(Dataset[tuple[int, float, float, float]]):
+    """Sample i: i and a draw from each generator."""
+
+    def __init__(self, num_samples: int = 10) -> None:
+        self.num_samples = num_samples
+        self.loaded: list[int] = []
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, index: int) -> tuple[int, float, float, float]:
+        self.loaded.append(index)
+        return index, random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+def sampler(n: int, batch: int, rank: int, world: int, **options: Any) -> ShardedSampler:
+    options = {"seed": 3, "shuffle": True, "drop_last": True, "pad": True, **options}
+    return ShardedSampler(n, batch_size=batch, rank=rank, world_size=world, **options)
+
+
+def batches(loader: DataLoader[Any], epoch: int) -> list[list[list[float]]]:
+    assert isinstance(loader.sampler, ShardedSampler)
+    loader.sampler.set_epoch(epoch)
+    return [[part.tolist() for part in batch] for batch in loader]
+
+
+SIZES = {
+    "n": st.integers(1, 60),
+    "batch": st.integers(1, 9),
+    "world": st.integers(1, 5),
+    "epoch": st.integers(0, 5),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(**SIZES)
+def test_evaluation_sees_every_sample_once(n: int, batch: int, world: int, epoch: int) -> None:
+    shards = [sampler(n, batch, r, world, shuffle=False, drop_last=False, pad=False) for r in range(world)]
+    keys = [list(shard) for shard in shards]
+    assert sorted(key.index for shard in keys for key in shard) == list(range(n))
+    assert [len(shard) for shard in keys] == [len(shard) for shard in shards]
+    assert max(map(len, keys)) - min(map(len, keys)) <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(**SIZES, drop_last=st.booleans())
+def test_training_is_even_and_wastes_little(
+    n: int, batch: int, world: int, epoch: int, drop_last: bool
+) -> None:
+    shards = [sampler(n, batch, r, world, drop_last=drop_last) for r in range(world)]
+    for shard in shards:
+        shard.set_epoch(epoch)
+    keys = [list(shard) for shard in shards]
+    assert len({len(shard) for shard in keys}) == 1
+    assert len(keys[0]) == len(shards[0]) > 0
+    assert {key.epoch for shard in keys for key in shard} == {epoch}
+    count = Counter(key.index for shard in keys for key in shard)
+    if drop_last and n >= world * batch:
+        assert len(keys[0]) == n // (world * batch) * batch
+        assert max(count.values()) == 1
+    elif not drop_last:
+        assert len(count) == n  # all of them
+        assert sum(count.values()) < n + world
+    else:  # smaller than one batch over all ranks
+        assert 1 <= len(keys[0]) <= batch
+
+
+def test_the_same_steps_for_any_number_of_processes() -> None:
+    def steps(world: int) -> list[set[int]]:
+        batch = 8 // world
+        shards = [[key.index for key in sampler(50, batch, r, world)] for r in range(world)]
+        return [{i for s in shards for i in s[k * batch : (k + 1) * batch]} for k in range(50 // 8)]
+
+    assert steps(1) == steps(2) == steps(4)
+
+
+def test_every_epoch_and_seed_has_its_own_order() -> None:
+    orders = []
+    for seed in (0, 1):
+        for epoch in (0, 1):
+            one = sampler(30, 4, 0, 1, seed=seed)
+            one.set_epoch(epoch)
+            orders.append(tuple(key.index for key in one))
+    assert len(set(orders)) == 4
+
+
+def test_a_sample_hangs_on_seed_epoch_and_index_alone() -> None:
+    dataset = SeededDataset(Draws(), seed=1)
+    first = dataset[SampleKey(3, 0)]
+    torch.rand(5)
+    random.random()
+    np.random.rand()
+    assert dataset[SampleKey(3, 0)] == first
+    another_seed = SeededDataset(Draws(), seed=2)
+    for other in (dataset[SampleKey(3, 1)], dataset[SampleKey(4, 0)], another_seed[SampleKey(3, 0)]):
+        for generator in (1, 2, 3):
+            assert other[generator] != first[generator]
+
+
+def test_loading_in_the_training_process_leaves_its_generators_alone() -> None:
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    expected = torch.rand(()), random.random(), np.random.rand()
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    SeededDataset(Draws(), seed=1)[SampleKey(3, 0)]
+    assert (torch.rand(()), random.random(), np.random.rand()) == expected
+
+
+def test_workers_change_nothing() -> None:
+    here = train_loader(Draws(), batch_size=3, num_workers=0, seed=4)
+    there = train_loader(Draws(), batch_size=3, num_workers=2, seed=4)
+    for epoch in (0, 1, 2):  # the workers persist
+        assert batches(here, epoch) == batches(there, epoch)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loader_goes_on_where_another_stopped(num_workers: int) -> None:
+    def make() -> ResumableLoader:
+        return train_loader(Draws(), batch_size=2, num_workers=num_workers, seed=4)
+
+    whole = make()
+    expected = [batches(whole, epoch) for epoch in (0, 1, 2)]
+    first = make()
+    batches(first, 0)
+    first.sampler.set_epoch(1)  # type: ignore[attr-defined]
+    iterator = iter(first)
+    got = [[part.tolist() for part in next(iterator)] for _ in range(2)]
+    assert first.state_dict() == {"epoch": 1, "batches": 2}
+    second = make()
+    second.load_state_dict(first.state_dict())
+    assert second.state_dict() == {"epoch": 1, "batches": 2}
+    assert got + batches(second, 1) == expected[1]
+    assert second.state_dict() == {"epoch": 1, "batches": 5}
+    assert batches(second, 2) == expected[2]
+    third = make()
+    third.load_state_dict(second.state_dict() | {"epoch": 1})
+    assert batches(third, 2) == expected[2], "a finished epoch skips nothing of the next"
+
+
+def test_skipped_samples_are_not_loaded() -> None:
+    dataset = Draws()
+    loader = train_loader(dataset, batch_size=2, num_workers=0, seed=4)
+    loader.load_state_dict({"epoch": 0, "batches": 4})
+    batches(loader, 0)
+    assert len(dataset.loaded) == 2
+
+
+def test_iter_alone_starts_nothing() -> None:
+    """Lightning calls iter() before set_epoch(); the epoch that counts is the one at the first batch."""
+    loader = train_loader(Draws(), batch_size=2, num_workers=2, seed=4)
+    iterator = iter(loader)
+    loader.sampler.set_epoch(3)  # type: ignore[attr-defined]
+    got = [[part.tolist() for part in batch] for batch in iterator]
+    assert got == batches(train_loader(Draws(), batch_size=2, num_workers=0, seed=4), 3)
+
+
+def test_a_data_set_smaller_than_a_batch_makes_one_batch() -> None:
+    for world in (1, 2):
+        loaders = [
+            train_loader(Draws(5), batch_size=8, num_workers=0, seed=0, rank=r, world_size=world)
+            for r in range(world)
+        ]
+        assert [len(loader) for loader in loaders] == [1] * world
+        assert [[len(batch[0]) for batch in loader] for loader in loaders] == [[5 // world]] * world
+
+
+def test_evaluation_keeps_the_order_and_the_last_batch() -> None:
+    loader = eval_loader(Draws(5), batch_size=2, num_workers=0)
+    assert [batch[0].tolist() for batch in loader] == [[0, 1], [2, 3], [4]]
+    assert len(loader) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"n": 0}, "no samples"),
+        ({"batch": 0}, "batch_size must be at least 1, got 0"),
+        ({"rank": 2, "world": 2}, "rank 2 of world_size 2"),
+    ],
+)
+def test_bad_numbers_are_named(options: dict[str, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        sampler(**{"n": 5, "batch": 2, "rank": 0, "world": 1, **options})
+
+
+def test_a_resumable_loader_needs_its_sampler() -> None:
+    with pytest.raises(ValueError, match="sampler=ShardedSampler"):
+        ResumableLoader(Draws(), batch_size=2)
