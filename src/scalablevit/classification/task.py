@@ -70,7 +70,8 @@ class ClassificationTask(TrainingModule):
             replaced.
         head: "published" or "plain" (see `ScalableViT`); "auto": what the variant has.
         drop_path_rate: drop-path probability of the last block, in [0, 1).
-        window_size: side of IWSA's windows in tokens.
+        window_size: side of IWSA's windows in tokens, or a list of one per stage: maps of small pictures are smaller
+            than a window of 7, which then pads in vain.
         scale_value: scaled-value form of SSA.
         grad_checkpointing: recompute blocks in the backward pass, for less memory.
         compile: train through torch.compile.
@@ -94,7 +95,7 @@ class ClassificationTask(TrainingModule):
         weights: str | None = None,
         head: Literal["auto", "published", "plain"] = "auto",
         drop_path_rate: float = 0.0,
-        window_size: int = 7,
+        window_size: int | list[int] = 7,
         scale_value: bool = False,
         grad_checkpointing: bool = False,
         compile: bool = False,  # noqa: A002 - torch's own word
@@ -137,6 +138,12 @@ class ClassificationTask(TrainingModule):
             torch.manual_seed(seed)
             self.network = timm.create_model(variant, drop_path_rate=drop_path_rate, **self.model_args)
         self.network.set_grad_checkpointing(grad_checkpointing)
+        if weights is None and optimizer.layer_decay is not None:
+            log.warning(
+                "model.optimizer.layer_decay %g slows the first layers, which start from nothing without model.weights: "
+                "give weights, or set it to null",
+                optimizer.layer_decay,
+            )
         if weights is not None:
             rank_zero_info(str(load_weights(self.network, weights)))
         if compile:

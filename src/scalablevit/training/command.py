@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -18,6 +18,7 @@ from rich.console import Console
 from scalablevit.training.checkpoint_io import SafeCheckpointIO, write_atomically
 from scalablevit.training.curves import plot_curves
 from scalablevit.training.module import TrainingModule
+from scalablevit.training.progress import ProgressLines
 from scalablevit.training.run_folder import CSVMetrics, RunFolder, claim
 from scalablevit.training.stopping import StopOnSignal
 
@@ -91,8 +92,10 @@ class TrainingCommand(LightningCLI):
                 ModelCheckpoint(filename="last", **where),
                 StopOnSignal(self.folder.last),
             ]
-        if options.get("enable_progress_bar") is not False and not any(isinstance(c, RichProgressBar) for c in callbacks):
-            callbacks.append(RichProgressBar(leave=False))
+        if options.get("enable_progress_bar") is not False:
+            callbacks.append(ProgressLines())
+        if options.get("enable_model_summary") is None:
+            options["enable_model_summary"] = False  # `scalablevit info` says more
         loggers = [
             CSVMetrics(self.folder.metrics),
             TensorBoardLogger(self.folder.path, name="", version="tensorboard", default_hp_metric=False),

@@ -1,0 +1,43 @@
+# Everything here works on a fresh machine with Python 3.11 or newer and make: .venv is built where it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint types imports bench clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   train the smallest variant on scikit-learn's digits, and see what it does"
+	@echo "make test   run the tests"
+	@echo "make lint   style, types and import rules"
+	@echo "make bench  speed against the plain definition of the network, on this CPU"
+	@echo "make clean  remove what make built: .venv, runs/digits-demo and caches"
+
+# One pip call for everything, so that torch and torchvision are resolved together.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another with make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	rm -rf runs/digits-demo
+	$(BIN)/scalablevit fit --config digits --run runs/digits-demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/cpu_eager.py
+
+clean:
+	rm -rf $(VENV) runs/digits-demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build
+	find src -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,53 @@
+"""What the tests of fast twins share: outputs with gradients, and how far they are off."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def randn(shape: Sequence[int], *, seed: int) -> Tensor:
+    """Normal numbers, the same for the same seed, in fp64."""
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def out_and_grads(function: Callable[..., Tensor], inputs: dict[str, Tensor | None], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Run `function` on the inputs cast to `dtype`: its output, and the gradient of every input, in fp64.
+
+    The gradient that flows in differs from element to element.
+    """
+    leaves = {
+        name: None if x is None else x.to(dtype).detach().requires_grad_() for name, x in inputs.items()
+    }
+    out = function(*leaves.values())
+    out.backward(randn(out.shape, seed=99).to(dtype))
+    found = {"out": out.detach().double()}
+    for name, leaf in leaves.items():
+        if leaf is not None:
+            assert leaf.grad is not None, f"no gradient reaches {name}"
+            found[f"d{name}"] = leaf.grad.double()
+    return found
+
+
+def max_error(value: Tensor, exact: Tensor) -> float:
+    """Largest absolute difference."""
+    return (value - exact).abs().max().item()
+
+
+def assert_errs_no_more_than_eager(
+    fast: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    inputs: dict[str, Tensor | None],
+    dtype: torch.dtype,
+) -> None:
+    """The fast twin may be off by at most twice what the definition itself is off in that precision."""
+    exact = out_and_grads(reference, inputs, torch.float64)
+    ours = out_and_grads(fast, inputs, dtype)
+    if dtype == torch.float64:
+        for name in exact:
+            torch.testing.assert_close(ours[name], exact[name], rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+        return
+    eager = out_and_grads(reference, inputs, dtype)
+    for name in exact:
+        bound = 2 * max_error(eager[name], exact[name]) + 1e-6
+        assert max_error(ours[name], exact[name]) <= bound, name
