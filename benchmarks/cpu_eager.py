@@ -2,8 +2,8 @@
 
     python benchmarks/cpu_eager.py --variant scalablevit_small --batch 8 --size 224
 
-Both hold the same weights and are called in turns (ours, plain, ours, plain, ...), so that what else the machine does
-hits both alike. Each is warmed up first; those rounds are discarded.
+Both hold the same weights and are called in turns (ours, plain, ours, plain, ...), so that what else the
+machine does hits both alike. Each is warmed up first; those rounds are discarded.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from plain_definition import PlainScalableViT
 from torch import Tensor, nn
 
+from plain_definition import PlainScalableViT
 from scalablevit.backbone import VARIANTS, ScalableViT
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,11 +33,13 @@ def cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
 
 
 def commit() -> str:
-    """Short hash of the checked-out commit, with "-dirty" where files were changed; "unknown" outside a checkout."""
+    """Short hash of the commit, with "-dirty" where files were changed; "unknown" outside a checkout."""
     describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     done = subprocess.run(describe, cwd=RESULTS.parent, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
@@ -103,7 +105,9 @@ def measure(
         "seconds": times,
         "spread": {name: spread(values) for name, values in times.items()},
         "ratio_of_medians": statistics.median(times["plain"]) / statistics.median(times["ours"]),
-        "median_of_ratios": statistics.median(p / o for p, o in zip(times["plain"], times["ours"], strict=True)),
+        "median_of_ratios": statistics.median(
+            p / o for p, o in zip(times["plain"], times["ours"], strict=True)
+        ),
     }
 
 
@@ -131,11 +135,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--variant", default="scalablevit_small", choices=list(VARIANTS))
     parser.add_argument("--batch", type=int, default=8, help="images per forward pass")
-    parser.add_argument("--size", type=int, nargs="+", default=[224], help="side in pixels, or height and width")
+    parser.add_argument(
+        "--size", type=int, nargs="+", default=[224], help="side in pixels, or height and width"
+    )
     parser.add_argument("--rounds", type=int, default=15, help="timed passes of each network, at least 2")
     parser.add_argument("--warm-up", type=int, default=3, help="discarded passes before that")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path, help=f"JSON file; default {RESULTS.name}/cpu_eager-VARIANT-BxSIZE.json")
+    parser.add_argument(
+        "--output", type=Path, help=f"JSON file; default {RESULTS.name}/cpu_eager-VARIANT-BxSIZE.json"
+    )
     args = parser.parse_args()
     if len(args.size) > 2 or min(args.size) < 1:
         parser.error(f"--size takes one side or height and width, each at least 1, got {args.size}")

@@ -1,8 +1,9 @@
-"""The network as published code writes it: what `cpu_eager.py` compares ours with, and a second opinion in tests.
+"""The network as published code writes it: `cpu_eager.py` times ours against it, tests compare numbers.
 
-Tokens are (B, N, C) with H and W passed along. Every convolution and every cut into windows stands between two
-transposes with a copy, maps are always padded, and attention is `softmax(q k^T) v` with materialised scores.
-Parameters have our names, so one state dict fits both. There is no dropout and no drop path: it is for evaluation.
+Tokens are (B, N, C) with H and W passed along. Every convolution and every cut into windows stands between
+two transposes with a copy, maps are always padded, and attention is `softmax(q k^T) v` with materialised
+scores. Parameters have our names, so one state dict fits both. There is no dropout and no drop path: it is
+for evaluation.
 """
 
 from __future__ import annotations
@@ -184,7 +185,9 @@ class PlainStage(nn.Module):
         scale_value: bool,
     ) -> None:
         super().__init__()
-        self.patch_embed = PlainPatchEmbed(in_chans, dim, kernel_size=7 if first else 3, stride=4 if first else 2)
+        self.patch_embed = PlainPatchEmbed(
+            in_chans, dim, kernel_size=7 if first else 3, stride=4 if first else 2
+        )
         self.blocks = nn.ModuleList()
         for i in range(depth):
             attn: nn.Module = PlainIWSA(dim, num_heads)

@@ -306,7 +306,9 @@ class ScalableViT(nn.Module):
         if prune_norm:
             self.norm = nn.Identity()
         elif last + 1 < len(self.feature_info):
-            self.norm = nn.LayerNorm(self.feature_info[last]["num_chs"], eps=1e-6)
+            weight = self.stages[0].patch_embed.proj.weight
+            dim = self.feature_info[last]["num_chs"]
+            self.norm = nn.LayerNorm(dim, eps=1e-6, device=weight.device, dtype=weight.dtype)
         self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
         if prune_head:
             self.reset_classifier(0, "")
@@ -318,10 +320,10 @@ class ScalableViT(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the head by a fresh one of the same type; 0 classes leave it out."""
-        device, dtype = self.stages[0].patch_embed.proj.weight.device, self.stages[0].patch_embed.proj.weight.dtype
+        weight = self.stages[0].patch_embed.proj.weight
         self._make_head(num_classes, self.global_pool if global_pool is None else global_pool)
         self.head.apply(_init_weights)
-        self.head.to(device=device, dtype=dtype)
+        self.head.to(device=weight.device, dtype=weight.dtype)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions by which timm sorts parameters into layers, for layer-wise learning rates."""
@@ -468,12 +470,16 @@ def create_backbone(
 
 
 def check_images(images: Tensor, in_chans: int) -> None:
-    """Refuse what is not a batch of images of `in_chans` channels."""
+    """Refuse what is not a batch of floating-point images of `in_chans` channels."""
     if images.ndim != 4 or images.shape[1] != in_chans:
         raise ValueError(
             f"images must be (B, {in_chans}, H, W), got {tuple(images.shape)}; "
             "build the model with in_chans=... for images of other channels"
         )
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floating-point and normalised, got {images.dtype}; scale and normalise them")
+    if not torch.compiler.is_compiling() and min(images.shape[2:]) < 1:
+        raise ValueError(f"images must be at least 1 pixel high and wide, got {tuple(images.shape)}")
 
 
 def peg_weights(stages: nn.ModuleList) -> set[str]:

@@ -1,10 +1,14 @@
-"""The words that a user types. Each command imports what it needs when it runs, so that help answers at once."""
+"""The words that a user types. Each command imports what it needs when it runs: help answers at once."""
 
 import argparse
+import contextlib
 import json
 import os
+import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,9 +36,9 @@ options:
   --epochs N           short for --trainer.max_epochs
   --precision P        32-true, bf16-mixed or 16-mixed; short for --trainer.precision
   --seed N             short for --seed_everything
-  --KEY VALUE          any value of the recipe, such as --data.root my_pictures --model.weights base.safetensors
+  --KEY VALUE          any value of the recipe, such as --data.root pictures --model.drop_path_rate 0.2
   --print_config       print the recipe with every KEY and its value, and stop
-  --model.help CLASS   explain the keys of model (CLASS as in model.class_path), and stop; --data.help likewise
+  --model.help CLASS   explain the keys of model (CLASS as in model.class_path); --data.help likewise
 """
 _VALIDATE_USAGE = """\
 usage: scalablevit validate FOLDER [--checkpoint FILE] [--json] [--KEY VALUE ...]
@@ -76,18 +80,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _words_of(error: Exception) -> str:
-    if isinstance(error, argparse.ArgumentError):
-        from scalablevit.training.command import readable
-
-        return readable(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if "OutOfMemoryError" in _names_of(error):
+        first = str(error).split(". ")[0]
+        return (
+            f"{first}; lower data.batch_size (model.global_batch keeps the step), or try grad_checkpointing"
+        )
     return str(error)
 
 
 def _is_users_to_mend(error: Exception) -> bool:
-    if isinstance(error, ValueError | OSError | argparse.ArgumentError):
-        return True
-    names = {base.__name__ for base in type(error).__mro__}
-    return bool(names & {"MisconfigurationException", "NonFiniteError", "OutOfMemoryError"})
+    ours = {"MisconfigurationException", "NonFiniteError", "OutOfMemoryError"}
+    return isinstance(error, ValueError | OSError) or bool(_names_of(error) & ours)
+
+
+def _names_of(error: Exception) -> set[str]:
+    """Of its classes: importing them would cost seconds."""
+    return {base.__name__ for base in type(error).__mro__}
 
 
 def _fail(message: str, code: int = 1) -> int:
@@ -95,11 +105,24 @@ def _fail(message: str, code: int = 1) -> int:
     return code
 
 
+@contextlib.contextmanager
+def _importing() -> Iterator[None]:
+    """Let Ctrl-C end the process at once: some packages cannot be interrupted while they are imported."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scalablevit",
         description="Train, measure and use ScalableViT (arXiv:2203.10790).",
-        epilog="`scalablevit COMMAND --help` tells more of each. First time? `scalablevit fit --config digits`",
+        epilog="`scalablevit COMMAND --help` tells more. First time? `scalablevit fit --config digits`",
     )
     parser.add_argument("--version", action="version", version=f"scalablevit {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -112,7 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:  # noqa: A002
+def _add(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str
+) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
     parser.set_defaults(run=run)
     return parser
@@ -121,26 +146,40 @@ def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], hel
 def _add_predict(commands: Any) -> None:
     parser = _add(commands, "predict", _predict, "name what is in pictures")
     parser.add_argument("inputs", nargs="+", metavar="PICTURE", help="files, folders or globs")
-    parser.add_argument("--weights", required=True, metavar="RUN|FILE", help="run folder, or its model.safetensors")
+    parser.add_argument(
+        "--weights", required=True, metavar="RUN|FILE", help="run folder, or its model.safetensors"
+    )
     parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to name (default: 5)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line and picture instead of a table")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a line and picture instead of a table"
+    )
     parser.add_argument("--save", metavar="FOLDER", help="write annotated pictures there")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="pictures at a time (default: 16)")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="pictures at a time (default: 16)"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
 
 
 def _add_info(commands: Any) -> None:
     parser = _add(commands, "info", _info, "print parameters, FLOPs and the sizes of the feature maps")
     parser.add_argument("variant", nargs="?", help="such as scalablevit_small (default: a line for each)")
-    parser.add_argument("--size", type=int, nargs="+", default=[224], metavar="N", help="pixels: side, or height width")
-    parser.add_argument("--classes", type=int, default=1000, metavar="N", help="classes of the head (default: 1000)")
+    parser.add_argument(
+        "--size", type=int, nargs="+", default=[224], metavar="N", help="pixels: side, or height width"
+    )
+    parser.add_argument(
+        "--classes", type=int, default=1000, metavar="N", help="classes of the head (default: 1000)"
+    )
     parser.add_argument("--scale-value", action="store_true", help="the scaled-value form of SSA")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_check_data(commands: Any) -> None:
-    parser = _add(commands, "check-data", _check_data, "find every bad file of a data folder before training does")
-    parser.add_argument("root", help="folder with a folder per class, or with train/ and val/ that hold those")
+    parser = _add(
+        commands, "check-data", _check_data, "find every bad file of a data folder before training does"
+    )
+    parser.add_argument(
+        "root", help="folder with a folder per class, or with train/ and val/ that hold those"
+    )
     parser.add_argument("--train", default="auto", metavar="NAME", help="training folder in it")
     parser.add_argument("--val", default="auto", metavar="NAME", help="validation folder in it")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -166,17 +205,23 @@ def _fit(words: list[str]) -> int:
         raise ValueError("fit needs --config NAME|FILE; see `scalablevit recipes`")
     recipes = [find_recipe(config) for config in configs]
     folder = Path(run) if run is not None else Path("runs") / recipes[0].stem
-    args = [word for recipe in recipes for word in ("--config", str(recipe))] + words
 
-    from scalablevit.training.command import TrainingCommand, quiet_lightning
-    from scalablevit.training.stopping import TrainingStopped, leave
+    with _importing():
+        from scalablevit.training.checkpoint_io import CheckpointWriteError
+        from scalablevit.training.command import TrainingCommand, quiet_lightning
+        from scalablevit.training.stopping import TrainingStopped, leave
 
     quiet_lightning()
-    command = TrainingCommand("fit", args, run=folder, resume=resume is not None)
+    command = TrainingCommand("fit", recipes, words, run=folder, resume=resume is not None)
     try:
         command.fit()
     except TrainingStopped as stopped:
-        leave(stopped, run=folder, is_global_zero=command.trainer.is_global_zero)
+        leave(stopped, run=shlex.quote(str(folder)), is_global_zero=command.trainer.is_global_zero)
+    except CheckpointWriteError as error:
+        if not command.folder.last.is_file():
+            raise
+        again = f"scalablevit fit --resume {shlex.quote(str(folder))}"
+        raise ValueError(f"{error.strerror}. To go on then: {again}") from error
     return 0
 
 
@@ -186,7 +231,10 @@ def _validate(words: list[str]) -> int:
         return 0
     if words[0].startswith("-"):
         raise ValueError("validate needs the run's folder first: scalablevit validate FOLDER")
-    run, (words, _, _, configs, flags) = Path(words[0]), _split(words[1:], flags=("--json",), values=("--checkpoint",))
+    run, (words, _, _, configs, flags) = (
+        Path(words[0]),
+        _split(words[1:], flags=("--json",), values=("--checkpoint",)),
+    )
     recipe = run / "recipe.yaml"
     if not recipe.is_file():
         raise ValueError(f"{run} is not a run folder: {recipe} is missing")
@@ -194,11 +242,12 @@ def _validate(words: list[str]) -> int:
     if not checkpoint.is_file():
         raise ValueError(f"there is no checkpoint {checkpoint}; name one with --checkpoint")
 
-    from scalablevit.training.command import TrainingCommand, quiet_lightning
+    with _importing():
+        from scalablevit.training.command import TrainingCommand, quiet_lightning
 
     quiet_lightning()
-    args = [word for config in [str(recipe), *configs] for word in ("--config", config)] + words
-    command = TrainingCommand("validate", args, run=run, checkpoint=checkpoint)
+    recipes = [recipe, *map(find_recipe, configs)]
+    command = TrainingCommand("validate", recipes, words, run=run, checkpoint=checkpoint)
     metrics = command.validate()
     if not command.trainer.is_global_zero:
         return 0
@@ -213,7 +262,7 @@ def _validate(words: list[str]) -> int:
 def _split(
     words: list[str], *, flags: Sequence[str] = (), values: Sequence[str] = ()
 ) -> tuple[list[str], str | None, str | None, list[str], dict[str, str]]:
-    """Take our own words out of a command line: (the rest for LightningCLI, --run, --resume, --config's, flags)."""
+    """Take our own words out of a command line: (the rest, --run, --resume, --config's, flags)."""
     rest: list[str] = []
     configs: list[str] = []
     taken: dict[str, str] = {}
@@ -224,7 +273,7 @@ def _split(
             taken[name] = "yes"
         elif name in ("--config", "-c", "--run", "--resume", *values):
             text = value if equals else next(todo, None)
-            if text is None:
+            if text is None or (not equals and text.startswith("--")):
                 raise ValueError(f"{name} needs a value behind it")
             if name in ("--config", "-c"):
                 configs.append(text)
@@ -236,12 +285,13 @@ def _split(
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
+    with _importing():
+        from rich.console import Console
+        from rich.table import Table
 
-    from scalablevit.classification.pictures import annotate
-    from scalablevit.classification.predict import Classifier
-    from scalablevit.images import find_images
+        from scalablevit.classification.pictures import annotate
+        from scalablevit.classification.predict import Classifier
+        from scalablevit.images import find_images
 
     paths = find_images(args.inputs)
     classifier = Classifier.load(args.weights, device=args.device)
@@ -258,8 +308,12 @@ def _predict(args: argparse.Namespace) -> int:
             failed += 1
             print(f"skipped {prediction.error}", file=sys.stderr)
             continue
-        for i, (name, probability) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
-            table.add_row(str(prediction.path) if i == 0 else "", name, f"{probability:.1%}", end_section=True)
+        for i, (name, probability) in enumerate(
+            zip(prediction.classes, prediction.probabilities, strict=True)
+        ):
+            table.add_row(
+                str(prediction.path) if i == 0 else "", name, f"{probability:.1%}", end_section=True
+            )
         if folder is not None and prediction.image is not None:
             folder.mkdir(parents=True, exist_ok=True)
             annotate(prediction.image, prediction.lines()).save(folder / names[prediction.path])
@@ -290,11 +344,12 @@ def _info(args: argparse.Namespace) -> int:
     if min(height, width) < 1:
         raise ValueError(f"--size must be at least 1 pixel, got {args.size}")
 
-    import timm
-    import torch
+    with _importing():
+        import timm
+        import torch
 
-    from scalablevit.backbone import VARIANTS
-    from scalablevit.bench.complexity import describe
+        from scalablevit.backbone import VARIANTS
+        from scalablevit.bench.complexity import describe
 
     if args.variant is not None and args.variant not in VARIANTS:
         raise ValueError(f"there is no variant {args.variant!r}; choose from {', '.join(VARIANTS)}")
@@ -306,7 +361,9 @@ def _info(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
-    print(f"{'variant':<20}{'parameters':>12}{'multiply-adds':>16}{'FLOPs':>10}   for {height} x {width} pixels")
+    print(
+        f"{'variant':<20}{'parameters':>12}{'multiply-adds':>16}{'FLOPs':>10}   for {height} x {width} pixels"
+    )
     for name, row in rows.items():
         print(
             f"{name:<20}{row['parameters'] / 1e6:>10.2f} M{row['multiply_adds'] / 1e9:>14.2f} G"

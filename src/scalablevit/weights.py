@@ -90,6 +90,8 @@ def load_weights(
         raise WeightsError(
             f"{type(model).__name__} is not a ScalableViT; pass the network itself, e.g. load_weights(model.backbone, ...)"
         )
+    if not any(key.startswith("stages.") for key in state):
+        raise WeightsError(f"{name} does not hold a ScalableViT; its entries are {_abridged(sorted(state))}")
     variant = describe_variant(state)
     report = LoadReport(name, variant)
     plan: dict[str, Tensor] = {}
@@ -225,7 +227,12 @@ def save_model(
         "num_features": model.num_features,
         "global_pool": model.global_pool,
         "model_args": dict(model_args),
-        "pretrained_cfg": {**_timm_preprocessing(metadata.get("preprocessing"), model.in_chans), **_names(metadata)},
+        "pretrained_cfg": {
+            "first_conv": "stages.0.patch_embed.proj",  # by these two timm adapts channels and classes
+            "classifier": "head.fc",
+            **_timm_preprocessing(metadata.get("preprocessing"), model.in_chans),
+            **_names(metadata),
+        },
     }
     temporary = folder / f".config.json.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(config, indent=2) + "\n")
@@ -335,7 +342,7 @@ def _tensors(checkpoint: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     for key in _CONTAINERS:
         if isinstance(checkpoint.get(key), Mapping):
             return _tensors(checkpoint[key], source)
-    tensors = {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
+    tensors = {key: value for key, value in checkpoint.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if not tensors:
         raise WeightsError(f"{source} holds no tensors; its entries are {_abridged(sorted(map(str, checkpoint)))}")
     return tensors
@@ -351,6 +358,8 @@ def _misfit(source: str, theirs: str, ours: str, problems: list[str]) -> str:
             lines.append("Build the model with scale_value=False.")
         elif theirs in VARIANTS:
             lines.append(f"Build the model as {theirs!r}, or load other weights.")
+    if all(problem.startswith("the checkpoint lacks norm.") for problem in problems):
+        lines.append("It comes from a dense task; pass fresh_head=True to keep the model's own final norm.")
     lines += [f"  {problem}" for problem in problems[:5]]
     if len(problems) > 5:
         lines.append(f"  and {len(problems) - 5} more")

@@ -2,22 +2,26 @@
 
 import pytest
 import torch
-from plain_definition import PlainScalableViT
 from torch import Tensor, nn
 
+from plain_definition import PlainScalableViT
 from scalablevit.backbone import VARIANTS, ScalableViT
 
 
 def outputs_and_gradients(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     images = images.clone().requires_grad_()
     logits = model(images)
-    # A weighted sum: the gradient of a plain sum of logits is the same for every logit and hides swapped ones.
+    # Weighted: the gradient of a plain sum is the same for every logit and hides swapped ones.
     (logits * torch.linspace(-1, 1, logits.numel(), dtype=logits.dtype).view_as(logits)).sum().backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
     missing = [name for name, grad in gradients.items() if grad is None]
     assert not missing, f"no gradient reaches {missing}"
     assert images.grad is not None
-    return {"logits": logits.detach(), "images": images.grad, **{k: g for k, g in gradients.items() if g is not None}}
+    return {
+        "logits": logits.detach(),
+        "images": images.grad,
+        **{k: g for k, g in gradients.items() if g is not None},
+    }
 
 
 @pytest.mark.parametrize("scale_value", [False, True], ids=["released", "scaled-value"])
@@ -31,7 +35,9 @@ def test_outputs_and_gradients_equal_ours(size: tuple[int, int], scale_value: bo
     images = torch.randn(2, 3, *size, dtype=torch.float64)
     expected = outputs_and_gradients(plain.double(), images)
     for name, value in outputs_and_gradients(ours.double(), images).items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            value, expected[name], rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_published_head_and_variant_equal_ours() -> None:

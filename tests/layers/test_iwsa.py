@@ -11,7 +11,7 @@ from scalablevit.ops.window_attention import reference
 
 
 def by_definition(layer: InteractiveWindowSelfAttention, x: Tensor) -> Tensor:
-    """Zero-pad, qkv, attention and LIM on the padded map, crop, proj: DESIGN's order, with slicing and no `F.pad`."""
+    """Zero-pad, qkv, attention and LIM on the padded map, crop, proj; with slicing, without `F.pad`."""
     B, H, W, C = x.shape
     rows, columns = layer.window_size
     padded = x.new_zeros(B, -(-H // rows) * rows, -(-W // columns) * columns, C)
@@ -57,9 +57,11 @@ def test_padded_tokens_take_part() -> None:
     torch.testing.assert_close(after, expected)
 
 
-@pytest.mark.parametrize("change", [dict(window_size=2), dict(lim=False), dict(qkv_bias=False), dict(num_heads=1)], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"window_size": 2}, {"lim": False}, {"qkv_bias": False}, {"num_heads": 1}], ids=str
+)
 def test_every_setting_changes_the_result(change: dict) -> None:
-    settings = dict(num_heads=2, window_size=3, lim=True, qkv_bias=True)
+    settings = {"num_heads": 2, "window_size": 3, "lim": True, "qkv_bias": True}
     layer = InteractiveWindowSelfAttention(4, **settings)
     for parameter in layer.parameters():
         nn.init.normal_(parameter)

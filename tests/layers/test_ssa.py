@@ -12,7 +12,7 @@ from scalablevit.layers import ScalableSelfAttention
 
 def by_definition(layer: ScalableSelfAttention, x: Tensor, channel_ratio: float) -> Tensor:
     """Equations 1 to 3 of the paper, one head and one image at a time."""
-    B, H, W, C = x.shape
+    _B, H, W, C = x.shape
     h, R = layer.num_heads, layer.reduction
     out = []
     for image in x:
@@ -21,7 +21,9 @@ def by_definition(layer: ScalableSelfAttention, x: Tensor, channel_ratio: float)
             padded = image.new_zeros(max(H, R), max(W, R), C)
             padded[:H, :W] = image
             tokens = [
-                torch.einsum("rsc,crs->c", padded[i * R : i * R + R, j * R : j * R + R], layer.reduce.weight[:, 0])
+                torch.einsum(
+                    "rsc,crs->c", padded[i * R : i * R + R, j * R : j * R + R], layer.reduce.weight[:, 0]
+                )
                 for i in range(padded.shape[0] // R)
                 for j in range(padded.shape[1] // R)
             ]
@@ -78,7 +80,9 @@ def test_trailing_rows_reach_only_their_own_queries() -> None:
     assert moved[4].all()
 
 
-@pytest.mark.parametrize(("scale_value", "names"), [(False, {"k", "v"}), (True, {"kv"})], ids=["released", "scaled-value"])
+@pytest.mark.parametrize(
+    ("scale_value", "names"), [(False, {"k", "v"}), (True, {"kv"})], ids=["released", "scaled-value"]
+)
 def test_value_forms_keep_their_published_matrices(scale_value: bool, names: set[str]) -> None:
     layer = ScalableSelfAttention(16, 4, reduction=2, channel_ratio=1.25, scale_value=scale_value)
     assert {name for name, _ in layer.named_children()} & {"k", "v", "kv"} == names
@@ -110,10 +114,13 @@ def test_qkv_bias_can_be_left_out() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (dict(num_heads=3), "num_heads 3 must divide dim 8"),
-        (dict(num_heads=4, channel_ratio=1.25), r"int\(dim \* channel_ratio\) = 10; change num_heads or channel_ratio 1.25"),
-        (dict(num_heads=2, channel_ratio=0.0), "channel_ratio 0.0"),
-        (dict(num_heads=2, reduction=0), "reduction must be at least 1, got 0"),
+        ({"num_heads": 3}, "num_heads 3 must divide dim 8"),
+        (
+            {"num_heads": 4, "channel_ratio": 1.25},
+            r"int\(dim \* channel_ratio\) = 10; change num_heads or channel_ratio 1.25",
+        ),
+        ({"num_heads": 2, "channel_ratio": 0.0}, "channel_ratio 0.0"),
+        ({"num_heads": 2, "reduction": 0}, "reduction must be at least 1, got 0"),
     ],
     ids=str,
 )

@@ -31,7 +31,7 @@ def make_inputs(N: int, M: int, heads: int, D: int, Dv: int) -> dict[str, Tensor
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", CASES)
 def test_fused_errs_no_more_than_eager(case: str, dtype: torch.dtype) -> None:
-    options = dict(num_heads=CASES[case][2], scale=0.21)
+    options = {"num_heads": CASES[case][2], "scale": 0.21}
     assert_errs_no_more_than_eager(
         partial(fused.reduced_attention, **options),
         partial(reference.reduced_attention, **options),
@@ -50,7 +50,9 @@ def test_keys_and_values_cut_from_one_matrix_give_the_same() -> None:
     )
 
 
-@pytest.mark.parametrize("function", [fused.reduced_attention, reference.reduced_attention], ids=["fused", "reference"])
+@pytest.mark.parametrize(
+    "function", [fused.reduced_attention, reference.reduced_attention], ids=["fused", "reference"]
+)
 def test_dropout_and_scale_take_part(function) -> None:
     q, k, v = (randn((1, 20, 8), seed=i) for i in range(3))
     plain = function(q, k, v, num_heads=2, scale=0.5)

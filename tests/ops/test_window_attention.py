@@ -10,12 +10,12 @@ from twin_checks import assert_errs_no_more_than_eager, randn
 from scalablevit.ops.window_attention import fused, reference, window_attention
 
 CASES = {
-    "published": dict(B=2, H=14, W=21, heads=2, D=32, window=(7, 7)),
-    "one token": dict(B=1, H=1, W=1, heads=1, D=4, window=(1, 1)),
-    "one window": dict(B=3, H=7, W=7, heads=3, D=8, window=(7, 7)),
-    "one head": dict(B=1, H=6, W=4, heads=1, D=5, window=(3, 2)),
-    "wide windows": dict(B=2, H=4, W=24, heads=2, D=8, window=(2, 12)),
-    "columns": dict(B=1, H=5, W=3, heads=2, D=3, window=(5, 1)),
+    "published": {"B": 2, "H": 14, "W": 21, "heads": 2, "D": 32, "window": (7, 7)},
+    "one token": {"B": 1, "H": 1, "W": 1, "heads": 1, "D": 4, "window": (1, 1)},
+    "one window": {"B": 3, "H": 7, "W": 7, "heads": 3, "D": 8, "window": (7, 7)},
+    "one head": {"B": 1, "H": 6, "W": 4, "heads": 1, "D": 5, "window": (3, 2)},
+    "wide windows": {"B": 2, "H": 4, "W": 24, "heads": 2, "D": 8, "window": (2, 12)},
+    "columns": {"B": 1, "H": 5, "W": 3, "heads": 2, "D": 3, "window": (5, 1)},
 }
 
 
@@ -39,9 +39,12 @@ def test_fused_errs_no_more_than_eager(case: str, dtype: torch.dtype, lim: str) 
         inputs["lim_bias"] = None
     if lim == "no lim":
         inputs["lim_weight"] = None
-    options = dict(num_heads=sizes["heads"], window_size=window)
+    options = {"num_heads": sizes["heads"], "window_size": window}
     assert_errs_no_more_than_eager(
-        partial(fused.window_attention, **options), partial(reference.window_attention, **options), inputs, dtype
+        partial(fused.window_attention, **options),
+        partial(reference.window_attention, **options),
+        inputs,
+        dtype,
     )
 
 
@@ -58,32 +61,40 @@ def test_non_contiguous_input_gives_the_same() -> None:
         )
 
 
-@pytest.mark.parametrize("function", [fused.window_attention, reference.window_attention], ids=["fused", "reference"])
+@pytest.mark.parametrize(
+    "function", [fused.window_attention, reference.window_attention], ids=["fused", "reference"]
+)
 def test_windows_do_not_see_each_other_but_through_lim(function) -> None:
     qkv = randn((1, 6, 6, 12), seed=0)
     kernel, bias = randn((4, 1, 3, 3), seed=1), randn((4,), seed=2)
     changed = qkv.clone()
     changed[:, 0, 0] += 1  # a token of the upper left window, away from its border
-    options = dict(num_heads=2, window_size=(3, 3))
-    moved = (function(qkv, None, None, **options) - function(changed, None, None, **options)).abs().sum(-1)[0] > 0
+    options = {"num_heads": 2, "window_size": (3, 3)}
+    moved = (function(qkv, None, None, **options) - function(changed, None, None, **options)).abs().sum(-1)[
+        0
+    ] > 0
     assert moved[:3, :3].all()
     assert moved.sum() == 9
     changed = qkv.clone()
     changed[:, 2, 2] += 1  # its corner, which LIM carries to all four windows
-    moved = (function(qkv, kernel, bias, **options) - function(changed, kernel, bias, **options)).abs().sum(-1)[0] > 0
+    moved = (function(qkv, kernel, bias, **options) - function(changed, kernel, bias, **options)).abs().sum(
+        -1
+    )[0] > 0
     expected = torch.zeros(6, 6, dtype=torch.bool)
     expected[:4, :4] = True
     expected[3, 0] = expected[0, 3] = False
     assert torch.equal(moved, expected)
 
 
-@pytest.mark.parametrize("function", [fused.window_attention, reference.window_attention], ids=["fused", "reference"])
+@pytest.mark.parametrize(
+    "function", [fused.window_attention, reference.window_attention], ids=["fused", "reference"]
+)
 def test_dropout_drops_attention_weights(function) -> None:
     qkv = torch.ones(1, 7, 7, 3 * 8)
-    options = dict(num_heads=2, window_size=(7, 7))
+    options = {"num_heads": 2, "window_size": (7, 7)}
     assert torch.allclose(function(qkv, None, None, **options), torch.ones(1, 7, 7, 8))
     dropped = function(qkv, None, None, **options, dropout=0.5)
-    # Each output is the sum of the kept of 49 equal weights, scaled by 2: multiples of 2 / 49 that scatter around 1.
+    # The sum of the kept of 49 equal weights, times 2: multiples of 2 / 49 that scatter around 1.
     assert torch.allclose(dropped * 49 / 2, (dropped * 49 / 2).round(), atol=1e-3)
     assert 0.05 < dropped.std() < 0.3
     assert abs(dropped.mean() - 1) < 0.1

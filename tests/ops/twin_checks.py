@@ -11,7 +11,9 @@ def randn(shape: Sequence[int], *, seed: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def out_and_grads(function: Callable[..., Tensor], inputs: dict[str, Tensor | None], dtype: torch.dtype) -> dict[str, Tensor]:
+def out_and_grads(
+    function: Callable[..., Tensor], inputs: dict[str, Tensor | None], dtype: torch.dtype
+) -> dict[str, Tensor]:
     """Run `function` on the inputs cast to `dtype`: its output, and the gradient of every input, in fp64.
 
     The gradient that flows in differs from element to element.
@@ -45,7 +47,9 @@ def assert_errs_no_more_than_eager(
     ours = out_and_grads(fast, inputs, dtype)
     if dtype == torch.float64:
         for name in exact:
-            torch.testing.assert_close(ours[name], exact[name], rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                ours[name], exact[name], rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
+            )
         return
     eager = out_and_grads(reference, inputs, dtype)
     for name in exact:

@@ -20,8 +20,8 @@ class Complexity:
     Attributes:
         parameters: their number.
         multiply_adds: of convolutions and linear layers, an image: what papers of this field print as FLOPs.
-        flops: all floating-point operations of convolutions, linear layers and attention products, an image, with a
-            multiply-add counted as two.
+        flops: all floating-point operations of convolutions, linear layers and attention products, an image,
+            with a multiply-add counted as two.
     """
 
     parameters: int
@@ -63,7 +63,15 @@ def describe(model: ScalableViT, height: int, width: int) -> dict[str, Any]:
     for info, stage in zip(model.feature_info, model.stages, strict=True):
         stride = stage.patch_embed.proj.stride[0]
         size = (-(-size[0] // stride), -(-size[1] // stride))
-        stages.append({"channels": info["num_chs"], "height": size[0], "width": size[1], "stride": info["reduction"], "blocks": len(stage.blocks)})
+        stages.append(
+            {
+                "channels": info["num_chs"],
+                "height": size[0],
+                "width": size[1],
+                "stride": info["reduction"],
+                "blocks": len(stage.blocks),
+            }
+        )
     return {
         "image": [height, width],
         "parameters": cost.parameters,

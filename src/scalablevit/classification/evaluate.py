@@ -35,14 +35,14 @@ class Evaluation:
     @property
     def top1(self) -> float:
         """Share of pictures whose likeliest class is right, in 0..1."""
-        return (self.probabilities.argmax(1) == self.targets).float().mean().item()
+        return (self.probabilities.argmax(1) == self.targets).double().mean().item()
 
     @property
     def top5(self) -> float | None:
-        """Share of pictures with the right class among the five likeliest; None with five classes or fewer."""
+        """Share of pictures with the right class among the five likeliest; None with up to five classes."""
         if self.probabilities.shape[1] <= 5:
             return None
-        return (self.probabilities.topk(5).indices == self.targets[:, None]).any(1).float().mean().item()
+        return (self.probabilities.topk(5).indices == self.targets[:, None]).any(1).double().mean().item()
 
     @property
     def confusion(self) -> Tensor:

@@ -39,22 +39,37 @@ def draw_confusion(confusion: Tensor, class_names: Sequence[str], path: Path) ->
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    axes.set_title(f"{np.trace(counts):,} of {counts.sum():,} right ({np.trace(counts) / max(counts.sum(), 1):.1%})")
+    axes.set_title(
+        f"{np.trace(counts):,} of {counts.sum():,} right ({np.trace(counts) / max(counts.sum(), 1):.1%})"
+    )
     if K <= _MOST_NAMED_CLASSES:
         labels = [textwrap.shorten(name, 24, placeholder="…") for name in class_names]
-        axes.set_xticks(range(K), labels, rotation=0 if max(map(len, labels)) < 3 else 60, ha="center" if max(map(len, labels)) < 3 else "right", rotation_mode="anchor")
+        axes.set_xticks(
+            range(K),
+            labels,
+            rotation=0 if max(map(len, labels)) < 3 else 60,
+            ha="center" if max(map(len, labels)) < 3 else "right",
+            rotation_mode="anchor",
+        )
         axes.set_yticks(range(K), labels)
     if K <= _MOST_NUMBERED_CLASSES:
         for row, column in np.argwhere(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=8)
+            axes.text(
+                column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=8
+            )
     figure.savefig(path, dpi=110)
 
 
 def draw_predictions(
-    result: Evaluation, dataset: ImageFolderDataset, class_names: Sequence[str], path: Path, *, count: int = 24
+    result: Evaluation,
+    dataset: ImageFolderDataset,
+    class_names: Sequence[str],
+    path: Path,
+    *,
+    count: int = 24,
 ) -> None:
-    """Draw a sheet of pictures with what was predicted: the surest mistakes first, then others spread over the set.
+    """Draw a sheet of pictures with what was predicted: the surest mistakes, then a sample of the set.
 
     Args:
         result: of `dataset`.
@@ -85,7 +100,9 @@ def draw_predictions(
         if not right:
             title += f"\nis {textwrap.shorten(class_names[result.targets[i]], 22, placeholder='…')}"
         axes.set_title(title, fontsize=9, color=_RIGHT if right else _WRONG)
-    figure.suptitle("Validation pictures: the surest mistakes in red, then a sample" if wrong else "Validation pictures")
+    figure.suptitle(
+        "Validation pictures: the surest mistakes in red, then a sample" if wrong else "Validation pictures"
+    )
     figure.savefig(path, dpi=110)
 
 

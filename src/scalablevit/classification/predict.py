@@ -38,7 +38,10 @@ class Prediction:
         """As JSON takes it."""
         if self.error is not None:
             return {"path": str(self.path), "error": self.error}
-        top = [{"class": c, "probability": round(p, 6)} for c, p in zip(self.classes, self.probabilities, strict=True)]
+        top = [
+            {"class": c, "probability": round(p, 6)}
+            for c, p in zip(self.classes, self.probabilities, strict=True)
+        ]
         return {"path": str(self.path), "predictions": top}
 
     def lines(self) -> list[str]:
@@ -54,6 +57,9 @@ class Classifier:
         class_names: by class index.
         preprocessing: how a picture becomes the network's input.
         device: where to compute; None: a GPU if there is one.
+
+    Raises:
+        ValueError: this machine has no such device.
     """
 
     def __init__(
@@ -64,20 +70,30 @@ class Classifier:
         preprocessing: Preprocessing,
         device: str | torch.device | None = None,
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _device(device)
         self.network = network.eval().to(self.device)
         self.class_names = list(class_names)
         self.preprocessing = preprocessing
         self.transform = preprocessing.eval_transform()
 
     @classmethod
-    def load(cls, source: str | os.PathLike[str], *, device: str | torch.device | None = None) -> "Classifier":
+    def load(
+        cls, source: str | os.PathLike[str], *, device: str | torch.device | None = None
+    ) -> "Classifier":
         """Read a run folder, or the `model.safetensors` in it.
 
         Raises:
             WeightsError: not weights of a classifier that was trained here.
             FileNotFoundError: no such file.
+            ValueError: this machine has no such device.
         """
+        path = Path(source)
+        if path.is_file() and path.suffix != ".safetensors":
+            raise WeightsError(
+                f"{path}: predicting takes a run folder or its model.safetensors, which know the class names "
+                "and the preprocessing; from other checkpoints a run can start: "
+                "scalablevit fit --config finetune_folder --model.weights ..."
+            )
         network, metadata = load_model(source)
         return cls.from_metadata(network, metadata, source=source, device=device)
 
@@ -97,11 +113,18 @@ class Classifier:
             preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
             class_names = metadata["class_names"]
         except (KeyError, ValueError) as error:
-            raise WeightsError(f"{source} lacks class names or preprocessing ({error}); train it with fit") from error
+            raise WeightsError(
+                f"{source} lacks class names or preprocessing ({error}); train it with fit"
+            ) from error
         return cls(network, class_names=class_names, preprocessing=preprocessing, device=device)
 
     def predict(
-        self, paths: Iterable[str | os.PathLike[str]], *, top: int = 5, batch_size: int = 16, keep_images: bool = False
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        top: int = 5,
+        batch_size: int = 16,
+        keep_images: bool = False,
     ) -> Iterator[Prediction]:
         """Classify files, in order, a batch at a time.
 
@@ -145,3 +168,22 @@ class Classifier:
             return torch.empty(0, len(self.class_names))
         batch = torch.stack([self.transform(image) for image in images]).to(self.device)
         return self.network(batch).float().softmax(dim=-1).cpu()
+
+
+def _device(name: str | torch.device | None) -> torch.device:
+    """The device to compute on; None: a GPU if there is one."""
+    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name is None:
+        return there or torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: no such device; say cpu, cuda, cuda:1, mps, ...") from error
+    if device.type == "cpu":
+        return device
+    count = torch.accelerator.device_count() if there is not None and there.type == device.type else 0
+    if (device.index or 0) >= count:
+        raise ValueError(
+            f"--device {name}: this machine has {count} {device.type} device(s); say --device cpu"
+        )
+    return device

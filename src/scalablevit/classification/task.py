@@ -9,16 +9,16 @@ from typing import Any, Literal
 import timm
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_info
 from timm.data import Mixup
 from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from scalablevit import __version__
-from scalablevit.backbone import VARIANTS
+from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.classification.data import ClassificationBatch, UnreadableFiles
 from scalablevit.classification.preprocessing import Preprocessing
+from scalablevit.training.checkpoint_io import write_atomically
 from scalablevit.training.module import (
     DEFAULT_OPTIMIZER,
     DEFAULT_SCHEDULE,
@@ -55,7 +55,9 @@ class MixupSettings:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"mixup.{name} must be between 0 and 1, got {getattr(self, name)}")
         if self.mixup_alpha == self.cutmix_alpha == 0:
-            raise ValueError("mixup needs mixup_alpha or cutmix_alpha above 0; leave mixup out to mix nothing")
+            raise ValueError(
+                "mixup needs mixup_alpha or cutmix_alpha above 0; leave mixup out to mix nothing"
+            )
 
 
 class ClassificationTask(TrainingModule):
@@ -64,20 +66,19 @@ class ClassificationTask(TrainingModule):
     Args:
         variant: name of the network, see `scalablevit.backbone.VARIANTS`.
         class_names: names of the classes by index; the command line takes them from the data.
-        preprocessing: how a picture becomes the network's input, as `Preprocessing.to_dict` gives it; the command line
-            takes it from the data.
-        weights: where to start from: anything `load_weights` reads; None: from scratch. A head for other classes is
-            replaced.
+        preprocessing: how a picture becomes the network's input, as `Preprocessing.to_dict` gives it; the
+            command line takes it from the data.
+        weights: where to start from: anything `load_weights` reads; None: from scratch. A head for other
+            classes is replaced.
         head: "published" or "plain" (see `ScalableViT`); "auto": what the variant has.
         drop_path_rate: drop-path probability of the last block, in [0, 1).
-        window_size: side of IWSA's windows in tokens, or a list of one per stage: maps of small pictures are smaller
-            than a window of 7, which then pads in vain.
+        window_size: side of IWSA's windows in tokens, or a list of one per stage: maps of small pictures are
+            smaller than a window of 7, which then pads in vain.
         scale_value: scaled-value form of SSA.
         grad_checkpointing: recompute blocks in the backward pass, for less memory.
         compile: train through torch.compile.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         mixup: mixing of pictures; None: none.
-        max_unreadable: how many distinct picture files may fail before training stops.
         optimizer, schedule, global_batch, ema_decay, max_nonfinite_steps, seed: see `TrainingModule`.
 
     Raises:
@@ -85,6 +86,7 @@ class ClassificationTask(TrainingModule):
     """
 
     monitor = ("val/top1", "max")
+    network: ScalableViT
 
     def __init__(
         self,
@@ -98,10 +100,9 @@ class ClassificationTask(TrainingModule):
         window_size: int | list[int] = 7,
         scale_value: bool = False,
         grad_checkpointing: bool = False,
-        compile: bool = False,  # noqa: A002 - torch's own word
+        compile: bool = False,
         label_smoothing: float = 0.1,
         mixup: MixupSettings | None = None,
-        max_unreadable: int = 100,
         optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
         schedule: ScheduleSettings = DEFAULT_SCHEDULE,
         global_batch: int | None = None,
@@ -118,7 +119,9 @@ class ClassificationTask(TrainingModule):
             seed=seed,
         )
         if variant not in VARIANTS:
-            raise ValueError(f"model.variant: there is no variant {variant!r}; choose from {', '.join(VARIANTS)}")
+            raise ValueError(
+                f"model.variant: there is no variant {variant!r}; choose from {', '.join(VARIANTS)}"
+            )
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"model.label_smoothing must be in [0, 1), got {label_smoothing}")
         self.variant = variant
@@ -138,14 +141,7 @@ class ClassificationTask(TrainingModule):
             torch.manual_seed(seed)
             self.network = timm.create_model(variant, drop_path_rate=drop_path_rate, **self.model_args)
         self.network.set_grad_checkpointing(grad_checkpointing)
-        if weights is None and optimizer.layer_decay is not None:
-            log.warning(
-                "model.optimizer.layer_decay %g slows the first layers, which start from nothing without model.weights: "
-                "give weights, or set it to null",
-                optimizer.layer_decay,
-            )
-        if weights is not None:
-            rank_zero_info(str(load_weights(self.network, weights)))
+        self.load_report = None if weights is None else load_weights(self.network, weights)
         if compile:
             self.network.compile()
         self.mixup = None
@@ -158,24 +154,85 @@ class ClassificationTask(TrainingModule):
                 label_smoothing=label_smoothing,
                 num_classes=K,
             )
-        self.unreadable = UnreadableFiles(max_unreadable)
+        self.unreadable = UnreadableFiles(0)  # setup() asks the data how many
+        self.train_loss = MeanMetric()  # of the epoch; unlike what self.log() averages, it goes into checkpoints
         self.val_loss = MeanMetric()
         self.val_top1 = MulticlassAccuracy(num_classes=K, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes=K, top_k=5, average="micro") if K > 5 else None
+
+    def setup(self, stage: str) -> None:
+        """Take the cap on unreadable files from the data; see `TrainingModule.setup`."""
+        super().setup(stage)
+        self.unreadable.max_files = getattr(self.trainer.datamodule, "max_unreadable", 0)  # type: ignore[attr-defined]
+
+    def on_fit_start(self) -> None:
+        """Warn of a setting that only makes sense with weights."""
+        layer_decay = self.optimizer_settings.layer_decay
+        if layer_decay is not None and self.load_report is None and self.trainer.ckpt_path is None:
+            log.warning(
+                "model.optimizer.layer_decay %g slows the first layers, which start from nothing without "
+                "model.weights: give weights, or set it to null",
+                layer_decay,
+            )
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's mean loss; an epoch that is resumed in its middle does not come by here."""
+        self.train_loss.reset()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean loss, over all ranks and over an interruption."""
+        self.log("train/loss_epoch", self.train_loss.compute())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note which network and which classes the weights are for, and the epoch's loss so far."""
+        super().on_save_checkpoint(checkpoint)
+        with self.train_loss.sync_context():  # over all ranks
+            state = self.train_loss.metric_state
+            checkpoint["train_loss"] = {name: float(value) for name, value in state.items()}
+        checkpoint["classifier"] = {"variant": self.variant, "class_names": self.class_names}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another network or of other classes, which may fit by chance.
+
+        Raises:
+            ValueError: names both and the remedy.
+        """
+        super().on_load_checkpoint(checkpoint)
+        if self.global_rank == 0:  # its sum over all ranks counts once
+            for name, value in checkpoint.get("train_loss", {}).items():
+                getattr(self.train_loss, name).fill_(value)
+        theirs = checkpoint.get("classifier")
+        if theirs is None:
+            raise ValueError("the checkpoint is not one of a classifier: take one of this run's checkpoints")
+        if theirs["variant"] != self.variant:
+            raise ValueError(
+                f"the checkpoint holds {theirs['variant']}, the recipe says {self.variant}: "
+                f"set model.variant to {theirs['variant']}"
+            )
+        if theirs["class_names"] != self.class_names:
+            raise ValueError(
+                f"the checkpoint's {len(theirs['class_names'])} classes ({_some(theirs['class_names'])}) are "
+                f"not the {len(self.class_names)} of the data ({_some(self.class_names)}): give the data it was"
+                " "
+                "trained on, or data with the same class folders; for other classes fine-tune with "
+                "fit --model.weights"
+            )
 
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         """Mean loss of a batch."""
         self.unreadable.collect(batch)
         images, targets = batch.images, batch.targets
-        # timm's Mixup pairs a batch with its own mirror image and so wants an even number; only a data set smaller
-        # than one batch makes an odd one.
+        # timm's Mixup pairs a batch with its own mirror image and so wants an even number.
         if self.mixup is not None and len(images) % 2 == 0:
             images, soft_targets = self.mixup(images, targets)
-            loss = torch.sum(-soft_targets * F.log_softmax(self.network(images).float(), dim=-1), dim=-1).mean()
+            loss = torch.sum(
+                -soft_targets * F.log_softmax(self.network(images).float(), dim=-1), dim=-1
+            ).mean()
         else:
             logits = self.network(images).float()
             loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(images), sync_dist=True)
+        self.train_loss.update(loss.detach(), weight=len(images))
+        self.log("train/loss_step", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(images))
         return loss
 
     def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> None:
@@ -197,7 +254,7 @@ class ClassificationTask(TrainingModule):
         if self.val_top5 is not None:
             metrics["val/top5"] = self.val_top5
         for name, metric in metrics.items():
-            # compute() before log(): it talks to the other ranks, each of which may have seen another number of batches.
+            # compute() before log(): it talks to the other ranks, which may differ in batches.
             self.log(name, metric.compute(), prog_bar=name == "val/top1", sync_dist=False)
             metric.reset()
 
@@ -205,7 +262,8 @@ class ClassificationTask(TrainingModule):
         """Write the weights to ship, and what they do on the validation pictures.
 
         Args:
-            folder: gets `model.safetensors`, `config.json`, `results.json`, `confusion.png`, `predictions.png`.
+            folder: gets `model.safetensors`, `config.json`, `results.json`, `confusion.png` and
+                `predictions.png`.
             best: checkpoint to take the weights from; None: those of now.
 
         Returns:
@@ -231,16 +289,30 @@ class ClassificationTask(TrainingModule):
         # The file is read back: what is measured here is what the user ships.
         network, _ = load_model(folder)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        result = evaluate(network, data.val_dataset, batch_size=data.batch_size, device=self.device)
+        result = evaluate(
+            network,
+            data.val_dataset,
+            batch_size=data.batch_size,
+            device=self.trainer.strategy.root_device,  # self.device is the CPU again by now
+            num_workers=data.num_workers,
+        )
         summary = {**result.summary(), "checkpoint": None if best is None else best.name}
-        (folder / "results.json").write_text(json.dumps(summary, indent=2) + "\n")
+        text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(folder / "results.json", lambda file: file.write(text.encode()))
         draw_confusion(result.confusion, self.class_names, folder / "confusion.png")
         draw_predictions(result, data.val_dataset, self.class_names, folder / "predictions.png")
         top5 = f", top-5 {result.top5:.2%}" if result.top5 is not None else ""
-        return [f"validation of {folder / 'model.safetensors'}: top-1 {result.top1:.2%}{top5} on {result.count:,} pictures"]
+        return [
+            f"validation of {folder / 'model.safetensors'}: top-1 {result.top1:.2%}{top5} "
+            f"on {result.count:,} pictures"
+        ]
 
     def example_inputs(self) -> list[str]:
         """A few validation pictures, for the command that the user may try next."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         count = len(data.val_dataset)
         return [str(data.val_dataset.path(i * count // 4)) for i in range(min(3, count))]
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

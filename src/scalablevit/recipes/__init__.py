@@ -1,4 +1,4 @@
-"""Packaged recipes: one YAML file per published result, and small ones. Reading their list imports nothing heavy."""
+"""Packaged recipes: a YAML file per published result, and small ones. Listing them imports nothing heavy."""
 
 import difflib
 from importlib.resources import files
@@ -7,7 +7,11 @@ from pathlib import Path
 
 def recipe_names() -> list[str]:
     """Names of the packaged recipes, sorted."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in files(__package__).iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in files(__package__).iterdir()
+        if entry.name.endswith(".yaml")
+    )
 
 
 def recipe_text(name: str) -> str:
@@ -18,8 +22,8 @@ def recipe_text(name: str) -> str:
     """
     if name not in recipe_names():
         close = difflib.get_close_matches(name, recipe_names(), 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"--config {name}: neither a file nor a packaged recipe{hint} See `scalablevit recipes`")
+        hint = f"did you mean {close[0]}?" if close else "`scalablevit recipes` lists those"
+        raise ValueError(f"{name}: neither a file nor a packaged recipe; {hint}")
     return files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
 
 

@@ -1,15 +1,28 @@
 """`scalablevit fit` and `scalablevit validate`: a recipe becomes a run. Built on LightningCLI."""
 
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import inspect
 import logging
 import os
+import re
+import shlex
+import shutil
+import sys
+import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+import torch.distributed as dist
+import yaml  # type: ignore[import-untyped]
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, LambdaCallback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -18,12 +31,24 @@ from rich.console import Console
 from scalablevit.training.checkpoint_io import SafeCheckpointIO, write_atomically
 from scalablevit.training.curves import plot_curves
 from scalablevit.training.module import TrainingModule
-from scalablevit.training.progress import ProgressLines
+from scalablevit.training.progress import EpochLines, ProgressLine
 from scalablevit.training.run_folder import CSVMetrics, RunFolder, claim
 from scalablevit.training.stopping import StopOnSignal
 
 log = logging.getLogger(__name__)
-_REMOVED_OPTIONS = ("logger", "plugins", "use_distributed_sampler", "default_root_dir", "enable_checkpointing")
+_REMOVED_OPTIONS = (
+    "logger",
+    "plugins",
+    "use_distributed_sampler",
+    "default_root_dir",
+    "enable_checkpointing",
+)
+_TOP = ("model", "data", "trainer", "seed_everything")
+_LARGEST_SEED = 2**32 - 1  # numpy's
+
+
+class RecipeError(ValueError):
+    """A recipe or a command line that cannot become a run; the message is for the user."""
 
 
 class TrainingCommand(LightningCLI):
@@ -31,31 +56,58 @@ class TrainingCommand(LightningCLI):
 
     Args:
         subcommand: "fit" or "validate".
-        args: words of the command line behind the subcommand.
+        recipes: YAML files; each overrides values of those before it.
+        args: words of the command line behind them, `--KEY VALUE`.
         run: folder of the run.
         resume: go on with the run in it.
         checkpoint: for "validate": what to load.
+
+    Raises:
+        RecipeError: the recipe or the command line cannot become a run; names file or key, and remedy.
     """
 
     def __init__(
-        self, subcommand: str, args: list[str], *, run: Path, resume: bool = False, checkpoint: Path | None = None
+        self,
+        subcommand: str,
+        recipes: Sequence[Path],
+        args: list[str],
+        *,
+        run: Path,
+        resume: bool = False,
+        checkpoint: Path | None = None,
     ) -> None:
         self.verb = subcommand
         self.checkpoint = checkpoint
         self.folder = RunFolder(run)
         self.resume = resume
-        super().__init__(
-            TrainingModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=None,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            args=args,
-            run=False,
-            parser_kwargs={"prog": f"scalablevit {subcommand}", "exit_on_error": False},
-        )
+        self.recipe_text = ""
+        settings = {str(recipe): read_recipe(recipe) for recipe in recipes}
+        try:
+            super().__init__(
+                TrainingModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                args=[word for recipe in recipes for word in ("--config", str(recipe))] + args,
+                run=False,
+                # allow_abbrev: `--trainer.max_epoch 3` would be taken for max_epochs otherwise
+                parser_kwargs={
+                    "prog": f"scalablevit {subcommand}",
+                    "exit_on_error": False,
+                    "allow_abbrev": False,
+                },
+            )
+        except (argparse.ArgumentError, TypeError, ValueError, OSError) as error:
+            origin = _origin(error)
+            if origin is None or (
+                "class_path" in str(error) and isinstance(origin, ImportError | AttributeError)
+            ):
+                raise RecipeError(readable(error, settings)) from error
+            if origin is error:
+                raise
+            raise origin from None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What the data knows, the task need not be told; and one seed is enough."""
@@ -67,55 +119,127 @@ class TrainingCommand(LightningCLI):
             apply_on="instantiate",
         )
         for part in ("data", "model"):
-            parser.link_arguments("seed_everything", f"{part}.init_args.seed", compute_fn=int)
+            parser.link_arguments("seed_everything", f"{part}.init_args.seed", compute_fn=_seed)
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The seed: a number, so that the recipe holds it (Lightning would take `true` for a random one)."""
+        parser.add_argument("--seed_everything", type=int, default=0, help="of everything random in the run")
 
     def before_instantiate_classes(self) -> None:
         """Take the run's folder, now that the command line is known to be right."""
-        # Ranks that Lightning starts itself repeat the command line; only the first one takes the folder.
-        if self.verb == "fit" and "LOCAL_RANK" not in os.environ:
-            claim(self.folder.path, self.resume)
+        # skip_none=False: a null that overrides a default would be lost otherwise.
+        self.recipe_text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
+        trainer = self.config["trainer"]
+        for name in _REMOVED_OPTIONS:
+            if trainer[name] not in (None, True):
+                raise RecipeError(
+                    f"trainer.{name} is given by the run folder {self.folder.path}; remove it from the recipe"
+                )
+        check_devices(trainer["accelerator"], trainer["devices"])
+        model = self.config["model"]
+        for part, what in (("model", "a task"), ("data", "a data set")):
+            if self.config[part] is None:
+                raise RecipeError(
+                    f"the recipe names no {part}.class_path: it needs {what}; see `scalablevit recipes`"
+                )
+        if (self.resume or self.verb == "validate") and "weights" in model["init_args"]:
+            # the checkpoint holds them, and the file they once came from may be gone
+            model["init_args"]["weights"] = None
+        # Ranks that a launcher starts repeat the command line; only the first one takes the folder.
+        if self.verb == "fit" and _rank() == 0:
+            if not self.resume and self.folder.holds_a_run():
+                path = shlex.quote(str(self.folder.path))
+                remedy = f"go on with it by --resume {path}" if self.folder.last.is_file() else "remove it"
+                raise RecipeError(
+                    f"{self.folder.path} already holds a run: {remedy}, or name another folder by --run"
+                )
+            try:
+                claim(self.folder.path, self.resume)
+            except OSError as error:
+                raise RecipeError(
+                    f"cannot make the run folder {self.folder.path} ({error.strerror}); name another by --run"
+                ) from error
+
+    def instantiate_classes(self) -> None:
+        """Data, task and trainer; a folder made for a run that cannot begin goes again."""
+        try:
+            super().instantiate_classes()
+        except BaseException:
+            self._release_folder()
+            raise
+
+    def _release_folder(self) -> None:
+        """Give back a folder in which no training has begun."""
+        if self.verb == "fit" and _rank() == 0 and not self.folder.holds_a_run():
+            shutil.rmtree(self.folder.tensorboard, ignore_errors=True)
+            for folder in (self.folder.checkpoints, self.folder.path):
+                with contextlib.suppress(OSError):  # not empty, or not there
+                    folder.rmdir()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer with our loggers, checkpoints, progress bar and stopping."""
         options: dict[str, Any] = dict(self._get(self.config_init, "trainer", default={}))
         for name in _REMOVED_OPTIONS:
-            if options.get(name) not in (None, True):
-                raise ValueError(f"trainer.{name} is set by the run folder ({self.folder.path}); remove it from the recipe")
             options.pop(name, None)
-        check_devices(options.get("accelerator", "auto"), options.get("devices", "auto"))
-        callbacks: list[Callback] = list(options.pop("callbacks", None) or [])
+        given = options.pop("callbacks", None) or []
+        callbacks: list[Callback] = [*given] if isinstance(given, list) else [given]
         if self.verb == "fit":
             metric, mode = type(self.model).monitor
-            where: dict[str, Any] = dict(dirpath=self.folder.checkpoints, enable_version_counter=False)
+            where: dict[str, Any] = {"dirpath": self.folder.checkpoints, "enable_version_counter": False}
             callbacks += [
-                ModelCheckpoint(filename="best", monitor=metric, mode=mode, **where),
-                ModelCheckpoint(filename="last", **where),
+                MovableCheckpoint(filename="best", monitor=metric, mode=mode, **where),
+                MovableCheckpoint(filename="last", **where),
                 StopOnSignal(self.folder.last),
             ]
         if options.get("enable_progress_bar") is not False:
-            callbacks.append(ProgressLines())
+            callbacks.append(ProgressLine())
+            if self.verb == "fit":
+                callbacks.append(EpochLines())
         if options.get("enable_model_summary") is None:
             options["enable_model_summary"] = False  # `scalablevit info` says more
-        loggers = [
-            CSVMetrics(self.folder.metrics),
-            TensorBoardLogger(self.folder.path, name="", version="tensorboard", default_hp_metric=False),
-        ]
         return Trainer(
             **options,
             callbacks=callbacks,
-            logger=loggers if self.verb == "fit" else False,
-            plugins=[SafeCheckpointIO()],
+            logger=self._loggers() if self.verb == "fit" else False,
+            enable_checkpointing=self.verb == "fit",
+            plugins=[RunCheckpointIO()],
             use_distributed_sampler=False,
             default_root_dir=self.folder.path,
         )
 
+    def _loggers(self) -> list[Any]:
+        return [
+            CSVMetrics(self.folder.metrics),
+            TensorBoardLogger(self.folder.path, name="", version="tensorboard", default_hp_metric=False),
+        ]
+
     def fit(self) -> None:
         """Train; then write what the user came for."""
         self.announce()
+        trained: list[bool] = []
+
+        def begin(trainer: Trainer, module: LightningModule) -> None:
+            # not before: a run that cannot begin leaves nothing behind
+            trained.append(True)
+            if trainer.is_global_zero:
+                self.write_recipe()
+
+        self.trainer.callbacks.insert(0, LambdaCallback(on_train_start=begin))  # type: ignore[attr-defined]
+        checkpoint = self.folder.last if self.resume else None
+        try:
+            with _explained(checkpoint):
+                self.trainer.fit(self.model, self.datamodule, ckpt_path=checkpoint)
+        except BaseException:
+            self._release_folder()
+            raise
         if self.trainer.is_global_zero:
-            self.write_recipe()
-        self.trainer.fit(self.model, self.datamodule, ckpt_path=self.folder.last if self.resume else None)
-        if self.trainer.is_global_zero:
+            if not trained:
+                Console(soft_wrap=True).print(
+                    f"the run had all its {self.trainer.current_epoch} epochs already; to train on: "
+                    f"scalablevit fit --resume {shlex.quote(str(self.folder.path))} --epochs N",
+                    highlight=False,
+                    markup=False,
+                )
             self.write_results()
 
     def validate(self) -> Mapping[str, float]:
@@ -125,81 +249,326 @@ class TrainingCommand(LightningCLI):
             metric's name -> value.
         """
         self.announce()
-        (metrics,) = self.trainer.validate(self.model, self.datamodule, ckpt_path=self.checkpoint, verbose=False)
+        try:
+            with _explained(self.checkpoint):
+                (metrics,) = self.trainer.validate(
+                    self.model, self.datamodule, ckpt_path=self.checkpoint, verbose=False
+                )
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
         return metrics
 
     @rank_zero_only
     def announce(self) -> None:
         """Say what is about to happen."""
-        console = Console()
-        if hasattr(self.datamodule, "summary"):
-            console.print(self.datamodule.summary(), highlight=False, markup=False)
+        # standard output of validate is for the metrics
+        console = Console(soft_wrap=True, stderr=self.verb == "validate")
+        lines = [self.datamodule.summary()] if hasattr(self.datamodule, "summary") else []
         count = sum(p.numel() for p in self.model.network.parameters())
         name = getattr(self.model, "variant", type(self.model.network).__name__)
-        console.print(f"network     {name}, {count / 1e6:.1f} M parameters", highlight=False)
+        lines.append(f"network     {name}, {count / 1e6:.1f} M parameters")
+        if getattr(self.model, "load_report", None) is not None:
+            lines.append(f"weights     {self.model.load_report}")
         if self.verb == "fit":
-            console.print(f"run         {self.folder.path}", highlight=False)
+            lines.append(f"run         {self.folder.path}")
+        console.print("\n".join(lines), highlight=False, markup=False)
 
     def write_recipe(self) -> None:
         """Keep the resolved recipe and the environment; `fit --config RUN/recipe.yaml` repeats the run."""
-        # skip_none=False: a null that overrides a default would be lost otherwise.
-        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
-        write_atomically(self.folder.recipe, lambda file: file.write(text.encode()))
-        seed = self.config["seed_everything"]
-        self.folder.write_environment(seed=int(seed))
+        write_atomically(self.folder.recipe, lambda file: file.write(self.recipe_text.encode()))
+        self.folder.write_environment(seed=int(self.config["seed_everything"]))
 
     def write_results(self) -> None:
         """Weights to ship, curves, and the pictures of the task; the next command to try."""
         console = Console(soft_wrap=True)
         best = self.folder.best if self.folder.best.is_file() else None
         lines = self.model.write_results(self.folder.path, best)
-        plot_curves(self.folder.metrics, self.folder.curves)
+        if self.folder.metrics.is_file():  # fast_dev_run logs nothing
+            plot_curves(self.folder.metrics, self.folder.curves)
         for line in lines:
             console.print(line, highlight=False, markup=False)
         made = sorted(p.name for p in self.folder.path.iterdir() if not p.name.startswith("."))
         console.print(f"in {self.folder.path}: {', '.join(made)}", highlight=False, markup=False)
-        console.print("\nNext, try:", highlight=False)
-        inputs = " ".join(self.model.example_inputs())
-        console.print(f"  scalablevit predict {inputs} --weights {self.folder.path}", highlight=False, markup=False)
+        words = ["scalablevit", "predict", *self.model.example_inputs(), "--weights", str(self.folder.path)]
+        console.print(f"\nNext, try:\n  {shlex.join(words)}", highlight=False, markup=False)
 
 
-def readable(error: Exception) -> str:
-    """jsonargparse's message without what only programmers read."""
-    skipped = ("Subtypes:", "Given value", "Errors:", "Does not validate against any of the Union subtypes")
-    lines = []
-    for line in str(error).splitlines():
-        text = line.strip().removeprefix("- ")
-        if not text.startswith(skipped) and not text.endswith("<class 'NoneType'>"):
-            lines.append(line.rstrip())
-    return "\n".join(lines)
+class MovableCheckpoint(ModelCheckpoint):
+    """Knows the best score again in a run folder that was moved; Lightning's forgets it, and a worse one wins."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the files of this folder."""
+        here = Path(str(self.dirpath))
+
+        def moved(path: str) -> str:
+            return str(here / Path(path).name) if path else path
+
+        paths = {name: moved(state_dict[name]) for name in ("best_model_path", "kth_best_model_path")}
+        best = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
+
+
+class RunCheckpointIO(SafeCheckpointIO):
+    """Refuses what is no checkpoint of a Trainer, which would fail deep inside Lightning."""
+
+    def load_checkpoint(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As `SafeCheckpointIO`.
+
+        Raises:
+            ValueError: the file is no checkpoint of a run.
+        """
+        checkpoint = super().load_checkpoint(path, *args, **kwargs)
+        missing = {"pytorch-lightning_version", "state_dict", "epoch", "global_step"} - checkpoint.keys()
+        if missing:
+            raise ValueError(
+                f"{os.fspath(path)} is not a checkpoint of a run: it lacks {', '.join(sorted(missing))}. "
+                "Take RUN/checkpoints/last.ckpt or best.ckpt; weights alone go to fit --model.weights"
+            )
+        return checkpoint
+
+
+@contextlib.contextmanager
+def _explained(checkpoint: Path | None) -> Iterator[None]:
+    """A checkpoint of another network is the user's to mend."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Error(s) in loading state_dict" not in str(error):
+            raise
+        reasons = [line.strip() for line in str(error).splitlines()[1:]]
+        raise RecipeError(
+            f"{checkpoint} holds another network than the recipe builds ({reasons[0].rstrip('. ')}"
+            f"{f' and {len(reasons) - 1} more' if len(reasons) > 1 else ''}); "
+            "leave model and data as the run's recipe.yaml has them"
+        ) from error
+
+
+def _rank() -> int:
+    """Of this process, known before the ranks have met."""
+    return int(getattr(rank_zero_only, "rank", 0))
+
+
+def _seed(value: Any) -> int:
+    """The seed, if it is one that all generators take."""
+    if isinstance(value, bool) or not 0 <= int(value) <= _LARGEST_SEED:
+        raise RecipeError(f"--seed (seed_everything) must lie in 0 to {_LARGEST_SEED}, got {value}")
+    return int(value)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file.
+
+    Raises:
+        RecipeError: not YAML, or not a mapping; names file and line.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = "" if mark is None else f" line {mark.line + 1}"
+        raise RecipeError(f"{path}{line}: not valid YAML ({error.problem}); correct it") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not valid YAML ({str(error).splitlines()[0]}); correct it") from error
+    if not isinstance(settings, dict):
+        raise RecipeError(
+            f"{path}: a recipe is a mapping with the keys model, data and trainer, this is "
+            f"{'empty' if settings is None else type(settings).__name__}; start from `scalablevit recipes NAME`"
+        )
+    for key in settings:
+        if key not in _TOP:
+            close = difflib.get_close_matches(str(key), _TOP, 1)
+            hint = f"did you mean {close[0]}?" if close else f"a recipe has the keys {', '.join(_TOP)}"
+            raise RecipeError(f"there is no key {key} in {path}; {hint}")
+    return settings
+
+
+def _origin(error: BaseException) -> BaseException | None:
+    """What a class of ours or Lightning raised in jsonargparse; None: jsonargparse itself found fault."""
+    current: BaseException | None = error
+    while current is not None:
+        frame = current.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        module = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
+        if not module.startswith(("jsonargparse", "argparse", "yaml")):
+            return current
+        current = current.__cause__
+    return None
+
+
+_UNKNOWN = re.compile(
+    r"Group '(?P<group>[^']+)' does not accept option '(?P<member>[^']+)'"
+    r"|Option '(?P<option>[^']+)' is not accepted"
+    r"|unrecognized arguments: (?P<words>.+)"
+)
+_KEY = re.compile(r'Parser key "([^"]+)"')
+_EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: .*)?$", re.MULTILINE)
+_GOT = re.compile(r"(?:Got value|Given value): (.+?)$", re.MULTILINE)
+_NO_CLASS = re.compile(r"module '[^']+' has no attribute '[^']+'|No module named '[^']+'")
+_CLASS = re.compile(r"class_path '([^']+)'")
+
+
+def readable(error: BaseException, recipes: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """What jsonargparse finds wrong, in one sentence: the key, the value, the remedy.
+
+    Args:
+        error: raised by jsonargparse.
+        recipes: file -> settings, to name the file in which a key stands.
+    """
+    text = str(error)
+    prefix = ".".join(_KEY.findall(text)).replace(".init_args", "")
+    classes = _CLASS.findall(text)
+    unknown = _UNKNOWN.search(text)
+    if unknown is not None:
+        return _unknown_key(unknown, prefix, classes[-1] if classes else None, recipes or {})
+    missing = _NO_CLASS.search(text)
+    if missing is not None:
+        return f"{prefix}.class_path: there is no {classes[-1]} ({missing[0]}); correct its name"
+    got = _GOT.search(text)
+    expected = list(dict.fromkeys(_plain_type(kind) for kind in _EXPECTED.findall(text)))
+    if expected:
+        if len(expected) > 1 and "null" in expected:  # often said of the whole class around the value
+            expected.remove("null")
+        said = got[1] if got is not None and "Namespace(" not in got[1] else None
+        where = "" if said is None else _file_of(prefix, recipes or {}, said)
+        return f"{prefix}{where} must be {' or '.join(expected)}" + (
+            "" if said is None else f", got {said!r}"
+        )
+    last = text.strip().splitlines()[-1].strip()
+    return f"{prefix}: {last}" if prefix else last[:1].lower() + last[1:]
+
+
+def _unknown_key(
+    found: re.Match[str], prefix: str, class_path: str | None, recipes: Mapping[str, Mapping[str, Any]]
+) -> str:
+    parts = [prefix, found["group"], found["member"] or found["option"]]
+    if found["words"]:
+        word = found["words"].split()[0]
+        if not word.startswith("-"):
+            return f"{word!r} is not understood: values are given as --KEY VALUE"
+        parts.append(word.lstrip("-").partition("=")[0])
+    key = ".".join(part for part in parts if part).replace(".init_args", "")
+    known = list(_known_keys(prefix, class_path))
+    # the last word of a key is what is misspelt most; a full match of the path comes first
+    close = difflib.get_close_matches(key, known, 1, cutoff=0.75)
+    hint = (
+        f"did you mean {close[0]}?" if close else "`scalablevit fit --config NAME --print_config` lists all"
+    )
+    dashes = "--" if found["words"] and not prefix else ""
+    return f"there is no key {dashes}{key}{_file_of(key, recipes)}; {hint}"
+
+
+def _known_keys(prefix: str, class_path: str | None) -> Iterator[str]:
+    """Keys that a recipe may hold: below `prefix`, or all where it is empty."""
+    if prefix and class_path is not None:
+        with contextlib.suppress(ImportError, AttributeError):
+            module, _, name = class_path.rpartition(".")
+            yield from _keys_of(getattr(import_module(module), name), prefix)
+        return
+    yield from (*_TOP, "config", "run", "resume")
+    yield from ("devices", "epochs", "precision", "seed", "print_config")
+    yield from _keys_of(Trainer, "trainer")
+
+
+def _keys_of(kind: Any, prefix: str) -> Iterator[str]:
+    for name, parameter in inspect.signature(kind).parameters.items():
+        yield f"{prefix}.{name}"
+        for inner in (parameter.annotation, *typing.get_args(parameter.annotation)):
+            if dataclasses.is_dataclass(inner):
+                yield from _keys_of(inner, f"{prefix}.{name}")
+
+
+def _file_of(key: str, recipes: Mapping[str, Mapping[str, Any]], said: str | None = None) -> str:
+    """` in FILE` for the last recipe that holds the key, with the value `said` if given; else nothing."""
+    for file in reversed(list(recipes)):
+        value: Any = recipes[file]
+        for part in key.split("."):
+            if isinstance(value, Mapping) and part not in value:
+                value = value.get("init_args")
+            if not isinstance(value, Mapping) or part not in value:
+                break
+            value = value[part]
+        else:
+            return f" in {file}" if said is None or str(value) == said else ""
+    return ""
+
+
+def _plain_type(kind: str) -> str:
+    """`<class 'int'>` as a person says it."""
+    literal = re.fullmatch(r"typing\.Literal\[(.*)\]", kind)
+    if literal is not None:
+        return literal[1].replace("'", "")
+    names = {
+        "int": "a whole number",
+        "float": "a number",
+        "str": "text",
+        "bool": "true or false",
+        "NoneType": "null",
+    }
+    match = re.fullmatch(r"<class '(.*)'>", kind)
+    return names.get(match[1], match[1]) if match is not None else kind
 
 
 def check_devices(accelerator: str, devices: Any) -> None:
     """Refuse more devices than this machine has, in words; Lightning runs any number of CPU processes.
 
+    Args:
+        accelerator: of the Trainer.
+        devices: of the Trainer: a number, a list of them, "auto", or any of these as text.
+
     Raises:
-        ValueError: with the number asked for, the number there is, and the remedy.
+        RecipeError: with the number asked for, the number there is, and the remedy.
     """
-    gpus = torch.cuda.device_count()
-    if accelerator in ("auto", "cpu") and isinstance(devices, str) and devices in ("auto", "-1"):
+    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps", "tpu"):
+        raise RecipeError(
+            f"trainer.accelerator must be auto, cpu, gpu, cuda, mps or tpu, got {accelerator!r}"
+        )
+    gpus = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    on_gpu = accelerator in ("gpu", "cuda", "mps") or (accelerator == "auto" and gpus > 0)
+    if on_gpu and gpus == 0:
+        raise RecipeError(
+            f"trainer.accelerator {accelerator}: this machine has no GPU that torch can use; "
+            "train with --trainer.accelerator cpu, or mend the driver"
+        )
+    if devices in ("auto", -1, "-1") or accelerator == "tpu":
         return
     try:
-        wanted = len(devices) if isinstance(devices, list) else int(devices)
-    except ValueError:
-        return
-    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus > 0)
-    there = gpus if on_gpu else os.cpu_count() or 1
-    kind = "GPU(s)" if on_gpu else "CPU core(s)"
-    if wanted > there:
-        raise ValueError(
-            f"--devices {devices}: this machine has {there} {kind}; ask for at most {there}"
-            + ("" if gpus or accelerator != "gpu" else ", or train with --trainer.accelerator cpu")
+        listed = isinstance(devices, list) or "," in str(devices)
+        wanted = (
+            devices if isinstance(devices, list) else [int(word) for word in str(devices).split(",") if word]
         )
+    except ValueError:
+        raise RecipeError(
+            f"--devices {devices}: give a number of devices, a list such as 0,2, or auto"
+        ) from None
+    there, kind = (gpus, "GPU(s)") if on_gpu else (os.cpu_count() or 1, "CPU core(s)")
+    most = max(wanted) + 1 if listed else wanted[0]
+    if most > there or min(wanted) < 0 or (not listed and most < 1):
+        what = f"choose from 0 to {there - 1}" if listed else f"ask for 1 to {there}"
+        raise RecipeError(f"--devices {devices}: this machine has {there} {kind}; {what}")
+
+
+class _Terminal(logging.Handler):
+    """Warnings of ours as a line on stderr, once a run rather than once a process."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line; of the other ranks only what they alone know: which pictures they could not read."""
+        alone = dist.is_available() and dist.is_initialized() and record.name.endswith(".data")
+        if _rank() == 0 or alone:
+            # looked up at each call: a live bar puts its own stream there
+            sys.stderr.write(f"{record.levelname.lower()}: {record.getMessage()}\n")
 
 
 def quiet_lightning() -> None:
     """Keep what a user can act on: hide Lightning's tips and torch's internal deprecations."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    ours = logging.getLogger("scalablevit")
+    if not any(isinstance(handler, _Terminal) for handler in ours.handlers):
+        ours.addHandler(_Terminal(logging.WARNING))
+    if _rank() != 0:
+        warnings.simplefilter("ignore")
+        return
     for message in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",
@@ -207,5 +576,7 @@ def quiet_lightning() -> None:
         ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
         ".*LightningCLI's args parameter is intended.*",
         ".*Detected call of `lr_scheduler.step.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",
+        ".*Detected pickle protocol.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -4,18 +4,32 @@ import time
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 
 
-class ProgressLines(RichProgressBar):
-    """Lightning's live bar with short names, which a line per epoch replaces; in a log file, only those lines."""
+class ProgressLine(RichProgressBar):
+    """Lightning's live bar, narrower and with short names; nothing where the output is no terminal."""
 
     def __init__(self) -> None:
         super().__init__(leave=False, console_kwargs={"soft_wrap": False})
-        self._began = 0.0
         if not Console().is_terminal:
             self.disable()
+
+    def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
+        """Narrow enough that bar and metrics share a line of 80 characters."""
+        return [
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        ]
+
+    def _init_progress(self, trainer: Trainer) -> None:
+        super()._init_progress(trainer)
+        if self.progress is not None:
+            self.progress.live.transient = True  # a full bar below the epochs' lines is noise
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """The numbers beside the bar: `train/loss_step` as `loss`, `val/top1` as `top1`."""
@@ -26,14 +40,26 @@ class ProgressLines(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         return epoch_of(current_epoch, self.trainer.max_epochs)
 
+
+class EpochLines(Checkpoint):
+    """Leaves a line with the metrics of every epoch, in a terminal and in a log file.
+
+    It is a `Checkpoint` so that Lightning calls it after the task, which logs the epoch's metrics.
+    """
+
+    def __init__(self) -> None:
+        self._began = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the time: an epoch that is resumed in its middle does not start again."""
+        self._began = time.monotonic()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the time."""
         self._began = time.monotonic()
-        super().on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave a line."""
-        super().on_train_epoch_end(trainer, pl_module)
         if not trainer.is_global_zero:
             return
         parts = [epoch_of(trainer.current_epoch, trainer.max_epochs)]
@@ -42,7 +68,8 @@ class ProgressLines(RichProgressBar):
             parts.append(f"loss {metrics['train/loss_epoch']:.4f}")
         parts += [f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if name.startswith("val/")]
         parts.append(f"{time.monotonic() - self._began:.0f} s")
-        console = self._console if self._console is not None else Console(soft_wrap=True)
+        # The live bar's own console puts the line above it.
+        console = getattr(trainer.progress_bar_callback, "_console", None) or Console(soft_wrap=True)
         console.print("   ".join(parts), highlight=False)
 
 

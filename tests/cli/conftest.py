@@ -1,0 +1,25 @@
+"""Pictures and a finished run, made once."""
+
+from pathlib import Path
+
+import pytest
+from tiny_runs import Outcome, fit, write_pictures
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """18 pictures to train on, 9 to validate, three classes. Not to be written to."""
+    return write_pictures(tmp_path_factory.mktemp("data") / "my pictures")
+
+
+@pytest.fixture(scope="session")
+def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """A run of two epochs and what it said. Not to be written to."""
+    run = tmp_path_factory.mktemp("runs") / "it's done"
+    return run, fit(pictures, run)
+
+
+@pytest.fixture(scope="session")
+def run(finished: tuple[Path, Outcome]) -> Path:
+    """The folder of the finished run."""
+    return finished[0]

@@ -1,0 +1,106 @@
+"""Pictures of 16 pixels, a network of 0.6 M parameters, and the command run in this process."""
+
+import contextlib
+import io
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from scalablevit.classification import ClassificationTask
+from scalablevit.cli import main
+
+CLASSES = ("blue sky", "grün", "red")
+# Of every recipe: a network and pictures small enough for a test, loaded in this process.
+SMALL = (
+    "--model.variant=scalablevit_atto",
+    "--model.head=auto",
+    "--model.window_size=2",
+    "--data.image_size=16",
+    "--data.batch_size=4",
+    "--data.num_workers=0",
+    "--precision=32-true",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=true",
+)
+
+
+@dataclass
+class Outcome:
+    """What a command left: exit code and its two streams."""
+
+    code: int
+    out: str
+    err: str
+
+
+def write_pictures(
+    root: Path, *, classes: Sequence[str] = CLASSES, num_train: int = 6, num_val: int = 3
+) -> Path:
+    """Noise, with the class as the brightest colour: learned within a few steps."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", num_train), ("val", num_val)):
+        for k, name in enumerate(classes):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 80, (16, 16, 3)).astype(np.uint8)
+                pixels[..., k % 3] += 150
+                Image.fromarray(pixels).save(folder / f"pic {i}.png")
+    return root
+
+
+def scalablevit(*words: str | Path) -> Outcome:
+    """Run the command in this process. An exception is a stack trace to a user, and fails the test."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def fit(data: Path, run: Path, *words: str | Path, recipe: str | Path = "train_folder", epochs: int = 2) -> Outcome:
+    """A small run that must end well."""
+    outcome = scalablevit(
+        "fit", "--config", recipe, *SMALL, "--data.root", data, "--run", run, "--epochs", str(epochs), *words
+    )
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
+def stop_at_batch(monkeypatch: pytest.MonkeyPatch, batch: int, signum: int = signal.SIGINT) -> None:
+    """Let a run get a signal at its `batch`-th training batch, once."""
+    original = ClassificationTask.on_train_batch_start
+    begun = []
+
+    def and_stop(self: ClassificationTask, *args: Any) -> None:
+        begun.append(True)
+        if len(begun) == batch:
+            os.kill(os.getpid(), signum)
+        original(self, *args)
+
+    monkeypatch.setattr(ClassificationTask, "on_train_batch_start", and_stop)
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a run's model.safetensors."""
+    return safetensors.torch.load_file(run / "model.safetensors")
+
+
+def assert_same_result(run: Path, other: Path) -> None:
+    """Weights and metrics, to the bit."""
+    ours, theirs = weights_of(run), weights_of(other)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert (run / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
+    assert (run / "results.json").read_text() == (other / "results.json").read_text()
