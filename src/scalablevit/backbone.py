@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -306,7 +306,7 @@ class ScalableViT(nn.Module):
         if prune_norm:
             self.norm = nn.Identity()
         elif last + 1 < len(self.feature_info):
-            weight = self.stages[0].patch_embed.proj.weight
+            weight = next(self.parameters())
             dim = self.feature_info[last]["num_chs"]
             self.norm = nn.LayerNorm(dim, eps=1e-6, device=weight.device, dtype=weight.dtype)
         self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
@@ -320,7 +320,7 @@ class ScalableViT(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the head by a fresh one of the same type; 0 classes leave it out."""
-        weight = self.stages[0].patch_embed.proj.weight
+        weight = next(self.parameters())
         self._make_head(num_classes, self.global_pool if global_pool is None else global_pool)
         self.head.apply(_init_weights)
         self.head.to(device=weight.device, dtype=weight.dtype)
@@ -337,13 +337,13 @@ class ScalableViT(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute blocks in the backward pass instead of keeping their activations."""
-        for stage in self.stages:
+        for stage in typed(self.stages):
             stage.grad_checkpointing = enable
 
     @property
     def grad_checkpointing(self) -> bool:
         """Whether blocks are recomputed in the backward pass."""
-        return any(stage.grad_checkpointing for stage in self.stages)
+        return any(stage.grad_checkpointing for stage in typed(self.stages))
 
     def set_input_size(
         self,
@@ -361,7 +361,7 @@ class ScalableViT(nn.Module):
         if patch_size not in (None, 4, (4, 4)):
             raise ValueError(f"patch_size is fixed at 4 by the first convolution, got {patch_size}")
         if window_size is not None:
-            for stage, size in zip(self.stages, _per_stage(window_size, len(self.stages)), strict=True):
+            for stage, size in zip(typed(self.stages), _per_stage(window_size, len(self.stages)), strict=True):
                 for block in stage.blocks:
                     if isinstance(block.attn, InteractiveWindowSelfAttention):
                         block.attn.set_window_size(size)
@@ -416,7 +416,7 @@ class PyramidBackbone(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute blocks in the backward pass instead of keeping their activations."""
-        for stage in self.stages:
+        for stage in typed(self.stages):
             stage.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
@@ -469,6 +469,11 @@ def create_backbone(
     return PyramidBackbone(body)
 
 
+def typed(stages: nn.ModuleList) -> list[Stage]:
+    """The stages, for the type checker: torch's ModuleList does not say what it holds."""
+    return [cast(Stage, stage) for stage in stages]
+
+
 def check_images(images: Tensor, in_chans: int) -> None:
     """Refuse what is not a batch of floating-point images of `in_chans` channels."""
     if images.ndim != 4 or images.shape[1] != in_chans:
@@ -484,7 +489,7 @@ def check_images(images: Tensor, in_chans: int) -> None:
 
 def peg_weights(stages: nn.ModuleList) -> set[str]:
     """Names of the kernels of PEG, which are not decayed."""
-    return {f"stages.{i}.peg.conv.weight" for i, s in enumerate(stages) if not isinstance(s.peg, nn.Identity)}
+    return {f"stages.{i}.peg.conv.weight" for i, s in enumerate(typed(stages)) if not isinstance(s.peg, nn.Identity)}
 
 
 def layer_groups(coarse: bool) -> dict[str, Any]:

@@ -297,7 +297,8 @@ def adapt_in_chans(weight: Tensor, in_chans: int) -> Tensor:
 
 def describe_variant(state: Mapping[str, Tensor]) -> str:
     """Name of the variant that a state dict in our names holds, or its widths and depths."""
-    widths, depths = [], []
+    widths: list[int] = []
+    depths: list[int] = []
     while (stem := state.get(f"stages.{len(widths)}.patch_embed.proj.weight")) is not None:
         blocks = {key.split(".")[3] for key in state if key.startswith(f"stages.{len(widths)}.blocks.")}
         widths.append(stem.shape[0])

@@ -46,7 +46,7 @@ def run_compiled(model: ScalableViT, sizes: list[tuple[int, ...]], backend: str)
 
 
 def test_one_dynamic_graph_above_224_pixels() -> None:
-    """Where a stage has but one window (up to 112 or 224 pixels), torch guards on that and makes another graph."""
+    """Where a stage has but one window (up to 224 pixels), torch guards on that and makes another graph."""
     sizes = [(2, 3, 256, 288), (3, 3, 257, 301), (2, 3, 320, 260)]
     assert run_compiled(atto().eval(), sizes, "eager") == 1
 

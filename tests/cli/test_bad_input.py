@@ -1,4 +1,4 @@
-"""Each mistake ends in one clear message on stderr and an exit code, never in a stack trace; nothing is lost."""
+"""Each mistake ends in one clear message and an exit code, never in a stack trace; nothing is lost."""
 
 import os
 import pickle

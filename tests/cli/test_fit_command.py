@@ -14,7 +14,7 @@ import torch
 import yaml
 from tiny_runs import CLASSES, SMALL, Outcome, assert_same_result, fit, scalablevit, stop_at_batch, weights_of
 
-from scalablevit.classification import Classifier, ClassificationTask
+from scalablevit.classification import ClassificationTask, Classifier
 from scalablevit.images import read_image
 from scalablevit.weights import read_metadata
 
@@ -40,8 +40,13 @@ def test_a_run_leaves_everything_behind(finished: tuple[Path, Outcome]) -> None:
     assert environment["seed"] == 0
     assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
     # in a pipe: a line an epoch, nothing of a bar, nothing of Lightning's
-    assert [line[:9] for line in said.out.splitlines() if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
-    assert all(" loss " in line and " val/top1 " in line for line in said.out.splitlines() if line[:5] == "epoch")
+    assert [line[:9] for line in said.out.splitlines() if line.startswith("epoch")] == [
+        "epoch 1/2",
+        "epoch 2/2",
+    ]
+    assert all(
+        " loss " in line and " val/top1 " in line for line in said.out.splitlines() if line[:5] == "epoch"
+    )
     assert "\x1b" not in said.out + said.err
     assert all(line.startswith("warning: ") for line in said.err.splitlines())
 
@@ -174,7 +179,15 @@ def test_the_run_folder_is_named_after_the_recipe(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ("fit", "--config", "train_folder", *SMALL, "--data.root", pictures, "--trainer.fast_dev_run=true")
+    words = (
+        "fit",
+        "--config",
+        "train_folder",
+        *SMALL,
+        "--data.root",
+        pictures,
+        "--trainer.fast_dev_run=true",
+    )
     outcome = scalablevit(*words)
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "runs" / "train_folder" / "model.safetensors").is_file()
@@ -212,7 +225,9 @@ def test_fine_tuning_infers_classes_and_swaps_the_head(
             shutil.copytree(pictures / part / name, data / part / name)
     tasks: list[ClassificationTask] = []
     original = ClassificationTask.on_fit_start
-    monkeypatch.setattr(ClassificationTask, "on_fit_start", lambda task: (tasks.append(task), original(task))[1])
+    monkeypatch.setattr(
+        ClassificationTask, "on_fit_start", lambda task: (tasks.append(task), original(task))[1]
+    )
     weights = tmp_path / "weights"
     shutil.copytree(run, weights)
     outcome = fit(data, tmp_path / "run", "--model.weights", weights, recipe="finetune_folder", epochs=1)

@@ -20,7 +20,9 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def scalablevit(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([SCRIPT, *map(str, words)], capture_output=True, text=True, env=ENVIRONMENT, timeout=240)
+    return subprocess.run(
+        [SCRIPT, *map(str, words)], capture_output=True, text=True, env=ENVIRONMENT, timeout=240
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,9 @@ def test_two_processes_count_every_picture_once(pictures: Path, tmp_path: Path) 
     assert result.stderr.count("warning: ") == 1, result.stderr
     rows = (run / "metrics.csv").read_text().splitlines()
     assert len(rows) == 3
-    best = max(float(dict(zip(rows[0].split(","), row.split(","), strict=True))["val/top1"]) for row in rows[1:])
+    best = max(
+        float(dict(zip(rows[0].split(","), row.split(","), strict=True))["val/top1"]) for row in rows[1:]
+    )
     results = json.loads((run / "results.json").read_text())
     assert results["count"] == 21
     assert results["top1"] == pytest.approx(best, abs=1e-6)

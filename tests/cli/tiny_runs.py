@@ -69,7 +69,9 @@ def scalablevit(*words: str | Path) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
-def fit(data: Path, run: Path, *words: str | Path, recipe: str | Path = "train_folder", epochs: int = 2) -> Outcome:
+def fit(
+    data: Path, run: Path, *words: str | Path, recipe: str | Path = "train_folder", epochs: int = 2
+) -> Outcome:
     """A small run that must end well."""
     outcome = scalablevit(
         "fit", "--config", recipe, *SMALL, "--data.root", data, "--run", run, "--epochs", str(epochs), *words

@@ -81,3 +81,14 @@ def test_norms_use_1e_6(eps_at: str) -> None:
         "block": Block(4, attn=nn.Identity(), mlp=nn.Identity()).norm2,
     }
     assert norms[eps_at].eps == 1e-6
+
+
+def test_mlp_gives_the_same_with_and_without_gradients() -> None:
+    layer = Mlp(4, 8)
+    x = torch.randn(3, 4)
+    kept = x.clone()
+    expected = layer(x)
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
+    assert torch.equal(x, kept)

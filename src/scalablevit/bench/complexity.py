@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scalablevit.backbone import ScalableViT
+from scalablevit.backbone import ScalableViT, typed
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def describe(model: ScalableViT, height: int, width: int) -> dict[str, Any]:
     """
     cost = count(model, torch.empty(1, model.in_chans, height, width))
     stages, size = [], (height, width)
-    for info, stage in zip(model.feature_info, model.stages, strict=True):
+    for info, stage in zip(model.feature_info, typed(model.stages), strict=True):
         stride = stage.patch_embed.proj.stride[0]
         size = (-(-size[0] // stride), -(-size[1] // stride))
         stages.append(

@@ -1,10 +1,10 @@
 """Pictures of what a classifier does: confusion matrix, sheet of predictions, one annotated picture."""
 
 import math
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,6 +16,8 @@ from scalablevit.classification.evaluate import Evaluation
 from scalablevit.images import ImageError, read_image
 
 _RIGHT, _WRONG = "#1a7f37", "#b3261e"
+_FONT = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+_THUMBNAIL = 256
 _MOST_NAMED_CLASSES = 40
 _MOST_NUMBERED_CLASSES = 20
 
@@ -43,15 +45,17 @@ def draw_confusion(confusion: Tensor, class_names: Sequence[str], path: Path) ->
         f"{np.trace(counts):,} of {counts.sum():,} right ({np.trace(counts) / max(counts.sum(), 1):.1%})"
     )
     if K <= _MOST_NAMED_CLASSES:
-        labels = [textwrap.shorten(name, 24, placeholder="…") for name in class_names]
+        labels = [_short(name, 24) for name in class_names]
+        leaning = max(map(len, labels)) >= 3
         axes.set_xticks(
             range(K),
             labels,
-            rotation=0 if max(map(len, labels)) < 3 else 60,
-            ha="center" if max(map(len, labels)) < 3 else "right",
+            rotation=60 if leaning else 0,
+            ha="right" if leaning else "center",
             rotation_mode="anchor",
+            parse_math=False,  # a class may have a $ in its name
         )
-        axes.set_yticks(range(K), labels)
+        axes.set_yticks(range(K), labels, parse_math=False)
     if K <= _MOST_NUMBERED_CLASSES:
         for row, column in np.argwhere(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
@@ -91,15 +95,16 @@ def draw_predictions(
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.set_axis_off()
         try:
-            axes.imshow(read_image(dataset.path(int(result.indices[i]))))
+            image = read_image(dataset.path(int(result.indices[i])))
         except ImageError:  # readable when it was evaluated, gone since
             continue
-        right = predicted[i] == result.targets[i]
-        said = textwrap.shorten(class_names[predicted[i]], 22, placeholder="…")
-        title = f"{said} {probability[i]:.0%}"
-        if not right:
-            title += f"\nis {textwrap.shorten(class_names[result.targets[i]], 22, placeholder='…')}"
-        axes.set_title(title, fontsize=9, color=_RIGHT if right else _WRONG)
+        image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        axes.imshow(image)
+        said, true = int(predicted[i]), int(result.targets[i])
+        title = f"{_short(class_names[said], 22)} {probability[i]:.0%}"
+        if said != true:
+            title += f"\nis {_short(class_names[true], 22)}"
+        axes.set_title(title, fontsize=9, color=_RIGHT if said == true else _WRONG, parse_math=False)
     figure.suptitle(
         "Validation pictures: the surest mistakes in red, then a sample" if wrong else "Validation pictures"
     )
@@ -119,7 +124,8 @@ def annotate(image: Image.Image, lines: Sequence[str]) -> Image.Image:
     scale = math.ceil(256 / max(image.size)) if max(image.size) < 256 else 1
     picture = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
     size = max(14, max(picture.size) // 40)
-    font = ImageFont.load_default(size)
+    # Pillow's own font knows ASCII only; matplotlib brings one with most alphabets.
+    font = ImageFont.truetype(_FONT, size)
     text_width = math.ceil(max(font.getlength(line) for line in lines))
     width = max(picture.width, text_width + 2 * size)
     sheet = Image.new("RGB", (width, picture.height + round(size * (1.4 * len(lines) + 0.8))), "#1f2328")
@@ -128,3 +134,7 @@ def annotate(image: Image.Image, lines: Sequence[str]) -> Image.Image:
     for i, line in enumerate(lines):
         draw.text((size, picture.height + round(size * (0.4 + 1.4 * i))), line, font=font, fill="white")
     return sheet
+
+
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

@@ -155,7 +155,9 @@ class ClassificationTask(TrainingModule):
                 num_classes=K,
             )
         self.unreadable = UnreadableFiles(0)  # setup() asks the data how many
-        self.train_loss = MeanMetric()  # of the epoch; unlike what self.log() averages, it goes into checkpoints
+        self.train_loss = (
+            MeanMetric()
+        )  # of the epoch; unlike what self.log() averages, it goes into checkpoints
         self.val_loss = MeanMetric()
         self.val_top1 = MulticlassAccuracy(num_classes=K, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes=K, top_k=5, average="micro") if K > 5 else None
@@ -180,15 +182,15 @@ class ClassificationTask(TrainingModule):
         self.train_loss.reset()
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's mean loss, over all ranks and over an interruption."""
+        """Log the epoch's mean loss, over all ranks and over an interruption, and where the schedule is."""
+        self.log("lr_epoch", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
         self.log("train/loss_epoch", self.train_loss.compute())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which network and which classes the weights are for, and the epoch's loss so far."""
         super().on_save_checkpoint(checkpoint)
         with self.train_loss.sync_context():  # over all ranks
-            state = self.train_loss.metric_state
-            checkpoint["train_loss"] = {name: float(value) for name, value in state.items()}
+            checkpoint["train_loss"] = (float(self.train_loss.mean_value), float(self.train_loss.weight))
         checkpoint["classifier"] = {"variant": self.variant, "class_names": self.class_names}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -199,8 +201,9 @@ class ClassificationTask(TrainingModule):
         """
         super().on_load_checkpoint(checkpoint)
         if self.global_rank == 0:  # its sum over all ranks counts once
-            for name, value in checkpoint.get("train_loss", {}).items():
-                getattr(self.train_loss, name).fill_(value)
+            total, weight = checkpoint.get("train_loss", (0.0, 0.0))
+            if weight > 0:
+                self.train_loss.update(total / weight, weight=weight)
         theirs = checkpoint.get("classifier")
         if theirs is None:
             raise ValueError("the checkpoint is not one of a classifier: take one of this run's checkpoints")

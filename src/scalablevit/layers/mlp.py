@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,4 +24,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+        x = self.fc1(x)  # (..., hidden_dim), the largest tensor of a block: without gradients it is not doubled
+        in_place = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        x = torch.ops.aten.gelu_(x) if in_place else F.gelu(x)
+        return self.drop(self.fc2(self.drop(x)))

@@ -1,0 +1,106 @@
+"""`scalablevit predict`: inputs, table, JSON lines, annotated pictures, files that cannot be read."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_runs import CLASSES, scalablevit
+
+from scalablevit.images import read_image
+
+
+def test_files_folders_and_globs(pictures: Path, run: Path) -> None:
+    val = pictures / "val"
+    outcome = scalablevit(
+        "predict", val / "red", val / "gr*" / "*.png", val / "red" / "pic 0.png", "--weights", run
+    )
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert lines[0].split() == ["picture", "class", "probability"]
+    assert sum(line.startswith(str(pictures)) for line in lines) == 6
+    assert len(lines) == 1 + 6 * 3
+
+
+def test_json_lines_and_top(pictures: Path, run: Path) -> None:
+    words = (
+        "predict",
+        pictures / "val",
+        "--weights",
+        run / "model.safetensors",
+        "--json",
+        "--batch-size",
+        "2",
+    )
+    for top, expected in ((2, 2), (99, 3)):
+        outcome = scalablevit(*words, "--top", str(top))
+        rows = [json.loads(line) for line in outcome.out.splitlines()]
+        assert [row["path"] for row in rows] == sorted(map(str, (pictures / "val").rglob("*.png")))
+        for row in rows:
+            found = row["predictions"]
+            assert len(found) == expected
+            assert {item["class"] for item in found} <= set(CLASSES)
+            probabilities = [item["probability"] for item in found]
+            assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+    assert "grün" in outcome.out
+
+
+def test_it_agrees_with_the_results_of_the_run(pictures: Path, run: Path) -> None:
+    outcome = scalablevit("predict", pictures / "val", "--weights", run, "--json", "--top", "1")
+    rows = [json.loads(line) for line in outcome.out.splitlines()]
+    right = [Path(row["path"]).parent.name == row["predictions"][0]["class"] for row in rows]
+    assert sum(right) / len(right) == pytest.approx(json.loads((run / "results.json").read_text())["top1"])
+
+
+def test_annotated_pictures_keep_their_names_apart(pictures: Path, run: Path, tmp_path: Path) -> None:
+    val = pictures / "val"
+    outcome = scalablevit("predict", val / "red", val / "grün", "--weights", run, "--save", tmp_path / "out")
+    assert outcome.code == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["pic 0.png", "pic 0_2.png", "pic 1.png", "pic 1_2.png", "pic 2.png", "pic 2_2.png"]
+    assert min(read_image(tmp_path / "out" / names[0]).size) >= 256
+
+
+def test_what_cannot_be_read_is_skipped_and_told(pictures: Path, run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pictures / "val" / "red", tmp_path / "in"))
+    (folder / "bad.png").write_bytes(b"junk")
+    (folder / "empty.jpg").touch()
+    outcome = scalablevit("predict", folder, "--weights", run)
+    assert outcome.code == 1
+    assert sorted(line.split(":")[0] for line in outcome.err.splitlines()) == [
+        f"skipped {folder}/bad.png",
+        f"skipped {folder}/empty.jpg",
+    ]
+    assert outcome.out.count("pic ") == 3
+    lines = scalablevit("predict", folder, "--weights", run, "--json").out.splitlines()
+    assert [("error" in json.loads(line)) for line in lines].count(True) == 2
+    only = scalablevit("predict", folder / "bad.png", "--weights", run)
+    assert (only.code, only.out) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.png"], "nowhere.png: there is no such file or folder"),
+        (["--top=0"], "top and batch_size must be at least 1"),
+        (["--device=foo"], "--device foo: no such device"),
+        (["--device=cuda:99"], "--device cuda:99: this machine has"),
+    ],
+)
+def test_wrong_words(pictures: Path, run: Path, words: list[str], message: str) -> None:
+    outcome = scalablevit("predict", *words, pictures / "val", "--weights", run)
+    assert outcome.code == 1
+    assert outcome.err.startswith(f"scalablevit: error: {message}")
+
+
+def test_weights_that_are_none_of_a_run(run: Path, pictures: Path, tmp_path: Path) -> None:
+    nowhere = scalablevit("predict", pictures, "--weights", tmp_path / "none")
+    assert nowhere.code == 1
+    assert "no weights at" in nowhere.err
+    checkpoint = scalablevit("predict", pictures, "--weights", run / "checkpoints" / "best.ckpt")
+    assert checkpoint.code == 1
+    assert "takes a run folder or its model.safetensors" in checkpoint.err
+    missing = scalablevit("predict", pictures)
+    assert missing.code == 2
+    assert "--weights" in missing.err

@@ -1,0 +1,64 @@
+"""`info`, `check-data` and `recipes`."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_runs import scalablevit
+
+from scalablevit.recipes import recipe_names
+
+
+@pytest.mark.parametrize(
+    ("words", "millions", "billions"),
+    [
+        (["scalablevit_small"], 32.0, 4.09),
+        (["scalablevit_small", "--scale-value"], 32.4, 4.14),
+        (["scalablevit_base"], 81.9, 8.56),
+        (["scalablevit_large"], 109.3, 14.68),
+    ],
+    ids=["S", "S-scaled", "B", "L"],
+)
+def test_info_gives_the_published_figures(words: list[str], millions: float, billions: float) -> None:
+    (row,) = json.loads(scalablevit("info", *words, "--json").out).values()
+    assert row["parameters"] / 1e6 == pytest.approx(millions, abs=0.05)
+    assert row["multiply_adds"] / 1e9 == pytest.approx(billions, rel=0.005)
+    assert row["flops"] > 2 * row["multiply_adds"]
+    assert [stage["height"] for stage in row["stages"]] == [56, 28, 14, 7]
+
+
+def test_info_as_text() -> None:
+    every = scalablevit("info").out
+    assert [line.split()[1] for line in every.splitlines()[1:4]] == ["32.00", "81.88", "109.29"]
+    one = scalablevit("info", "scalablevit_atto", "--size", "100", "333", "--classes", "10").out
+    assert "for 100 x 333 pixels" in one
+    assert "25 x 84 tokens" in one
+
+
+def test_check_data(pictures: Path, tmp_path: Path) -> None:
+    good = scalablevit("check-data", pictures)
+    assert good.code == 0
+    assert "no errors" in good.out
+    data = Path(shutil.copytree(pictures, tmp_path / "data"))
+    (data / "train" / "red" / "pic 0.png").write_bytes(b"junk")
+    bad = scalablevit("check-data", data, "--json")
+    assert bad.code == 1
+    assert [
+        problem["path"] for problem in json.loads(bad.out)["problems"] if problem["severity"] == "error"
+    ] == [str(data / "train" / "red" / "pic 0.png")]
+    nowhere = scalablevit("check-data", tmp_path / "none")
+    assert nowhere.code == 1
+    assert "the data folder does not exist" in nowhere.out
+
+
+def test_recipes() -> None:
+    listed = scalablevit("recipes")
+    assert listed.code == 0
+    names = [line.split()[0] for line in listed.out.split("\n\n")[0].splitlines()]
+    assert names == recipe_names()
+    assert {"digits", "finetune_folder", "imagenet_small", "imagenet_base", "imagenet_large"} <= set(names)
+    printed = scalablevit("recipes", "digits").out
+    assert printed.startswith("# Demonstration")
+    assert yaml.safe_load(printed)["data"]["init_args"]["builtin"] == "digits"
