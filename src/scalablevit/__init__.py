@@ -44,7 +44,18 @@ __all__ = [
 ]
 
 _OF_WEIGHTS = {"LoadReport", "WeightsError", "load_model", "load_weights", "save_model", "save_weights"}
-_ROOMS = {"layers", "ops", "classification", "detection", "segmentation", "training", "datasets", "export", "explain", "bench"}
+_ROOMS = {
+    "bench",
+    "classification",
+    "datasets",
+    "detection",
+    "explain",
+    "export",
+    "layers",
+    "ops",
+    "segmentation",
+    "training",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -529,18 +529,29 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-# fmt: off
+def _variant(
+    embed_dims: tuple[int, ...],
+    num_heads: tuple[int, ...],
+    depths: tuple[int, ...],
+    channel_ratios: tuple[float, ...],
+    head: str = "published",
+) -> dict[str, Any]:
+    return dict(
+        embed_dims=embed_dims, num_heads=num_heads, depths=depths, channel_ratios=channel_ratios, head=head
+    )
+
+
+# channels, heads, blocks and r_c of the stages
 VARIANTS: dict[str, dict[str, Any]] = {
     # Of the paper, table 1.
-    "scalablevit_small": dict(embed_dims=(64, 128, 256, 512), num_heads=(2, 4, 8, 16), depths=(2, 2, 20, 2), channel_ratios=(1.25, 1.25, 1.25, 1.0)),
-    "scalablevit_base": dict(embed_dims=(96, 192, 384, 768), num_heads=(3, 6, 12, 24), depths=(2, 2, 14, 6), channel_ratios=(2.0, 1.25, 1.25, 1.0)),
-    "scalablevit_large": dict(embed_dims=(128, 256, 512, 1024), num_heads=(4, 8, 16, 32), depths=(2, 6, 12, 4), channel_ratios=(0.25, 0.5, 1.0, 1.0)),
+    "scalablevit_small": _variant((64, 128, 256, 512), (2, 4, 8, 16), (2, 2, 20, 2), (1.25, 1.25, 1.25, 1.0)),
+    "scalablevit_base": _variant((96, 192, 384, 768), (3, 6, 12, 24), (2, 2, 14, 6), (2.0, 1.25, 1.25, 1.0)),
+    "scalablevit_large": _variant((128, 256, 512, 1024), (4, 8, 16, 32), (2, 6, 12, 4), (0.25, 0.5, 1.0, 1.0)),
     # Our own, not in the paper: for small data, CPUs and tests. Their head is plain.
-    "scalablevit_tiny": dict(embed_dims=(32, 64, 160, 320), num_heads=(1, 2, 5, 10), depths=(2, 2, 6, 2), channel_ratios=(1.25, 1.25, 1.25, 1.0), head="plain"),
-    "scalablevit_nano": dict(embed_dims=(32, 64, 128, 256), num_heads=(1, 2, 4, 8), depths=(2, 2, 2, 2), channel_ratios=(1.25, 1.25, 1.25, 1.0), head="plain"),
-    "scalablevit_atto": dict(embed_dims=(16, 32, 64, 128), num_heads=(1, 2, 4, 8), depths=(2, 2, 2, 2), channel_ratios=(1.25, 1.25, 1.25, 1.0), head="plain"),
+    "scalablevit_tiny": _variant((32, 64, 160, 320), (1, 2, 5, 10), (2, 2, 6, 2), (1.25, 1.25, 1.25, 1.0), "plain"),
+    "scalablevit_nano": _variant((32, 64, 128, 256), (1, 2, 4, 8), (2, 2, 2, 2), (1.25, 1.25, 1.25, 1.0), "plain"),
+    "scalablevit_atto": _variant((16, 32, 64, 128), (1, 2, 4, 8), (2, 2, 2, 2), (1.25, 1.25, 1.25, 1.0), "plain"),
 }
-# fmt: on
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -567,7 +578,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 
 # No weights can be fetched by name: the authors' files are not on a hub. `pretrained=True` therefore raises in timm,
 # unless a source is given: `local-dir:`, `hf-hub:`, or pretrained_cfg_overlay=dict(file=...).
-default_cfgs = generate_default_cfgs({f"{name}.in1k" if "head" not in v else name: _cfg() for name, v in VARIANTS.items()})
+default_cfgs = generate_default_cfgs({name: _cfg() for name in VARIANTS})
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> ScalableViT:

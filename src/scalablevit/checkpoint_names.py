@@ -11,7 +11,7 @@ T = TypeVar("T")
 _RENAMES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        # Dense checkpoints say `blocks` where classifiers say `stages`; ours have both words, so match the second number.
+        # Dense checkpoints say `blocks` where classifiers say `stages`; ours have both, so match two numbers.
         (r"^(?:stages|blocks)\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
         (r"^patch_embeds\.(\d+)\.", r"stages.\1.patch_embed."),
         (r"^pos_block\.(\d+)\.proj\.0\.", r"stages.\1.peg.conv."),

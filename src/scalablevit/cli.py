@@ -84,9 +84,7 @@ def _words_of(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if "OutOfMemoryError" in _names_of(error):
         first = str(error).split(". ")[0]
-        return (
-            f"{first}; lower data.batch_size (model.global_batch keeps the step), or try grad_checkpointing"
-        )
+        return f"{first}; lower data.batch_size (model.global_batch keeps the step), or try grad_checkpointing"
     return str(error)
 
 
@@ -135,9 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str
-) -> argparse.ArgumentParser:
+def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
     parser.set_defaults(run=run)
     return parser
@@ -146,40 +142,26 @@ def _add(
 def _add_predict(commands: Any) -> None:
     parser = _add(commands, "predict", _predict, "name what is in pictures")
     parser.add_argument("inputs", nargs="+", metavar="PICTURE", help="files, folders or globs")
-    parser.add_argument(
-        "--weights", required=True, metavar="RUN|FILE", help="run folder, or its model.safetensors"
-    )
+    parser.add_argument("--weights", required=True, metavar="RUN|FILE", help="run folder, or its model.safetensors")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to name (default: 5)")
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON object a line and picture instead of a table"
-    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line and picture instead of a table")
     parser.add_argument("--save", metavar="FOLDER", help="write annotated pictures there")
-    parser.add_argument(
-        "--batch-size", type=int, default=16, metavar="N", help="pictures at a time (default: 16)"
-    )
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="pictures at a time (default: 16)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
 
 
 def _add_info(commands: Any) -> None:
     parser = _add(commands, "info", _info, "print parameters, FLOPs and the sizes of the feature maps")
     parser.add_argument("variant", nargs="?", help="such as scalablevit_small (default: a line for each)")
-    parser.add_argument(
-        "--size", type=int, nargs="+", default=[224], metavar="N", help="pixels: side, or height width"
-    )
-    parser.add_argument(
-        "--classes", type=int, default=1000, metavar="N", help="classes of the head (default: 1000)"
-    )
+    parser.add_argument("--size", type=int, nargs="+", default=[224], metavar="N", help="pixels: side, or height width")
+    parser.add_argument("--classes", type=int, default=1000, metavar="N", help="classes of the head (default: 1000)")
     parser.add_argument("--scale-value", action="store_true", help="the scaled-value form of SSA")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_check_data(commands: Any) -> None:
-    parser = _add(
-        commands, "check-data", _check_data, "find every bad file of a data folder before training does"
-    )
-    parser.add_argument(
-        "root", help="folder with a folder per class, or with train/ and val/ that hold those"
-    )
+    parser = _add(commands, "check-data", _check_data, "find every bad file of a data folder before training does")
+    parser.add_argument("root", help="folder with a folder per class, or with train/ and val/ that hold those")
     parser.add_argument("--train", default="auto", metavar="NAME", help="training folder in it")
     parser.add_argument("--val", default="auto", metavar="NAME", help="validation folder in it")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -308,12 +290,8 @@ def _predict(args: argparse.Namespace) -> int:
             failed += 1
             print(f"skipped {prediction.error}", file=sys.stderr)
             continue
-        for i, (name, probability) in enumerate(
-            zip(prediction.classes, prediction.probabilities, strict=True)
-        ):
-            table.add_row(
-                str(prediction.path) if i == 0 else "", name, f"{probability:.1%}", end_section=True
-            )
+        for i, (name, probability) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
+            table.add_row(str(prediction.path) if i == 0 else "", name, f"{probability:.1%}", end_section=True)
         if folder is not None and prediction.image is not None:
             folder.mkdir(parents=True, exist_ok=True)
             annotate(prediction.image, prediction.lines()).save(folder / names[prediction.path])
@@ -361,9 +339,7 @@ def _info(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
-    print(
-        f"{'variant':<20}{'parameters':>12}{'multiply-adds':>16}{'FLOPs':>10}   for {height} x {width} pixels"
-    )
+    print(f"{'variant':<20}{'parameters':>12}{'multiply-adds':>16}{'FLOPs':>10}   for {height} x {width} pixels")
     for name, row in rows.items():
         print(
             f"{name:<20}{row['parameters'] / 1e6:>10.2f} M{row['multiply_adds'] / 1e9:>14.2f} G"

@@ -54,7 +54,9 @@ class LoadReport:
     def __str__(self) -> str:
         lines = [f"loaded {self.source} ({self.variant}): {len(self.matched)} tensors matched"]
         lines += [f"  adapted  {name}: {what}" for name, what in self.adapted.items()]
-        lines += [f"  {word}  {_abridged(names)}" for word, names in (("fresh  ", self.fresh), ("ignored", self.ignored)) if names]
+        for word, names in (("fresh  ", self.fresh), ("ignored", self.ignored)):
+            if names:
+                lines.append(f"  {word}  {_abridged(names)}")
         return "\n".join(lines)
 
 
@@ -88,7 +90,7 @@ def load_weights(
     targets = model.state_dict()
     if _STEM not in targets:
         raise WeightsError(
-            f"{type(model).__name__} is not a ScalableViT; pass the network itself, e.g. load_weights(model.backbone, ...)"
+            f"{type(model).__name__} is not a ScalableViT; pass the network itself: load_weights(model.backbone, ...)"
         )
     if not any(key.startswith("stages.") for key in state):
         raise WeightsError(f"{name} does not hold a ScalableViT; its entries are {_abridged(sorted(state))}")
@@ -151,7 +153,9 @@ def read_checkpoint(source: str | os.PathLike[str]) -> dict[str, Tensor]:
     if path.is_dir():
         path = path / WEIGHTS_FILE
     if not path.exists():
-        raise FileNotFoundError(f"no weights at {path}; give a .safetensors or .pth file, or a folder with {WEIGHTS_FILE}")
+        raise FileNotFoundError(
+            f"no weights at {path}; give a .safetensors or .pth file, or a folder with {WEIGHTS_FILE}"
+        )
     if path.stat().st_size == 0:
         raise WeightsError(f"{path} is empty; copy or download it again")
     try:

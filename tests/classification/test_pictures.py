@@ -13,7 +13,7 @@ from scalablevit.classification.evaluate import Evaluation, evaluate
 from scalablevit.classification.pictures import annotate, draw_confusion, draw_predictions
 from scalablevit.images import read_image
 
-NAMES = ["$a$ \\frac{", "grün", "a" * 60]
+NAMES = ["$\\frac{$", "grün", "a" * 60]
 PREPROCESSING = Preprocessing((4, 4), 1.0, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 

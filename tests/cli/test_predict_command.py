@@ -12,9 +12,7 @@ from scalablevit.images import read_image
 
 def test_files_folders_and_globs(pictures: Path, run: Path) -> None:
     val = pictures / "val"
-    outcome = scalablevit(
-        "predict", val / "red", val / "gr*" / "*.png", val / "red" / "pic 0.png", "--weights", run
-    )
+    outcome = scalablevit("predict", val / "red", val / "gr*" / "*.png", val / "red" / "pic 0.png", "--weights", run)
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
     assert lines[0].split() == ["picture", "class", "probability"]

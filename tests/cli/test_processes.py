@@ -20,9 +20,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def scalablevit(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [SCRIPT, *map(str, words)], capture_output=True, text=True, env=ENVIRONMENT, timeout=240
-    )
+    return subprocess.run([SCRIPT, *map(str, words)], capture_output=True, text=True, env=ENVIRONMENT, timeout=240)
 
 
 @pytest.mark.parametrize(
@@ -108,9 +106,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(pictures: Path, tmp_path: Pa
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
         f"sys.exit(main(['fit', '--resume', {str(run)!r}, '--epochs', '2']))\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, timeout=120
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     message = result.stderr.strip().splitlines()[-1]
@@ -137,9 +133,7 @@ def test_two_processes_count_every_picture_once(pictures: Path, tmp_path: Path) 
     assert result.stderr.count("warning: ") == 1, result.stderr
     rows = (run / "metrics.csv").read_text().splitlines()
     assert len(rows) == 3
-    best = max(
-        float(dict(zip(rows[0].split(","), row.split(","), strict=True))["val/top1"]) for row in rows[1:]
-    )
+    best = max(float(dict(zip(rows[0].split(","), row.split(","), strict=True))["val/top1"]) for row in rows[1:])
     results = json.loads((run / "results.json").read_text())
     assert results["count"] == 21
     assert results["top1"] == pytest.approx(best, abs=1e-6)

@@ -45,9 +45,9 @@ def test_check_data(pictures: Path, tmp_path: Path) -> None:
     (data / "train" / "red" / "pic 0.png").write_bytes(b"junk")
     bad = scalablevit("check-data", data, "--json")
     assert bad.code == 1
-    assert [
-        problem["path"] for problem in json.loads(bad.out)["problems"] if problem["severity"] == "error"
-    ] == [str(data / "train" / "red" / "pic 0.png")]
+    assert [problem["path"] for problem in json.loads(bad.out)["problems"] if problem["severity"] == "error"] == [
+        str(data / "train" / "red" / "pic 0.png")
+    ]
     nowhere = scalablevit("check-data", tmp_path / "none")
     assert nowhere.code == 1
     assert "the data folder does not exist" in nowhere.out

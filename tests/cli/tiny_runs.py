@@ -42,9 +42,7 @@ class Outcome:
     err: str
 
 
-def write_pictures(
-    root: Path, *, classes: Sequence[str] = CLASSES, num_train: int = 6, num_val: int = 3
-) -> Path:
+def write_pictures(root: Path, *, classes: Sequence[str] = CLASSES, num_train: int = 6, num_val: int = 3) -> Path:
     """Noise, with the class as the brightest colour: learned within a few steps."""
     rng = np.random.default_rng(0)
     for part, count in (("train", num_train), ("val", num_val)):
@@ -69,9 +67,7 @@ def scalablevit(*words: str | Path) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
-def fit(
-    data: Path, run: Path, *words: str | Path, recipe: str | Path = "train_folder", epochs: int = 2
-) -> Outcome:
+def fit(data: Path, run: Path, *words: str | Path, recipe: str | Path = "train_folder", epochs: int = 2) -> Outcome:
     """A small run that must end well."""
     outcome = scalablevit(
         "fit", "--config", recipe, *SMALL, "--data.root", data, "--run", run, "--epochs", str(epochs), *words

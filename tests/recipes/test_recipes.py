@@ -1,5 +1,7 @@
-"""Every packaged recipe, made tiny, trains, stops, resumes to the same result and predicts; the numbers of the
-published ones are those of the paper."""
+"""Every packaged recipe, made tiny, trains, stops, resumes to the same result and predicts.
+
+The numbers of the published ones are those of the paper.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -65,9 +67,7 @@ def test_a_recipe_says_what_it_is_for(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_recipe_trains_stops_resumes_and_predicts(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_trains_stops_resumes_and_predicts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two epochs of two steps; stopped after the first."""
     data = write_pictures(tmp_path / "data", num_train=3, num_val=2)
     recipe = resolved(name)

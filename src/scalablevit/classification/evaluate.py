@@ -86,6 +86,4 @@ def evaluate(
     readable = all_targets >= 0
     if not readable.any():
         raise ValueError(f"none of the {len(all_targets)} pictures of {dataset.folder} can be read")
-    return Evaluation(
-        torch.cat(probabilities)[readable], all_targets[readable], readable.nonzero()[:, 0], unreadable
-    )
+    return Evaluation(torch.cat(probabilities)[readable], all_targets[readable], readable.nonzero()[:, 0], unreadable)

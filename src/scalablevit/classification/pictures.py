@@ -41,9 +41,7 @@ def draw_confusion(confusion: Tensor, class_names: Sequence[str], path: Path) ->
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    axes.set_title(
-        f"{np.trace(counts):,} of {counts.sum():,} right ({np.trace(counts) / max(counts.sum(), 1):.1%})"
-    )
+    axes.set_title(f"{np.trace(counts):,} of {counts.sum():,} right ({np.trace(counts) / max(counts.sum(), 1):.1%})")
     if K <= _MOST_NAMED_CLASSES:
         labels = [_short(name, 24) for name in class_names]
         leaning = max(map(len, labels)) >= 3
@@ -59,9 +57,7 @@ def draw_confusion(confusion: Tensor, class_names: Sequence[str], path: Path) ->
     if K <= _MOST_NUMBERED_CLASSES:
         for row, column in np.argwhere(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(
-                column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=8
-            )
+            axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=8)
     figure.savefig(path, dpi=110)
 
 
@@ -83,8 +79,8 @@ def draw_predictions(
         count: pictures on the sheet, at most.
     """
     probability, predicted = result.probabilities.max(1)
-    wrong = (predicted != result.targets).nonzero()[:, 0]
-    wrong = wrong[probability[wrong].argsort(descending=True)][: count // 3].tolist()
+    mistakes = (predicted != result.targets).nonzero()[:, 0]
+    wrong = mistakes[probability[mistakes].argsort(descending=True)][: count // 3].tolist()
     spread = np.linspace(0, result.count - 1, min(count - len(wrong), result.count)).astype(int).tolist()
     chosen = wrong + [i for i in spread if i not in set(wrong)]
     columns = min(6, len(chosen))

@@ -38,10 +38,7 @@ class Prediction:
         """As JSON takes it."""
         if self.error is not None:
             return {"path": str(self.path), "error": self.error}
-        top = [
-            {"class": c, "probability": round(p, 6)}
-            for c, p in zip(self.classes, self.probabilities, strict=True)
-        ]
+        top = [{"class": c, "probability": round(p, 6)} for c, p in zip(self.classes, self.probabilities, strict=True)]
         return {"path": str(self.path), "predictions": top}
 
     def lines(self) -> list[str]:
@@ -77,9 +74,7 @@ class Classifier:
         self.transform = preprocessing.eval_transform()
 
     @classmethod
-    def load(
-        cls, source: str | os.PathLike[str], *, device: str | torch.device | None = None
-    ) -> "Classifier":
+    def load(cls, source: str | os.PathLike[str], *, device: str | torch.device | None = None) -> "Classifier":
         """Read a run folder, or the `model.safetensors` in it.
 
         Raises:
@@ -113,9 +108,7 @@ class Classifier:
             preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
             class_names = metadata["class_names"]
         except (KeyError, ValueError) as error:
-            raise WeightsError(
-                f"{source} lacks class names or preprocessing ({error}); train it with fit"
-            ) from error
+            raise WeightsError(f"{source} lacks class names or preprocessing ({error}); train it with fit") from error
         return cls(network, class_names=class_names, preprocessing=preprocessing, device=device)
 
     def predict(
@@ -183,7 +176,5 @@ def _device(name: str | torch.device | None) -> torch.device:
         return device
     count = torch.accelerator.device_count() if there is not None and there.type == device.type else 0
     if (device.index or 0) >= count:
-        raise ValueError(
-            f"--device {name}: this machine has {count} {device.type} device(s); say --device cpu"
-        )
+        raise ValueError(f"--device {name}: this machine has {count} {device.type} device(s); say --device cpu")
     return device

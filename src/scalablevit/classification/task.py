@@ -55,9 +55,7 @@ class MixupSettings:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"mixup.{name} must be between 0 and 1, got {getattr(self, name)}")
         if self.mixup_alpha == self.cutmix_alpha == 0:
-            raise ValueError(
-                "mixup needs mixup_alpha or cutmix_alpha above 0; leave mixup out to mix nothing"
-            )
+            raise ValueError("mixup needs mixup_alpha or cutmix_alpha above 0; leave mixup out to mix nothing")
 
 
 class ClassificationTask(TrainingModule):
@@ -119,9 +117,7 @@ class ClassificationTask(TrainingModule):
             seed=seed,
         )
         if variant not in VARIANTS:
-            raise ValueError(
-                f"model.variant: there is no variant {variant!r}; choose from {', '.join(VARIANTS)}"
-            )
+            raise ValueError(f"model.variant: there is no variant {variant!r}; choose from {', '.join(VARIANTS)}")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"model.label_smoothing must be in [0, 1), got {label_smoothing}")
         self.variant = variant
@@ -155,9 +151,8 @@ class ClassificationTask(TrainingModule):
                 num_classes=K,
             )
         self.unreadable = UnreadableFiles(0)  # setup() asks the data how many
-        self.train_loss = (
-            MeanMetric()
-        )  # of the epoch; unlike what self.log() averages, it goes into checkpoints
+        # of the epoch; unlike what self.log() averages, it goes into checkpoints
+        self.train_loss = MeanMetric()
         self.val_loss = MeanMetric()
         self.val_top1 = MulticlassAccuracy(num_classes=K, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes=K, top_k=5, average="micro") if K > 5 else None
@@ -215,9 +210,8 @@ class ClassificationTask(TrainingModule):
         if theirs["class_names"] != self.class_names:
             raise ValueError(
                 f"the checkpoint's {len(theirs['class_names'])} classes ({_some(theirs['class_names'])}) are "
-                f"not the {len(self.class_names)} of the data ({_some(self.class_names)}): give the data it was"
-                " "
-                "trained on, or data with the same class folders; for other classes fine-tune with "
+                f"not the {len(self.class_names)} of the data ({_some(self.class_names)}): give the data it "
+                "was trained on, or data with the same class folders; for other classes fine-tune with "
                 "fit --model.weights"
             )
 
@@ -228,9 +222,7 @@ class ClassificationTask(TrainingModule):
         # timm's Mixup pairs a batch with its own mirror image and so wants an even number.
         if self.mixup is not None and len(images) % 2 == 0:
             images, soft_targets = self.mixup(images, targets)
-            loss = torch.sum(
-                -soft_targets * F.log_softmax(self.network(images).float(), dim=-1), dim=-1
-            ).mean()
+            loss = torch.sum(-soft_targets * F.log_softmax(self.network(images).float(), dim=-1), dim=-1).mean()
         else:
             logits = self.network(images).float()
             loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
@@ -306,8 +298,7 @@ class ClassificationTask(TrainingModule):
         draw_predictions(result, data.val_dataset, self.class_names, folder / "predictions.png")
         top5 = f", top-5 {result.top5:.2%}" if result.top5 is not None else ""
         return [
-            f"validation of {folder / 'model.safetensors'}: top-1 {result.top1:.2%}{top5} "
-            f"on {result.count:,} pictures"
+            f"validation of {folder / 'model.safetensors'}: top-1 {result.top1:.2%}{top5} on {result.count:,} pictures"
         ]
 
     def example_inputs(self) -> list[str]:

@@ -47,7 +47,7 @@ def pad_to_least(x: Tensor, least: int) -> Tensor:
     _, H, W, _ = x.shape
     # A true branch, even on symbolic sizes: Max(H, least) in every later size makes inductor crawl, and the price is
     # one more graph for tiny images.
-    if H >= least and W >= least:
+    if least <= H and least <= W:
         return x
     return F.pad(x, (0, 0, 0, max(least - W, 0), 0, max(least - H, 0)))
 

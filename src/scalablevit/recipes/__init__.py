@@ -8,9 +8,7 @@ from pathlib import Path
 def recipe_names() -> list[str]:
     """Names of the packaged recipes, sorted."""
     return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in files(__package__).iterdir()
-        if entry.name.endswith(".yaml")
+        entry.name.removesuffix(".yaml") for entry in files(__package__).iterdir() if entry.name.endswith(".yaml")
     )
 
 

@@ -101,9 +101,7 @@ class TrainingCommand(LightningCLI):
             )
         except (argparse.ArgumentError, TypeError, ValueError, OSError) as error:
             origin = _origin(error)
-            if origin is None or (
-                "class_path" in str(error) and isinstance(origin, ImportError | AttributeError)
-            ):
+            if origin is None or ("class_path" in str(error) and isinstance(origin, ImportError | AttributeError)):
                 raise RecipeError(readable(error, settings)) from error
             if origin is error:
                 raise
@@ -139,9 +137,7 @@ class TrainingCommand(LightningCLI):
         model = self.config["model"]
         for part, what in (("model", "a task"), ("data", "a data set")):
             if self.config[part] is None:
-                raise RecipeError(
-                    f"the recipe names no {part}.class_path: it needs {what}; see `scalablevit recipes`"
-                )
+                raise RecipeError(f"the recipe names no {part}.class_path: it needs {what}; see `scalablevit recipes`")
         if (self.resume or self.verb == "validate") and "weights" in model["init_args"]:
             # the checkpoint holds them, and the file they once came from may be gone
             model["init_args"]["weights"] = None
@@ -150,9 +146,7 @@ class TrainingCommand(LightningCLI):
             if not self.resume and self.folder.holds_a_run():
                 path = shlex.quote(str(self.folder.path))
                 remedy = f"go on with it by --resume {path}" if self.folder.last.is_file() else "remove it"
-                raise RecipeError(
-                    f"{self.folder.path} already holds a run: {remedy}, or name another folder by --run"
-                )
+                raise RecipeError(f"{self.folder.path} already holds a run: {remedy}, or name another folder by --run")
             try:
                 claim(self.folder.path, self.resume)
             except OSError as error:
@@ -216,6 +210,7 @@ class TrainingCommand(LightningCLI):
     def fit(self) -> None:
         """Train; then write what the user came for."""
         self.announce()
+        self.share_cores()
         trained: list[bool] = []
 
         def begin(trainer: Trainer, module: LightningModule) -> None:
@@ -258,6 +253,12 @@ class TrainingCommand(LightningCLI):
             raise KeyboardInterrupt from None
         return metrics
 
+    def share_cores(self) -> None:
+        """On a CPU, leave the data workers their cores: threads that wait for a core spin, and slow each other down."""
+        if self.trainer.strategy.root_device.type == "cpu":
+            workers = int(getattr(self.datamodule, "num_workers", 0))
+            torch.set_num_threads(max(1, torch.get_num_threads() // self.trainer.num_devices - workers))
+
     @rank_zero_only
     def announce(self) -> None:
         """Say what is about to happen."""
@@ -294,7 +295,7 @@ class TrainingCommand(LightningCLI):
 
 
 class MovableCheckpoint(ModelCheckpoint):
-    """Knows the best score again in a run folder that was moved; Lightning's forgets it, and a worse one wins."""
+    """Knows the best score of a run folder that was moved; Lightning's forgets it, and a worse one wins."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the files of this folder."""
@@ -305,7 +306,7 @@ class MovableCheckpoint(ModelCheckpoint):
 
         paths = {name: moved(state_dict[name]) for name in ("best_model_path", "kth_best_model_path")}
         best = {moved(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": "x"})
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
 
 
 class RunCheckpointIO(SafeCheckpointIO):
@@ -372,7 +373,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise RecipeError(
             f"{path}: a recipe is a mapping with the keys model, data and trainer, this is "
-            f"{'empty' if settings is None else type(settings).__name__}; start from `scalablevit recipes NAME`"
+            f"{'empty' if settings is None else type(settings).__name__}; see `scalablevit recipes NAME`"
         )
     for key in settings:
         if key not in _TOP:
@@ -431,9 +432,7 @@ def readable(error: BaseException, recipes: Mapping[str, Mapping[str, Any]] | No
             expected.remove("null")
         said = got[1] if got is not None and "Namespace(" not in got[1] else None
         where = "" if said is None else _file_of(prefix, recipes or {}, said)
-        return f"{prefix}{where} must be {' or '.join(expected)}" + (
-            "" if said is None else f", got {said!r}"
-        )
+        return f"{prefix}{where} must be {' or '.join(expected)}" + ("" if said is None else f", got {said!r}")
     last = text.strip().splitlines()[-1].strip()
     return f"{prefix}: {last}" if prefix else last[:1].lower() + last[1:]
 
@@ -451,9 +450,7 @@ def _unknown_key(
     known = list(_known_keys(prefix, class_path))
     # the last word of a key is what is misspelt most; a full match of the path comes first
     close = difflib.get_close_matches(key, known, 1, cutoff=0.75)
-    hint = (
-        f"did you mean {close[0]}?" if close else "`scalablevit fit --config NAME --print_config` lists all"
-    )
+    hint = f"did you mean {close[0]}?" if close else "`scalablevit fit --config NAME --print_config` lists all"
     dashes = "--" if found["words"] and not prefix else ""
     return f"there is no key {dashes}{key}{_file_of(key, recipes)}; {hint}"
 
@@ -520,9 +517,7 @@ def check_devices(accelerator: str, devices: Any) -> None:
         RecipeError: with the number asked for, the number there is, and the remedy.
     """
     if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps", "tpu"):
-        raise RecipeError(
-            f"trainer.accelerator must be auto, cpu, gpu, cuda, mps or tpu, got {accelerator!r}"
-        )
+        raise RecipeError(f"trainer.accelerator must be auto, cpu, gpu, cuda, mps or tpu, got {accelerator!r}")
     gpus = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     on_gpu = accelerator in ("gpu", "cuda", "mps") or (accelerator == "auto" and gpus > 0)
     if on_gpu and gpus == 0:
@@ -534,13 +529,9 @@ def check_devices(accelerator: str, devices: Any) -> None:
         return
     try:
         listed = isinstance(devices, list) or "," in str(devices)
-        wanted = (
-            devices if isinstance(devices, list) else [int(word) for word in str(devices).split(",") if word]
-        )
+        wanted = devices if isinstance(devices, list) else [int(word) for word in str(devices).split(",") if word]
     except ValueError:
-        raise RecipeError(
-            f"--devices {devices}: give a number of devices, a list such as 0,2, or auto"
-        ) from None
+        raise RecipeError(f"--devices {devices}: give a number of devices, a list such as 0,2, or auto") from None
     there, kind = (gpus, "GPU(s)") if on_gpu else (os.cpu_count() or 1, "CPU core(s)")
     most = max(wanted) + 1 if listed else wanted[0]
     if most > there or min(wanted) < 0 or (not listed and most < 1):
@@ -552,7 +543,7 @@ class _Terminal(logging.Handler):
     """Warnings of ours as a line on stderr, once a run rather than once a process."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the line; of the other ranks only what they alone know: which pictures they could not read."""
+        """Write the line; of other ranks only what they alone know: which pictures they could not read."""
         alone = dist.is_available() and dist.is_initialized() and record.name.endswith(".data")
         if _rank() == 0 or alone:
             # looked up at each call: a live bar puts its own stream there

@@ -34,9 +34,7 @@ class ProgressLine(RichProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """The numbers beside the bar: `train/loss_step` as `loss`, `val/top1` as `top1`."""
         metrics = super().get_metrics(trainer, pl_module)
-        kept = {
-            name: value for name, value in metrics.items() if name != "v_num" and not name.endswith("_epoch")
-        }
+        kept = {name: value for name, value in metrics.items() if name != "v_num" and not name.endswith("_epoch")}
         return {name.split("/")[-1].removesuffix("_step"): value for name, value in kept.items()}
 
     def _get_train_description(self, current_epoch: int) -> str:

@@ -35,7 +35,7 @@ def window_attention(
 
     Source: ScalableViT, arXiv:2203.10790, section 3.3.
     """
-    _, H, W, C3 = qkv.shape
+    C3 = qkv.shape[-1]
     if C3 % (3 * num_heads):
         raise ValueError(f"qkv has {C3} channels, which is not 3 x num_heads ({num_heads}) x a head width")
     check_window_size(window_size)
