@@ -33,9 +33,7 @@ def cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def commit() -> str:
@@ -105,9 +103,7 @@ def measure(
         "seconds": times,
         "spread": {name: spread(values) for name, values in times.items()},
         "ratio_of_medians": statistics.median(times["plain"]) / statistics.median(times["ours"]),
-        "median_of_ratios": statistics.median(
-            p / o for p, o in zip(times["plain"], times["ours"], strict=True)
-        ),
+        "median_of_ratios": statistics.median(p / o for p, o in zip(times["plain"], times["ours"], strict=True)),
     }
 
 
@@ -135,15 +131,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--variant", default="scalablevit_small", choices=list(VARIANTS))
     parser.add_argument("--batch", type=int, default=8, help="images per forward pass")
-    parser.add_argument(
-        "--size", type=int, nargs="+", default=[224], help="side in pixels, or height and width"
-    )
+    parser.add_argument("--size", type=int, nargs="+", default=[224], help="side in pixels, or height and width")
     parser.add_argument("--rounds", type=int, default=15, help="timed passes of each network, at least 2")
     parser.add_argument("--warm-up", type=int, default=3, help="discarded passes before that")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--output", type=Path, help=f"JSON file; default {RESULTS.name}/cpu_eager-VARIANT-BxSIZE.json"
-    )
+    parser.add_argument("--output", type=Path, help=f"JSON file; default {RESULTS.name}/cpu_eager-VARIANT-BxSIZE.json")
     args = parser.parse_args()
     if len(args.size) > 2 or min(args.size) < 1:
         parser.error(f"--size takes one side or height and width, each at least 1, got {args.size}")

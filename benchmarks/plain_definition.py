@@ -99,9 +99,7 @@ class PlainIWSA(nn.Module):
 class PlainSSA(nn.Module):
     """Attention to spatially reduced keys, in the released or the scaled-value form."""
 
-    def __init__(
-        self, dim: int, num_heads: int, *, reduction: int, channel_ratio: float, scale_value: bool
-    ) -> None:
+    def __init__(self, dim: int, num_heads: int, *, reduction: int, channel_ratio: float, scale_value: bool) -> None:
         super().__init__()
         width = int(dim * channel_ratio)
         self.num_heads, self.reduction, self.width = num_heads, reduction, width
@@ -185,9 +183,7 @@ class PlainStage(nn.Module):
         scale_value: bool,
     ) -> None:
         super().__init__()
-        self.patch_embed = PlainPatchEmbed(
-            in_chans, dim, kernel_size=7 if first else 3, stride=4 if first else 2
-        )
+        self.patch_embed = PlainPatchEmbed(in_chans, dim, kernel_size=7 if first else 3, stride=4 if first else 2)
         self.blocks = nn.ModuleList()
         for i in range(depth):
             attn: nn.Module = PlainIWSA(dim, num_heads)

@@ -72,16 +72,12 @@ class Sheet:
         ha: str = "center",
     ) -> None:
         """Text centred on height y."""
-        self.axes.text(
-            x, y, text, fontsize=size, color=color, fontweight=weight, ha=ha, va="center", linespacing=1.35
-        )
+        self.axes.text(x, y, text, fontsize=size, color=color, fontweight=weight, ha=ha, va="center", linespacing=1.35)
 
     def arrow(self, *points: tuple[float, float], color: str = INK) -> None:
         """A line through the points, with a head at the last one."""
         xs, ys = zip(*points, strict=True)
-        self.axes.plot(
-            xs[:-1], ys[:-1], color=color, linewidth=1.2, solid_capstyle="round", solid_joinstyle="round"
-        )
+        self.axes.plot(xs[:-1], ys[:-1], color=color, linewidth=1.2, solid_capstyle="round", solid_joinstyle="round")
         head = FancyArrowPatch(
             points[-2],
             points[-1],
@@ -132,9 +128,7 @@ class Sheet:
 def draw_overview(sheet: Sheet) -> None:
     """The upper half: image, four stages, head, pyramid. Numbers are ScalableViT-S's."""
     sheet.text(30, 690, "ScalableViT", size=18, weight="bold", ha="left")
-    caption = (
-        "four stages; attention inside windows (IWSA) and global attention (SSA) take turns (sizes of S)"
-    )
+    caption = "four stages; attention inside windows (IWSA) and global attention (SSA) take turns (sizes of S)"
     sheet.text(206, 687, caption, size=11, color=MUTED, ha="left")
     tokens, channels, blocks = ("56 × 56", "28 × 28", "14 × 14", "7 × 7"), (64, 128, 256, 512), (2, 2, 20, 2)
     strides, reductions, sides = (4, 8, 16, 32), (8, 4, 2, 1), (58, 44, 32, 22)
@@ -237,9 +231,7 @@ def draw_ssa(sheet: Sheet, x: float, y: float) -> None:
     sheet.text(x + 304, y + 256, "every token asks", size=8, color=MUTED)
 
     sheet.arrow((x + 62, middle - 68), (x + 62, y + 84), (x + 130, y + 84))
-    sheet.box(
-        x + 132, y + 50, 98, 68, "R×R depthwise,\nstride R\n1×1, C→C·r_c\nLayerNorm, GELU", kind=SSA, size=7.5
-    )
+    sheet.box(x + 132, y + 50, 98, 68, "R×R depthwise,\nstride R\n1×1, C→C·r_c\nLayerNorm, GELU", kind=SSA, size=7.5)
     sheet.arrow((x + 230, y + 84), (x + 248, y + 84))
     sheet.grid(x + 251, y + 66, 36, 2, colors=("#f3c98b",), edge=SSA[0])
     sheet.text(x + 269, y + 46, "N / R² tokens", size=7.5, color=MUTED)

@@ -536,9 +536,7 @@ def _variant(
     channel_ratios: tuple[float, ...],
     head: str = "published",
 ) -> dict[str, Any]:
-    return dict(
-        embed_dims=embed_dims, num_heads=num_heads, depths=depths, channel_ratios=channel_ratios, head=head
-    )
+    return dict(embed_dims=embed_dims, num_heads=num_heads, depths=depths, channel_ratios=channel_ratios, head=head)
 
 
 # channels, heads, blocks and r_c of the stages

@@ -120,10 +120,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scalablevit",
         description="Train, measure and use ScalableViT (arXiv:2203.10790).",
+        usage="scalablevit [-h] [--version] COMMAND ...",
         epilog="`scalablevit COMMAND --help` tells more. First time? `scalablevit fit --config digits`",
     )
     parser.add_argument("--version", action="version", version=f"scalablevit {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(prog="scalablevit", title="commands", metavar="COMMAND     ", required=True)
     commands.add_parser("fit", help="train by a recipe", add_help=False)
     commands.add_parser("validate", help="measure a run's checkpoint on validation data", add_help=False)
     _add_predict(commands)
@@ -189,7 +190,7 @@ def _fit(words: list[str]) -> int:
     folder = Path(run) if run is not None else Path("runs") / recipes[0].stem
 
     with _importing():
-        from scalablevit.training.checkpoint_io import CheckpointWriteError
+        from scalablevit.safe_write import WriteError
         from scalablevit.training.command import TrainingCommand, quiet_lightning
         from scalablevit.training.stopping import TrainingStopped, leave
 
@@ -199,7 +200,7 @@ def _fit(words: list[str]) -> int:
         command.fit()
     except TrainingStopped as stopped:
         leave(stopped, run=shlex.quote(str(folder)), is_global_zero=command.trainer.is_global_zero)
-    except CheckpointWriteError as error:
+    except WriteError as error:
         if not command.folder.last.is_file():
             raise
         again = f"scalablevit fit --resume {shlex.quote(str(folder))}"

@@ -70,13 +70,9 @@ def read_image(path: str | Path) -> Image.Image:
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(
-            path, kind="missing", reason="there is no such file", remedy="check the path"
-        ) from None
+        raise ImageError(path, kind="missing", reason="there is no such file", remedy="check the path") from None
     except IsADirectoryError:
-        raise ImageError(
-            path, kind="not-an-image", reason="this is a folder", remedy="name a picture in it"
-        ) from None
+        raise ImageError(path, kind="not-an-image", reason="this is a folder", remedy="name a picture in it") from None
     except PermissionError:
         raise ImageError(
             path, kind="unreadable", reason="no permission to read it", remedy="change the file's rights"
@@ -214,9 +210,7 @@ def _gray_to_8_bits(path: Path, image: Image.Image) -> np.ndarray:
         values = values.astype(np.float64)
         finite = values[np.isfinite(values)]
         if finite.size == 0:
-            raise ImageError(
-                path, kind="unreadable", reason="it has no finite pixel value", remedy="export it again"
-            )
+            raise ImageError(path, kind="unreadable", reason="it has no finite pixel value", remedy="export it again")
         low, high = float(finite.min()), float(finite.max())
         values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
         ranges = [1.0, 255.0, 65535.0] if image.mode == "F" else [255.0, 65535.0]

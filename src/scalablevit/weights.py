@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.checkpoint_names import to_native_names
+from scalablevit.safe_write import write_atomically
 
 WEIGHTS_FILE = "model.safetensors"
 METADATA_KEY = "scalablevit"
@@ -187,18 +188,11 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], *, metadata: Ma
         metadata: anything JSON can hold; `read_metadata` gives it back.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; an earlier file at `path` is intact.
+        WriteError: (an OSError) the disk is full or the folder cannot be written; an earlier file is intact.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(state, temporary, {"format": "pt", METADATA_KEY: json.dumps(dict(metadata or {}))})
-        os.replace(temporary, path)
-    except (SafetensorError, OSError) as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"could not write {path}: {_first_line(error)}; an earlier file there is intact") from error
+    content = safetensors.torch.save(state, {"format": "pt", METADATA_KEY: json.dumps(dict(metadata or {}))})
+    write_atomically(path, lambda file: file.write(content))
 
 
 def save_model(
@@ -238,9 +232,8 @@ def save_model(
             **_names(metadata),
         },
     }
-    temporary = folder / f".config.json.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(temporary, folder / "config.json")
+    text = json.dumps(config, indent=2) + "\n"
+    write_atomically(folder / "config.json", lambda file: file.write(text.encode()))
     return path
 
 

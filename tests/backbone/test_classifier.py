@@ -52,9 +52,7 @@ def test_any_height_and_width(height: int, width: int) -> None:
 def test_any_number_of_channels(in_chans: int) -> None:
     model = ScalableViT(**MINI, in_chans=in_chans)
     assert model(torch.randn(2, in_chans, 32, 32)).shape == (2, 4)
-    with pytest.raises(
-        ValueError, match=rf"images must be \(B, {in_chans}, H, W\), got \(2, 5, 32, 32\).*in_chans"
-    ):
+    with pytest.raises(ValueError, match=rf"images must be \(B, {in_chans}, H, W\), got \(2, 5, 32, 32\).*in_chans"):
         model(torch.randn(2, 5, 32, 32))
 
 
@@ -139,9 +137,7 @@ def test_runs_in_other_precisions(dtype: torch.dtype) -> None:
 def test_gradients_reach_every_parameter() -> None:
     model = ScalableViT(**ATTO, num_classes=5)
     model(torch.randn(2, 3, 64, 64)).square().sum().backward()
-    assert [
-        name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()
-    ] == []
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
 def test_grad_checkpointing_gives_equal_gradients() -> None:

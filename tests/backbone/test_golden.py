@@ -35,9 +35,7 @@ def as_wrapped_state_dict(state: State, folder: Path) -> Path:
     """A detector trained under DDP."""
     path = folder / "detector.pth"
     wrapped = {f"module.backbone.{key}": value for key, value in state.items()}
-    torch.save(
-        {"state_dict": {**wrapped, "module.neck.convs.0.weight": torch.zeros(1)}, "meta": {"epoch": 12}}, path
-    )
+    torch.save({"state_dict": {**wrapped, "module.neck.convs.0.weight": torch.zeros(1)}, "meta": {"epoch": 12}}, path)
     return path
 
 
@@ -49,9 +47,7 @@ def as_safetensors(state: State, folder: Path) -> Path:
 
 def as_legacy_pickle(state: State, folder: Path) -> Path:
     path = folder / "legacy.pth"
-    torch.save(
-        {"model": state, "args": argparse.Namespace(epochs=300)}, path, _use_new_zipfile_serialization=False
-    )
+    torch.save({"model": state, "args": argparse.Namespace(epochs=300)}, path, _use_new_zipfile_serialization=False)
     return path
 
 
@@ -127,9 +123,7 @@ def test_classifier(
 
 
 @pytest.mark.parametrize("save", [as_legacy_pickle, as_wrapped_state_dict], ids=lambda f: f.__name__)
-def test_pyramid(
-    save: Callable[[State, Path], Path], tmp_path: Path, reference_state: Callable[[str], State]
-) -> None:
+def test_pyramid(save: Callable[[State, Path], Path], tmp_path: Path, reference_state: Callable[[str], State]) -> None:
     golden = GOLDEN / "dense_small_250x333.npz"
     model = scalablevit.create_backbone("scalablevit_small", scale_value=True).eval()
     report = scalablevit.load_weights(model, save(reference_state("dense_small"), tmp_path))

@@ -12,9 +12,7 @@ import scalablevit
 from scalablevit.backbone import VARIANTS, PyramidBackbone
 
 
-@pytest.mark.parametrize(
-    "name", ["scalablevit_small", "scalablevit_base", "scalablevit_large", "scalablevit_atto"]
-)
+@pytest.mark.parametrize("name", ["scalablevit_small", "scalablevit_base", "scalablevit_large", "scalablevit_atto"])
 def test_channels_and_strides(name: str) -> None:
     with torch.device("meta"):
         backbone = scalablevit.create_backbone(name)
@@ -54,9 +52,7 @@ def test_gradients_without_the_last_map_need_no_unused_parameters_but_those_behi
     backbone = scalablevit.create_backbone("scalablevit_atto")
     backbone(torch.randn(1, 3, 64, 64))[2].square().sum().backward()
     unused = {
-        name.split(".")[0] + "." + name.split(".")[1]
-        for name, p in backbone.named_parameters()
-        if p.grad is None
+        name.split(".")[0] + "." + name.split(".")[1] for name, p in backbone.named_parameters() if p.grad is None
     }
     assert unused == {"stages.3", "norms.3"}
 
@@ -111,9 +107,7 @@ def test_parameter_groups_for_fine_tuning() -> None:
 
     backbone = scalablevit.create_backbone("scalablevit_atto")
     assert backbone.no_weight_decay() == {f"stages.{i}.peg.conv.weight" for i in range(4)}
-    groups = param_groups_layer_decay(
-        backbone, layer_decay=0.5, no_weight_decay_list=backbone.no_weight_decay()
-    )
+    groups = param_groups_layer_decay(backbone, layer_decay=0.5, no_weight_decay_list=backbone.no_weight_decay())
     assert sum(len(g["params"]) for g in groups) == len(list(backbone.parameters()))
     assert len({g["lr_scale"] for g in groups}) >= 9  # the stem, eight blocks
 

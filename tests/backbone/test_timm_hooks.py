@@ -62,9 +62,7 @@ def test_features_only(taken: list[int]) -> None:
     assert features.feature_info.channels() == channels
     assert features.feature_info.reduction() == strides
     maps = features(torch.randn(1, 3, 64, 96))
-    assert [tuple(m.shape) for m in maps] == [
-        (1, c, 64 // s, 96 // s) for c, s in zip(channels, strides, strict=True)
-    ]
+    assert [tuple(m.shape) for m in maps] == [(1, c, 64 // s, 96 // s) for c, s in zip(channels, strides, strict=True)]
 
 
 def test_forward_intermediates() -> None:

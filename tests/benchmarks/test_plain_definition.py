@@ -35,9 +35,7 @@ def test_outputs_and_gradients_equal_ours(size: tuple[int, int], scale_value: bo
     images = torch.randn(2, 3, *size, dtype=torch.float64)
     expected = outputs_and_gradients(plain.double(), images)
     for name, value in outputs_and_gradients(ours.double(), images).items():
-        torch.testing.assert_close(
-            value, expected[name], rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_published_head_and_variant_equal_ours() -> None:

@@ -337,9 +337,7 @@ def test_unreadable_files_are_logged_once_and_capped(split, caplog):
     assert account.paths == bad[:2]
     assert len(caplog.records) == 2
     assert "truncated or damaged" in caplog.text
-    with pytest.raises(
-        ValueError, match=r"(?s)3 pictures could not be read, more than max_unreadable=2.*check-data"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)3 pictures could not be read, more than max_unreadable=2.*check-data"):
         account.collect(ClassificationBatch(images, targets, bad))
 
 

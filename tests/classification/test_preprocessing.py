@@ -158,9 +158,7 @@ def test_policies_that_keep_no_bits_give_black_with_every_pillow():
     transform = preprocessing().train_transform(
         Augmentation(rand_augment="rand-m10-n1-inc1", erasing_prob=0.0, scale=(1.0, 1.0))
     )
-    (rand_augment,) = [
-        step for stage in transform.transforms for step in stage.transforms if hasattr(step, "ops")
-    ]
+    (rand_augment,) = [step for stage in transform.transforms for step in stage.transforms if hasattr(step, "ops")]
     (posterize,) = [op for op in rand_augment.ops if op.name == "PosterizeIncreasing"]
     assert isinstance(posterize, AugmentOp)
     posterize.prob = 1.0

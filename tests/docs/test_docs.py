@@ -145,9 +145,7 @@ def test_file_tree_names_what_is_there() -> None:
     assert len(paths) > 25
     assert [path for path in paths if not (ROOT / path).exists()] == []
     package = ROOT / "src" / "scalablevit"
-    ours = {
-        f"src/scalablevit/{p.name}" for p in package.iterdir() if not p.name.startswith(("_", "py.typed"))
-    }
+    ours = {f"src/scalablevit/{p.name}" for p in package.iterdir() if not p.name.startswith(("_", "py.typed"))}
     assert ours - {path.rstrip("/") for path in paths} == set(), "rooms that the README leaves out"
     pages = {name(page) for page in PAGES if page.parent.name == "docs"}
     assert pages <= set(paths)

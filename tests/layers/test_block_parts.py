@@ -27,9 +27,7 @@ def test_peg_adds_a_depthwise_convolution() -> None:
     layer = PositionalEncodingGenerator(3)
     x = torch.randn(2, 4, 6, 3)
     for c in range(3):
-        conv = F.conv2d(
-            x[..., c].unsqueeze(1), layer.conv.weight[c : c + 1], layer.conv.bias[c : c + 1], padding=1
-        )
+        conv = F.conv2d(x[..., c].unsqueeze(1), layer.conv.weight[c : c + 1], layer.conv.bias[c : c + 1], padding=1)
         torch.testing.assert_close(layer(x)[..., c], x[..., c] + conv[:, 0])
 
 

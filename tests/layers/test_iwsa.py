@@ -33,9 +33,7 @@ def by_definition(layer: InteractiveWindowSelfAttention, x: Tensor) -> Tensor:
     window=st.tuples(st.integers(1, 8), st.integers(1, 8)),
     lim=st.booleans(),
 )
-def test_any_size_and_window_follow_the_definition(
-    height: int, width: int, window: tuple[int, int], lim: bool
-) -> None:
+def test_any_size_and_window_follow_the_definition(height: int, width: int, window: tuple[int, int], lim: bool) -> None:
     layer = InteractiveWindowSelfAttention(6, 2, window_size=window, lim=lim).double()
     x = torch.randn(2, height, width, 6, dtype=torch.float64)
     torch.testing.assert_close(layer(x), by_definition(layer, x))
@@ -57,9 +55,7 @@ def test_padded_tokens_take_part() -> None:
     torch.testing.assert_close(after, expected)
 
 
-@pytest.mark.parametrize(
-    "change", [{"window_size": 2}, {"lim": False}, {"qkv_bias": False}, {"num_heads": 1}], ids=str
-)
+@pytest.mark.parametrize("change", [{"window_size": 2}, {"lim": False}, {"qkv_bias": False}, {"num_heads": 1}], ids=str)
 def test_every_setting_changes_the_result(change: dict) -> None:
     settings = {"num_heads": 2, "window_size": 3, "lim": True, "qkv_bias": True}
     layer = InteractiveWindowSelfAttention(4, **settings)

@@ -21,9 +21,7 @@ def by_definition(layer: ScalableSelfAttention, x: Tensor, channel_ratio: float)
             padded = image.new_zeros(max(H, R), max(W, R), C)
             padded[:H, :W] = image
             tokens = [
-                torch.einsum(
-                    "rsc,crs->c", padded[i * R : i * R + R, j * R : j * R + R], layer.reduce.weight[:, 0]
-                )
+                torch.einsum("rsc,crs->c", padded[i * R : i * R + R, j * R : j * R + R], layer.reduce.weight[:, 0])
                 for i in range(padded.shape[0] // R)
                 for j in range(padded.shape[1] // R)
             ]

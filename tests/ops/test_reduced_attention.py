@@ -50,9 +50,7 @@ def test_keys_and_values_cut_from_one_matrix_give_the_same() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "function", [fused.reduced_attention, reference.reduced_attention], ids=["fused", "reference"]
-)
+@pytest.mark.parametrize("function", [fused.reduced_attention, reference.reduced_attention], ids=["fused", "reference"])
 def test_dropout_and_scale_take_part(function) -> None:
     q, k, v = (randn((1, 20, 8), seed=i) for i in range(3))
     plain = function(q, k, v, num_heads=2, scale=0.5)

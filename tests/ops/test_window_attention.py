@@ -61,34 +61,26 @@ def test_non_contiguous_input_gives_the_same() -> None:
         )
 
 
-@pytest.mark.parametrize(
-    "function", [fused.window_attention, reference.window_attention], ids=["fused", "reference"]
-)
+@pytest.mark.parametrize("function", [fused.window_attention, reference.window_attention], ids=["fused", "reference"])
 def test_windows_do_not_see_each_other_but_through_lim(function) -> None:
     qkv = randn((1, 6, 6, 12), seed=0)
     kernel, bias = randn((4, 1, 3, 3), seed=1), randn((4,), seed=2)
     changed = qkv.clone()
     changed[:, 0, 0] += 1  # a token of the upper left window, away from its border
     options = {"num_heads": 2, "window_size": (3, 3)}
-    moved = (function(qkv, None, None, **options) - function(changed, None, None, **options)).abs().sum(-1)[
-        0
-    ] > 0
+    moved = (function(qkv, None, None, **options) - function(changed, None, None, **options)).abs().sum(-1)[0] > 0
     assert moved[:3, :3].all()
     assert moved.sum() == 9
     changed = qkv.clone()
     changed[:, 2, 2] += 1  # its corner, which LIM carries to all four windows
-    moved = (function(qkv, kernel, bias, **options) - function(changed, kernel, bias, **options)).abs().sum(
-        -1
-    )[0] > 0
+    moved = (function(qkv, kernel, bias, **options) - function(changed, kernel, bias, **options)).abs().sum(-1)[0] > 0
     expected = torch.zeros(6, 6, dtype=torch.bool)
     expected[:4, :4] = True
     expected[3, 0] = expected[0, 3] = False
     assert torch.equal(moved, expected)
 
 
-@pytest.mark.parametrize(
-    "function", [fused.window_attention, reference.window_attention], ids=["fused", "reference"]
-)
+@pytest.mark.parametrize("function", [fused.window_attention, reference.window_attention], ids=["fused", "reference"])
 def test_dropout_drops_attention_weights(function) -> None:
     qkv = torch.ones(1, 7, 7, 3 * 8)
     options = {"num_heads": 2, "window_size": (7, 7)}

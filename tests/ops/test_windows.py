@@ -71,9 +71,7 @@ def test_whole_windows_are_not_copied() -> None:
 
 def test_partition_refuses_bad_sizes() -> None:
     x = torch.zeros(1, 6, 6, 1)
-    with pytest.raises(
-        ValueError, match=r"6x6 tokens is not a whole number of \(4, 4\) windows; pad_to_multiple"
-    ):
+    with pytest.raises(ValueError, match=r"6x6 tokens is not a whole number of \(4, 4\) windows; pad_to_multiple"):
         window_partition(x, (4, 4))
     with pytest.raises(ValueError, match=r"window_size must be at least 1 token .* got \(0, 3\)"):
         window_partition(x, (0, 3))

@@ -18,9 +18,7 @@ def out_and_grads(
 
     The gradient that flows in differs from element to element.
     """
-    leaves = {
-        name: None if x is None else x.to(dtype).detach().requires_grad_() for name, x in inputs.items()
-    }
+    leaves = {name: None if x is None else x.to(dtype).detach().requires_grad_() for name, x in inputs.items()}
     out = function(*leaves.values())
     out.backward(randn(out.shape, seed=99).to(dtype))
     found = {"out": out.detach().double()}

@@ -9,7 +9,8 @@ import pytest
 import torch
 from toy_run import ToyData, ToyTask, make_trainer
 
-from scalablevit.training.checkpoint_io import CheckpointWriteError, SafeCheckpointIO, write_atomically
+from scalablevit.safe_write import WriteError, write_atomically
+from scalablevit.training.checkpoint_io import SafeCheckpointIO
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
@@ -19,7 +20,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # Python ignores the signal that would come
     try:
-        with pytest.raises(CheckpointWriteError, match="the earlier file of that name is intact") as error:
+        with pytest.raises(WriteError, match="the earlier file of that name is intact") as error:
             SafeCheckpointIO().save_checkpoint({"weights": torch.ones(1_000_000)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -28,9 +29,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     assert torch.equal(SafeCheckpointIO().load_checkpoint(path)["weights"], torch.arange(5))
 
 
-def test_a_disk_that_fills_during_a_run_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fills_during_a_run_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saves = 0
     real = torch.save
 
@@ -43,7 +42,7 @@ def test_a_disk_that_fills_during_a_run_loses_nothing(
         real(checkpoint, file)
 
     monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(CheckpointWriteError, match="No space left on device"):
+    with pytest.raises(WriteError, match="No space left on device"):
         make_trainer(tmp_path).fit(ToyTask(), datamodule=ToyData())
     monkeypatch.undo()
     assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "last.ckpt"]
@@ -79,7 +78,7 @@ def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path: Path) -> None
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointWriteError, match=r"file/last\.ckpt could not be written"):
+    with pytest.raises(WriteError, match=r"file/last\.ckpt could not be written"):
         SafeCheckpointIO().save_checkpoint({}, tmp_path / "file" / "last.ckpt")
 
 
@@ -98,9 +97,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("weights_only", [None, True, False])
-def test_no_code_from_a_file_is_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights_only: bool | None
-) -> None:
+def test_no_code_from_a_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights_only: bool | None) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Evil()}, tmp_path / "evil.ckpt")
     with pytest.raises(ValueError, match=r"evil\.ckpt is not a checkpoint of a run of ours"):

@@ -67,9 +67,7 @@ def test_evaluation_sees_every_sample_once(n: int, batch: int, world: int, epoch
 
 @settings(max_examples=60, deadline=None)
 @given(**SIZES, drop_last=st.booleans())
-def test_training_is_even_and_wastes_little(
-    n: int, batch: int, world: int, epoch: int, drop_last: bool
-) -> None:
+def test_training_is_even_and_wastes_little(n: int, batch: int, world: int, epoch: int, drop_last: bool) -> None:
     shards = [sampler(n, batch, r, world, drop_last=drop_last) for r in range(world)]
     for shard in shards:
         shard.set_epoch(epoch)
@@ -183,8 +181,7 @@ def test_iter_alone_starts_nothing() -> None:
 def test_a_data_set_smaller_than_a_batch_makes_one_batch() -> None:
     for world in (1, 2):
         loaders = [
-            train_loader(Draws(5), batch_size=8, num_workers=0, seed=0, rank=r, world_size=world)
-            for r in range(world)
+            train_loader(Draws(5), batch_size=8, num_workers=0, seed=0, rank=r, world_size=world) for r in range(world)
         ]
         assert [len(loader) for loader in loaders] == [1] * world
         assert [[len(batch[0]) for batch in loader] for loader in loaders] == [[5 // world]] * world

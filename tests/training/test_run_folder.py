@@ -68,9 +68,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_a_fit_and_its_resume_write_one_row_an_epoch(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     options: dict[str, Any] = {"log_every_n_steps": 2}
-    make_trainer(tmp_path, logger=CSVMetrics(path), max_epochs=2, **options).fit(
-        ToyTask(), datamodule=ToyData()
-    )
+    make_trainer(tmp_path, logger=CSVMetrics(path), max_epochs=2, **options).fit(ToyTask(), datamodule=ToyData())
     first = rows(path)
     assert [row["epoch"] for row in first] == ["0", "1"]
     for row in first:

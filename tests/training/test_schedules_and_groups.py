@@ -79,9 +79,7 @@ def test_the_learning_rate_follows_the_global_batch(tmp_path: Path) -> None:
     assert set(task.rates) == {0.005}
     task, trainer = run(tmp_path, optimizer=optimizer, schedule=constant)
     assert set(task.rates) == {0.0025}
-    task, trainer = run(
-        tmp_path, optimizer=optimizer, schedule=constant, trainer={"accumulate_grad_batches": 4}
-    )
+    task, trainer = run(tmp_path, optimizer=optimizer, schedule=constant, trainer={"accumulate_grad_batches": 4})
     assert set(task.rates) == {0.01}
 
 

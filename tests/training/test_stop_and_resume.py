@@ -37,9 +37,7 @@ def train(
     fitter = make_trainer(folder, callbacks, **(trainer or {}))
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     try:
-        fitter.fit(
-            module, datamodule=ToyData(**(data or {})), ckpt_path=folder / "last.ckpt" if resume else None
-        )
+        fitter.fit(module, datamodule=ToyData(**(data or {})), ckpt_path=folder / "last.ckpt" if resume else None)
     finally:
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     return read_journal(folder), module.network.state_dict()
@@ -107,9 +105,7 @@ def test_workers_change_nothing_and_may_change_on_resume(tmp_path: Path) -> None
     assert_equal_runs(train(tmp_path / "cut", resume=True), whole)
 
 
-def test_without_the_loaders_state_the_comparison_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_loaders_state_the_comparison_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(tmp_path / "whole")
     with pytest.raises(TrainingStopped):
         train(tmp_path / "cut", signal_at=("step", 4, signal.SIGINT))

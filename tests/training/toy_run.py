@@ -40,9 +40,7 @@ class NoisySamples(Dataset[tuple[Tensor, Tensor]]):
 class ToyData(LightningDataModule):
     """23 training samples."""
 
-    def __init__(
-        self, batch_size: int = 2, num_workers: int = 0, seed: int = 5, num_validation: int = 11
-    ) -> None:
+    def __init__(self, batch_size: int = 2, num_workers: int = 0, seed: int = 5, num_validation: int = 11) -> None:
         super().__init__()
         self.num_validation = num_validation
         self.batch_size = batch_size
@@ -69,9 +67,7 @@ class ToyData(LightningDataModule):
 class ToyTask(TrainingModule):
     """Regression to the sum through dropout, so that steps draw random numbers; notes what it sees."""
 
-    def __init__(
-        self, poison: dict[int, float] | None = None, batch_norm: bool = False, **options: Any
-    ) -> None:
+    def __init__(self, poison: dict[int, float] | None = None, batch_norm: bool = False, **options: Any) -> None:
         options = {
             "optimizer": OptimizerSettings(lr=0.01, lr_batch=None),
             "schedule": ScheduleSettings(warmup_epochs=0.5, warmup_lr=1e-4, min_lr=1e-5),
@@ -125,9 +121,7 @@ class Journal(Callback):
             self._maybe("validation", self.validated)
             self.validated += 1
 
-    def on_train_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         line = {"epoch": trainer.current_epoch, "batch": batch_idx, "step": trainer.global_step}
         line |= {"seen": pl_module.seen[-1], "loss": pl_module.losses[-1], "lr": pl_module.rates[-1]}
         with self.path.open("a") as file:
@@ -166,9 +160,7 @@ def main(settings: dict[str, Any]) -> None:
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     signal_at = settings.get("signal_at") if rank == settings.get("signal_rank", 0) else None
     journal = Journal(folder / f"log-{rank}.jsonl", tuple(signal_at) if signal_at else None)
-    trainer = make_trainer(
-        folder, [journal, StopOnSignal(folder / "last.ckpt")], **settings.get("trainer", {})
-    )
+    trainer = make_trainer(folder, [journal, StopOnSignal(folder / "last.ckpt")], **settings.get("trainer", {}))
     try:
         trainer.fit(task, datamodule=ToyData(**settings.get("data", {})), ckpt_path=settings.get("resume"))
     except TrainingStopped as stopped:

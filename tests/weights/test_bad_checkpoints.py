@@ -64,18 +64,14 @@ def test_one_tensor_missing_or_misshapen_or_too_many() -> None:
     name = "stages.1.blocks.0.mlp.fc1.bias"
     assert_refused(atto(), {k: v for k, v in state.items() if k != name}, f"the checkpoint lacks {name}")
     assert_refused(atto(), {**state, name: torch.zeros(3)}, rf"{name} is \(3,\), the model needs \(128,\)")
-    assert_refused(
-        atto(), {**state, "stages.1.blocks.0.attn.rel_pos": torch.zeros(3)}, "no place for .*rel_pos"
-    )
+    assert_refused(atto(), {**state, "stages.1.blocks.0.attn.rel_pos": torch.zeros(3)}, "no place for .*rel_pos")
 
 
 def test_another_network() -> None:
     assert_refused(
         atto(), {"conv1.weight": torch.zeros(3)}, "does not hold a ScalableViT; its entries are conv1.weight"
     )
-    with pytest.raises(
-        WeightsError, match=r"Sequential is not a ScalableViT; .*load_weights\(model.backbone"
-    ):
+    with pytest.raises(WeightsError, match=r"Sequential is not a ScalableViT; .*load_weights\(model.backbone"):
         scalablevit.load_weights(nn.Sequential(nn.Linear(2, 2)), atto().state_dict())
 
 
@@ -108,9 +104,7 @@ def test_truncated(kind: str, keep: float, tmp_path: Path) -> None:
 def test_not_a_checkpoint(content: bytes, name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    assert_refused(
-        atto(), path, f"{name} (is truncated or not a checkpoint|holds a int|holds more than data)"
-    )
+    assert_refused(atto(), path, f"{name} (is truncated or not a checkpoint|holds a int|holds more than data)")
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
@@ -120,9 +114,7 @@ def test_empty_file(name: str, tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"nowhere.pth; give a .safetensors or .pth file, or a folder"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.pth; give a .safetensors or .pth file, or a folder"):
         scalablevit.load_weights(atto(), tmp_path / "nowhere.pth")
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
         scalablevit.load_weights(atto(), tmp_path)
@@ -141,9 +133,7 @@ class Bomb:
 @pytest.mark.parametrize("legacy", [False, True])
 def test_pickle_with_code_is_not_run(legacy: bool, tmp_path: Path) -> None:
     path, trace = tmp_path / "bomb.pth", tmp_path / "exploded"
-    torch.save(
-        {"model": atto().state_dict(), "x": Bomb(trace)}, path, _use_new_zipfile_serialization=not legacy
-    )
+    torch.save({"model": atto().state_dict(), "x": Bomb(trace)}, path, _use_new_zipfile_serialization=not legacy)
     message = assert_refused(atto(), path, r"holds more than data: unpickling would call (posix|nt)\.mkdir")
     assert "safetensors" in message
     assert not trace.exists()
@@ -160,9 +150,7 @@ def test_plain_pickle_with_code_is_not_run(tmp_path: Path) -> None:
 
 def test_whole_module_pickled(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
-    assert_refused(
-        atto(), tmp_path / "module.pth", "holds more than data: unpickling would call torch.nn.*Linear"
-    )
+    assert_refused(atto(), tmp_path / "module.pth", "holds more than data: unpickling would call torch.nn.*Linear")
 
 
 @pytest.mark.parametrize(
@@ -223,9 +211,7 @@ def test_model_round_trip(tmp_path: Path) -> None:
 def test_load_model_needs_our_metadata(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     safetensors.torch.save_file(atto().state_dict(), path)
-    with pytest.raises(
-        WeightsError, match=r"does not say how to build its network .*load_weights\(model, file\)"
-    ):
+    with pytest.raises(WeightsError, match=r"does not say how to build its network .*load_weights\(model, file\)"):
         load_model(path)
     save_weights(atto(), path, metadata={"architecture": "resnet9000", "model_args": {}})
     with pytest.raises(WeightsError, match="resnet9000"):

@@ -30,16 +30,10 @@ def published_names(state: State, *, dense: bool = False) -> State:
         if parts[0] == "stages" and parts[2] == "blocks":
             new = ".".join(["blocks" if dense else "stages", parts[1], *parts[3:]])
         elif parts[0] == "stages":
-            new = {"patch_embed": f"patch_embeds.{parts[1]}.", "peg": f"pos_block.{parts[1]}.proj.0."}[
-                parts[2]
-            ]
+            new = {"patch_embed": f"patch_embeds.{parts[1]}.", "peg": f"pos_block.{parts[1]}.proj.0."}[parts[2]]
             new += ".".join(parts[3 + (parts[2] == "peg") :])
         else:
-            new = (
-                name.replace("head.hidden", "head.0")
-                .replace("head.norm", "head.1")
-                .replace("norms.", "norm_list.")
-            )
+            new = name.replace("head.hidden", "head.0").replace("head.norm", "head.1").replace("norms.", "norm_list.")
             new = new.replace("head.fc", "head.3" if "head.hidden.weight" in state else "head")
         for ours, theirs in (
             (".attn.lim.", ".attn.lepe_func." if dense else ".attn.lim_func."),
@@ -185,9 +179,7 @@ def test_fresh_head_on_wish() -> None:
 def test_classifier_into_pyramid() -> None:
     original, backbone = atto(), scalablevit.create_backbone("scalablevit_atto")
     report = scalablevit.load_weights(backbone, published_names(original.state_dict()))
-    assert sorted(report.fresh) == sorted(
-        f"norms.{i}.{kind}" for i in range(4) for kind in ("weight", "bias")
-    )
+    assert sorted(report.fresh) == sorted(f"norms.{i}.{kind}" for i in range(4) for kind in ("weight", "bias"))
     assert report.ignored == ["head.fc.bias", "head.fc.weight", "norm.bias", "norm.weight"]
     assert torch.equal(backbone.stages[3].peg.conv.weight, original.stages[3].peg.conv.weight)
 

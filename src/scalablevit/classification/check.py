@@ -88,7 +88,7 @@ class CheckReport:
             lines += [f"  {problem.message}" for problem in problems[:_MOST_LISTED]]
             if len(problems) > _MOST_LISTED:
                 lines.append(f"  ... and {len(problems) - _MOST_LISTED:,} more; the JSON report lists all")
-        verdict = "no errors" if self.ok else f"{len(self.errors):,} errors"
+        verdict = "no errors" if self.ok else f"{len(self.errors):,} error{'s' if len(self.errors) != 1 else ''}"
         lines += ["", f"{verdict}, {len(self.warnings):,} warnings"]
         return "\n".join(lines)
 
@@ -158,9 +158,7 @@ def check_folder(
     for name in dict.fromkeys([*scan.train, *scan.val]):
         report.classes[name] = readable["train", name], readable["val", name]
         if scan.train.get(name) and not readable["train", name]:
-            message = (
-                f"{scan.train_folder / name}: none of the class's training pictures can be read; replace them"
-            )
+            message = f"{scan.train_folder / name}: none of the class's training pictures can be read; replace them"
             folder = str(scan.train_folder / name)
             report.problems.append(Problem("error", "unreadable-class", folder, message))
     report.problems.sort(key=lambda problem: problem.severity != "error")  # stable: errors first

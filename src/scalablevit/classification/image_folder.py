@@ -74,9 +74,7 @@ class FolderScan:
             raise ValueError(f"{self.root}: the data folder has {len(errors)} faults:\n{listed}")
 
 
-def scan_folder(
-    root: str | Path, *, train: str = "auto", val: str = "auto", val_fraction: float = 0.1
-) -> FolderScan:
+def scan_folder(root: str | Path, *, train: str = "auto", val: str = "auto", val_fraction: float = 0.1) -> FolderScan:
     """Find training and validation pictures by class; never raises for what is wrong with the folder.
 
     Two layouts are known: `root/train/CLASS/*` beside `root/val/CLASS/*`, and `root/CLASS/*`. Where there
@@ -111,9 +109,7 @@ def scan_folder(
     if val != "auto" or train_folder is not None:
         val_folder = _find_part(root, val, VAL_NAMES)
     if val_folder is None and val != "auto":
-        return _faulty(
-            root, "missing-folder", f"{root}: it has no folder {val!r}; check the name given as val"
-        )
+        return _faulty(root, "missing-folder", f"{root}: it has no folder {val!r}; check the name given as val")
     if train_folder is None:
         stray = _find_part(root, "auto", VAL_NAMES) if val == "auto" else None
         if stray is not None and _subfolders(stray):
@@ -129,9 +125,7 @@ def scan_folder(
         for name, files in _class_files(train_folder).items():
             scan.train[name], scan.val[name] = split_by_hash(files, val_fraction)
     else:
-        scan = FolderScan(
-            root, train_folder, val_folder, _class_files(train_folder), _class_files(val_folder)
-        )
+        scan = FolderScan(root, train_folder, val_folder, _class_files(train_folder), _class_files(val_folder))
         if train_folder == root:
             # An explicit val folder beside the class folders is not a class itself.
             scan.train.pop(val_folder.name, None)
@@ -172,9 +166,7 @@ def read_class_names(path: str | Path, folders: list[str]) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path}: class_names_file cannot be read as text ({error}); check the path"
-        ) from error
+        raise ValueError(f"{path}: class_names_file cannot be read as text ({error}); check the path") from error
     names = _names_from_json(path, text) if path.suffix.lower() == ".json" else _names_from_text(text)
     missing = [folder for folder in folders if folder not in names]
     if missing:
@@ -184,9 +176,7 @@ def read_class_names(path: str | Path, folders: list[str]) -> list[str]:
         )
     chosen = [names[folder] for folder in folders]
     shared = {name for name in chosen if chosen.count(name) > 1}
-    return [
-        f"{name} ({folder})" if name in shared else name for folder, name in zip(folders, chosen, strict=True)
-    ]
+    return [f"{name} ({folder})" if name in shared else name for folder, name in zip(folders, chosen, strict=True)]
 
 
 def _names_from_json(path: Path, text: str) -> Mapping[str, str]:
@@ -202,8 +192,7 @@ def _names_from_json(path: Path, text: str) -> Mapping[str, str]:
             names[value[0]] = value[1]
         else:
             raise ValueError(
-                f"{path}: class_names_file must be a JSON object from folder to name, such as "
-                '{"n01440764": "tench"}'
+                f'{path}: class_names_file must be a JSON object from folder to name, such as {{"n01440764": "tench"}}'
             )
     return names
 
@@ -234,10 +223,7 @@ def _pictures_directly_in(folder: Path) -> list[str]:
 
 
 def _class_files(folder: Path) -> ClassFiles:
-    return {
-        name: [os.path.join(name, file) for file in walk_images(folder / name)]
-        for name in _subfolders(folder)
-    }
+    return {name: [os.path.join(name, file) for file in walk_images(folder / name)] for name in _subfolders(folder)}
 
 
 def _find_part(root: Path, name: str, usual: tuple[str, ...]) -> Path | None:
@@ -300,9 +286,7 @@ def _training_problems(scan: FolderScan) -> list[Problem]:
     if not scan.train:
         direct = _pictures_directly_in(folder)
         held = f"{len(direct)} pictures lie directly in it, " if direct else "it has no folders in it, "
-        message = (
-            f"{folder}: {held}but each class needs a folder of its own; arrange them as {folder}/CLASS/*.jpg"
-        )
+        message = f"{folder}: {held}but each class needs a folder of its own; arrange them as {folder}/CLASS/*.jpg"
         return [Problem("error", "no-classes", str(folder), message)]
     if len(scan.train) == 1:
         (only,) = scan.train

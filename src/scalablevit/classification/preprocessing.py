@@ -61,9 +61,7 @@ class Augmentation:
             if not 0 <= value <= 1:
                 raise ValueError(f"augmentation.{name} must be between 0 and 1, got {value}")
         if self.erasing_mode not in ("pixel", "rand", "const"):
-            raise ValueError(
-                f"augmentation.erasing_mode must be 'pixel', 'rand' or 'const', got {self.erasing_mode!r}"
-            )
+            raise ValueError(f"augmentation.erasing_mode must be 'pixel', 'rand' or 'const', got {self.erasing_mode!r}")
         if self.erasing_count < 1:
             raise ValueError(
                 f"augmentation.erasing_count must be at least 1, got {self.erasing_count}; "
@@ -100,13 +98,9 @@ class Preprocessing:
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio must be above 0 and at most 1, got {self.crop_ratio}")
         if self.interpolation not in _INTERPOLATIONS:
-            raise ValueError(
-                f"interpolation must be one of {', '.join(_INTERPOLATIONS)}, got {self.interpolation!r}"
-            )
+            raise ValueError(f"interpolation must be one of {', '.join(_INTERPOLATIONS)}, got {self.interpolation!r}")
         if len(mean) not in (1, 3) or len(mean) != len(std):
-            raise ValueError(
-                f"mean and std need one value each (grayscale) or three each (RGB), got {mean} and {std}"
-            )
+            raise ValueError(f"mean and std need one value each (grayscale) or three each (RGB), got {mean} and {std}")
         if min(std) <= 0:
             raise ValueError(f"std must be above 0, got {std}")
         # Lists come in from YAML and JSON; tuples make the settings hashable and comparable.
@@ -271,7 +265,5 @@ _INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest"
 def _pair(name: str, values: tuple[float, float]) -> tuple[float, float]:
     pair = tuple(values)
     if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
-        raise ValueError(
-            f"augmentation.{name} must be two numbers above 0, the smaller first, got {tuple(values)}"
-        )
+        raise ValueError(f"augmentation.{name} must be two numbers above 0, the smaller first, got {tuple(values)}")
     return pair

@@ -18,7 +18,7 @@ from scalablevit import __version__
 from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.classification.data import ClassificationBatch, UnreadableFiles
 from scalablevit.classification.preprocessing import Preprocessing
-from scalablevit.training.checkpoint_io import write_atomically
+from scalablevit.safe_write import write_atomically
 from scalablevit.training.module import (
     DEFAULT_OPTIMIZER,
     DEFAULT_SCHEDULE,

@@ -34,9 +34,7 @@ def write_digits_folder(root: str | Path) -> Path:
 
     root = Path(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ValueError(
-            f"{root}: cannot write the digits here, it is not an empty folder; name a new folder"
-        )
+        raise ValueError(f"{root}: cannot write the digits here, it is not an empty folder; name a new folder")
     root.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that it is on the same disk and the renaming is atomic.
     partial = root.with_name(f".{root.name}.partial-{os.getpid()}")

@@ -3,20 +3,15 @@
 import logging
 import os
 import pickle
-import tempfile
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from scalablevit.safe_write import write_atomically
+
 log = logging.getLogger(__name__)
-
-
-class CheckpointWriteError(OSError):
-    """A checkpoint could not be written; the one that stood at its place before is intact."""
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -33,7 +28,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         """Write `checkpoint` to `path`: complete, or not at all.
 
         Raises:
-            CheckpointWriteError: the disk is full, or the folder cannot be written.
+            WriteError: the disk is full, or the folder cannot be written.
             TypeError: `storage_options` is given.
         """
         if storage_options is not None:
@@ -73,49 +68,3 @@ class SafeCheckpointIO(TorchCheckpointIO):
         if not isinstance(checkpoint, dict):
             raise ValueError(f"{os.fspath(path)} holds a {type(checkpoint).__name__}, not a checkpoint")
         return checkpoint
-
-
-def write_atomically(path: str | os.PathLike[str], write: Callable[[Any], None]) -> None:
-    """Let `write(file)` fill a temporary file in `path`'s folder, wait for the disk, then rename it to
-    `path`.
-
-    Args:
-        path: where the file shall stand; its folder is made where it is missing.
-        write: gets a binary file, open for writing.
-
-    Raises:
-        CheckpointWriteError: the system refused to write; what stood at `path` is intact.
-    """
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets nobody else read
-        os.replace(temporary, path)
-        temporary = None
-    except (OSError, RuntimeError) as error:
-        # torch's zip writer turns the OSError of a full disk into a RuntimeError, and keeps it as the cause
-        reason = error if isinstance(error, OSError) else error.__cause__ or error.__context__
-        if not isinstance(reason, OSError):
-            raise
-        earlier = "the earlier file of that name is intact" if path.exists() else "no file was left behind"
-        raise CheckpointWriteError(
-            reason.errno,
-            f"{path} could not be written ({reason.strerror or reason}); {earlier}. "
-            "Make room, or name another folder",
-        ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

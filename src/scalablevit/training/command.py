@@ -2,25 +2,18 @@
 
 import argparse
 import contextlib
-import dataclasses
-import difflib
-import inspect
 import logging
 import os
-import re
 import shlex
 import shutil
 import sys
-import typing
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LambdaCallback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -28,10 +21,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
-from scalablevit.training.checkpoint_io import SafeCheckpointIO, write_atomically
+from scalablevit.safe_write import write_atomically
+from scalablevit.training.checkpoint_io import SafeCheckpointIO
 from scalablevit.training.curves import plot_curves
 from scalablevit.training.module import TrainingModule
 from scalablevit.training.progress import EpochLines, ProgressLine
+from scalablevit.training.recipe_errors import RecipeError, origin_of, read_recipe, readable
 from scalablevit.training.run_folder import CSVMetrics, RunFolder, claim
 from scalablevit.training.stopping import StopOnSignal
 
@@ -43,12 +38,7 @@ _REMOVED_OPTIONS = (
     "default_root_dir",
     "enable_checkpointing",
 )
-_TOP = ("model", "data", "trainer", "seed_everything")
 _LARGEST_SEED = 2**32 - 1  # numpy's
-
-
-class RecipeError(ValueError):
-    """A recipe or a command line that cannot become a run; the message is for the user."""
 
 
 class TrainingCommand(LightningCLI):
@@ -100,7 +90,7 @@ class TrainingCommand(LightningCLI):
                 },
             )
         except (argparse.ArgumentError, TypeError, ValueError, OSError) as error:
-            origin = _origin(error)
+            origin = origin_of(error)
             if origin is None or ("class_path" in str(error) and isinstance(origin, ImportError | AttributeError)):
                 raise RecipeError(readable(error, settings)) from error
             if origin is error:
@@ -354,156 +344,6 @@ def _seed(value: Any) -> int:
     if isinstance(value, bool) or not 0 <= int(value) <= _LARGEST_SEED:
         raise RecipeError(f"--seed (seed_everything) must lie in 0 to {_LARGEST_SEED}, got {value}")
     return int(value)
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The settings in a YAML file.
-
-    Raises:
-        RecipeError: not YAML, or not a mapping; names file and line.
-    """
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = "" if mark is None else f" line {mark.line + 1}"
-        raise RecipeError(f"{path}{line}: not valid YAML ({error.problem}); correct it") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not valid YAML ({str(error).splitlines()[0]}); correct it") from error
-    if not isinstance(settings, dict):
-        raise RecipeError(
-            f"{path}: a recipe is a mapping with the keys model, data and trainer, this is "
-            f"{'empty' if settings is None else type(settings).__name__}; see `scalablevit recipes NAME`"
-        )
-    for key in settings:
-        if key not in _TOP:
-            close = difflib.get_close_matches(str(key), _TOP, 1)
-            hint = f"did you mean {close[0]}?" if close else f"a recipe has the keys {', '.join(_TOP)}"
-            raise RecipeError(f"there is no key {key} in {path}; {hint}")
-    return settings
-
-
-def _origin(error: BaseException) -> BaseException | None:
-    """What a class of ours or Lightning raised in jsonargparse; None: jsonargparse itself found fault."""
-    current: BaseException | None = error
-    while current is not None:
-        frame = current.__traceback__
-        while frame is not None and frame.tb_next is not None:
-            frame = frame.tb_next
-        module = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
-        if not module.startswith(("jsonargparse", "argparse", "yaml")):
-            return current
-        current = current.__cause__
-    return None
-
-
-_UNKNOWN = re.compile(
-    r"Group '(?P<group>[^']+)' does not accept option '(?P<member>[^']+)'"
-    r"|Option '(?P<option>[^']+)' is not accepted"
-    r"|unrecognized arguments: (?P<words>.+)"
-)
-_KEY = re.compile(r'Parser key "([^"]+)"')
-_EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: .*)?$", re.MULTILINE)
-_GOT = re.compile(r"(?:Got value|Given value): (.+?)$", re.MULTILINE)
-_NO_CLASS = re.compile(r"module '[^']+' has no attribute '[^']+'|No module named '[^']+'")
-_CLASS = re.compile(r"class_path '([^']+)'")
-
-
-def readable(error: BaseException, recipes: Mapping[str, Mapping[str, Any]] | None = None) -> str:
-    """What jsonargparse finds wrong, in one sentence: the key, the value, the remedy.
-
-    Args:
-        error: raised by jsonargparse.
-        recipes: file -> settings, to name the file in which a key stands.
-    """
-    text = str(error)
-    prefix = ".".join(_KEY.findall(text)).replace(".init_args", "")
-    classes = _CLASS.findall(text)
-    unknown = _UNKNOWN.search(text)
-    if unknown is not None:
-        return _unknown_key(unknown, prefix, classes[-1] if classes else None, recipes or {})
-    missing = _NO_CLASS.search(text)
-    if missing is not None:
-        return f"{prefix}.class_path: there is no {classes[-1]} ({missing[0]}); correct its name"
-    got = _GOT.search(text)
-    expected = list(dict.fromkeys(_plain_type(kind) for kind in _EXPECTED.findall(text)))
-    if expected:
-        if len(expected) > 1 and "null" in expected:  # often said of the whole class around the value
-            expected.remove("null")
-        said = got[1] if got is not None and "Namespace(" not in got[1] else None
-        where = "" if said is None else _file_of(prefix, recipes or {}, said)
-        return f"{prefix}{where} must be {' or '.join(expected)}" + ("" if said is None else f", got {said!r}")
-    last = text.strip().splitlines()[-1].strip()
-    return f"{prefix}: {last}" if prefix else last[:1].lower() + last[1:]
-
-
-def _unknown_key(
-    found: re.Match[str], prefix: str, class_path: str | None, recipes: Mapping[str, Mapping[str, Any]]
-) -> str:
-    parts = [prefix, found["group"], found["member"] or found["option"]]
-    if found["words"]:
-        word = found["words"].split()[0]
-        if not word.startswith("-"):
-            return f"{word!r} is not understood: values are given as --KEY VALUE"
-        parts.append(word.lstrip("-").partition("=")[0])
-    key = ".".join(part for part in parts if part).replace(".init_args", "")
-    known = list(_known_keys(prefix, class_path))
-    # the last word of a key is what is misspelt most; a full match of the path comes first
-    close = difflib.get_close_matches(key, known, 1, cutoff=0.75)
-    hint = f"did you mean {close[0]}?" if close else "`scalablevit fit --config NAME --print_config` lists all"
-    dashes = "--" if found["words"] and not prefix else ""
-    return f"there is no key {dashes}{key}{_file_of(key, recipes)}; {hint}"
-
-
-def _known_keys(prefix: str, class_path: str | None) -> Iterator[str]:
-    """Keys that a recipe may hold: below `prefix`, or all where it is empty."""
-    if prefix and class_path is not None:
-        with contextlib.suppress(ImportError, AttributeError):
-            module, _, name = class_path.rpartition(".")
-            yield from _keys_of(getattr(import_module(module), name), prefix)
-        return
-    yield from (*_TOP, "config", "run", "resume")
-    yield from ("devices", "epochs", "precision", "seed", "print_config")
-    yield from _keys_of(Trainer, "trainer")
-
-
-def _keys_of(kind: Any, prefix: str) -> Iterator[str]:
-    for name, parameter in inspect.signature(kind).parameters.items():
-        yield f"{prefix}.{name}"
-        for inner in (parameter.annotation, *typing.get_args(parameter.annotation)):
-            if dataclasses.is_dataclass(inner):
-                yield from _keys_of(inner, f"{prefix}.{name}")
-
-
-def _file_of(key: str, recipes: Mapping[str, Mapping[str, Any]], said: str | None = None) -> str:
-    """` in FILE` for the last recipe that holds the key, with the value `said` if given; else nothing."""
-    for file in reversed(list(recipes)):
-        value: Any = recipes[file]
-        for part in key.split("."):
-            if isinstance(value, Mapping) and part not in value:
-                value = value.get("init_args")
-            if not isinstance(value, Mapping) or part not in value:
-                break
-            value = value[part]
-        else:
-            return f" in {file}" if said is None or str(value) == said else ""
-    return ""
-
-
-def _plain_type(kind: str) -> str:
-    """`<class 'int'>` as a person says it."""
-    literal = re.fullmatch(r"typing\.Literal\[(.*)\]", kind)
-    if literal is not None:
-        return literal[1].replace("'", "")
-    names = {
-        "int": "a whole number",
-        "float": "a number",
-        "str": "text",
-        "bool": "true or false",
-        "NoneType": "null",
-    }
-    match = re.fullmatch(r"<class '(.*)'>", kind)
-    return names.get(match[1], match[1]) if match is not None else kind
 
 
 def check_devices(accelerator: str, devices: Any) -> None:

@@ -56,15 +56,11 @@ class ShardedSampler(DistributedSampler[Any]):
         pad: bool,
     ) -> None:
         if num_samples < 1:
-            raise ValueError(
-                "the data set holds no samples: check its path and that no class folder is empty"
-            )
+            raise ValueError("the data set holds no samples: check its path and that no class folder is empty")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if world_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(
-                f"rank must lie in 0..world_size - 1, got rank {rank} of world_size {world_size}"
-            )
+            raise ValueError(f"rank must lie in 0..world_size - 1, got rank {rank} of world_size {world_size}")
         # the parent's __init__ is left out on purpose: it knows neither batches nor unpadded shards
         self.num_replicas = world_size
         self.rank = rank
@@ -138,9 +134,7 @@ class ResumableLoader(DataLoader[Any]):
     def __init__(self, dataset: Dataset[Any], **options: Any) -> None:
         super().__init__(dataset, **options)
         if not isinstance(self.sampler, ShardedSampler):
-            raise ValueError(
-                f"ResumableLoader needs sampler=ShardedSampler(...), got {type(self.sampler).__name__}"
-            )
+            raise ValueError(f"ResumableLoader needs sampler=ShardedSampler(...), got {type(self.sampler).__name__}")
         self._position = {"epoch": 0, "batches": 0}
         self._resume_at: dict[str, int] | None = None
 

@@ -211,9 +211,7 @@ class TrainingModule(LightningModule):
         # under fp16 a fused AdamW unscales the gradients itself, after the guard and the clipping should have
         # seen them
         fused = device in ("cuda", "cpu") and self.trainer.precision != "16-mixed"
-        optimizer = torch.optim.AdamW(
-            groups, lr=self.peak_lr, betas=settings.betas, eps=settings.eps, fused=fused
-        )
+        optimizer = torch.optim.AdamW(groups, lr=self.peak_lr, betas=settings.betas, eps=settings.eps, fused=fused)
         scheduler = LambdaLR(optimizer, self._lr_factor())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

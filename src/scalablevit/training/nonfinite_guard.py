@@ -42,17 +42,13 @@ class NonFiniteGuard(Callback):
         """Keep the loss for the message."""
         self._loss = loss.detach()
 
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Look at the gradients (unscaled, not yet clipped); drop them all if one of them is not finite.
 
         Raises:
             NonFiniteError: on all ranks, after `max_steps` dropped steps in a row.
         """
-        gradients = [
-            p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
-        ]
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not any_nonfinite(gradients, device=pl_module.device):
             self.in_a_row = 0
             return

@@ -21,7 +21,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from scalablevit.training.checkpoint_io import write_atomically
+from scalablevit.safe_write import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class RunFolder:
         """Write `environment.json`; where there is one (a resumed run), the earlier ones are kept in a list.
 
         Raises:
-            CheckpointWriteError: the disk is full, or the folder cannot be written.
+            WriteError: the disk is full, or the folder cannot be written.
         """
         entry = environment(seed=seed)
         earlier: list[dict[str, Any]] = []
@@ -121,9 +121,7 @@ def git_state(folder: str | os.PathLike[str] = ".") -> dict[str, Any] | None:
     """{"commit": hash, "dirty": whether tracked files differ} of the repository around `folder`, or None."""
 
     def git(*words: str) -> str:
-        run = subprocess.run(
-            ["git", "-C", os.fspath(folder), *words], capture_output=True, text=True, timeout=10
-        )
+        run = subprocess.run(["git", "-C", os.fspath(folder), *words], capture_output=True, text=True, timeout=10)
         run.check_returncode()
         return run.stdout.strip()
 
@@ -184,9 +182,7 @@ class CSVMetrics(Logger):
             del self._rows[later]
         row = self._rows.setdefault(epoch, {})
         known = set(row)
-        row.update(
-            {key.removesuffix("_epoch"): value for key, value in values.items() if not key.endswith("_step")}
-        )
+        row.update({key.removesuffix("_epoch"): value for key, value in values.items() if not key.endswith("_step")})
         if step is not None:
             row["step"] = step
         self._is_dirty = True
@@ -235,9 +231,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
         try:
             return [{key: float(value) for key, value in row.items() if value} for row in reader]
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{os.fspath(path)} line {reader.line_num}: {error}; repair or remove it"
-            ) from error
+            raise ValueError(f"{os.fspath(path)} line {reader.line_num}: {error}; repair or remove it") from error
 
 
 def format_number(value: float) -> str:

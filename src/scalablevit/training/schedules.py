@@ -19,9 +19,7 @@ def progress(step: int, *, warmup_steps: int, total_steps: int) -> float:
     return min(1.0, max(0.0, (step - warmup_steps) / max(1, total_steps - warmup_steps)))
 
 
-def cosine(
-    step: int, *, total_steps: int, warmup_steps: int, warmup_factor: float, min_factor: float
-) -> float:
+def cosine(step: int, *, total_steps: int, warmup_steps: int, warmup_factor: float, min_factor: float) -> float:
     """Half a cosine from 1 to `min_factor`, after the warm-up. Source: arXiv:1608.03983, no restarts."""
     if step < warmup_steps:
         return warmup(step, warmup_steps=warmup_steps, warmup_factor=warmup_factor)
@@ -39,9 +37,7 @@ def poly(
     return min_factor + (1.0 - min_factor) * (1.0 - t) ** power
 
 
-def multistep(
-    step: int, *, warmup_steps: int, warmup_factor: float, milestones: Sequence[int], gamma: float
-) -> float:
+def multistep(step: int, *, warmup_steps: int, warmup_factor: float, milestones: Sequence[int], gamma: float) -> float:
     """`gamma` to the number of `milestones` (in steps) that have passed; the warm-up multiplies it."""
     factor = gamma ** sum(step >= milestone for milestone in milestones)
     if step < warmup_steps:

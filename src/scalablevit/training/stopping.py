@@ -115,9 +115,7 @@ class StopOnSignal(Checkpoint):
             self._stop_if_asked(trainer)
             self._validation_is_due = False
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         """Stop in the middle of a validation; only with one process, as ranks may differ by a batch."""
         if self._training and self._signum and trainer.world_size == 1:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -143,9 +141,7 @@ class StopOnSignal(Checkpoint):
     def _raise(self) -> NoReturn:
         raise TrainingStopped(self._signum, self.checkpoint)
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Where the validation still has to run, say so in Lightning's words."""
         if self._validation_is_due:
             # a first batch begun and not ended: on resume Lightning goes back to the validation, which starts

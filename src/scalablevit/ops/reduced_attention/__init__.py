@@ -7,9 +7,7 @@ from torch import Tensor
 from scalablevit.ops.reduced_attention import fused
 
 
-def reduced_attention(
-    q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, scale: float, dropout: float = 0.0
-) -> Tensor:
+def reduced_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, scale: float, dropout: float = 0.0) -> Tensor:
     """Multi-head attention in which keys may be fewer than queries and values of another width.
 
     Args:

@@ -7,9 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def reduced_attention(
-    q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, scale: float, dropout: float = 0.0
-) -> Tensor:
+def reduced_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, scale: float, dropout: float = 0.0) -> Tensor:
     """Same result as `reference.reduced_attention`, without materialised scores where torch can avoid them."""
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, h, N or M, D)
     value_dim = v.shape[-1]

@@ -6,9 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def reduced_attention(
-    q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, scale: float, dropout: float = 0.0
-) -> Tensor:
+def reduced_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, scale: float, dropout: float = 0.0) -> Tensor:
     """`softmax(scale * q k^T) v` head by head.
 
     Arguments as in `scalablevit.ops.reduced_attention.reduced_attention`.

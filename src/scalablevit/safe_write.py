@@ -1,0 +1,56 @@
+"""Files that are complete or not there: written beside their place, then renamed into it."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class WriteError(OSError):
+    """A file could not be written; the one that stood at its place before is intact."""
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Any], None]) -> None:
+    """Let `write(file)` fill a temporary file in `path`'s folder, wait for the disk, then rename it to
+    `path`.
+
+    Args:
+        path: where the file shall stand; its folder is made where it is missing.
+        write: gets a binary file, open for writing.
+
+    Raises:
+        WriteError: the system refused to write; what stood at `path` is intact.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets nobody else read
+        os.replace(temporary, path)
+        temporary = None
+    except (OSError, RuntimeError) as error:
+        # torch's zip writer turns the OSError of a full disk into a RuntimeError, and keeps it as the cause
+        reason = error if isinstance(error, OSError) else error.__cause__ or error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        earlier = "the earlier file of that name is intact" if path.exists() else "no file was left behind"
+        raise WriteError(
+            reason.errno,
+            f"{path} could not be written ({reason.strerror or reason}); {earlier}. Make room, or name another folder",
+        ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
