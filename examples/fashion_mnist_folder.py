@@ -1,6 +1,6 @@
 """Write Fashion-MNIST as a folder of PNG files per class, ready for `scalablevit fit`.
 
-    python examples/fashion_mnist_folder.py data/fashion-mnist
+    python examples/fashion_mnist_folder.py data/fashion_mnist
 
 Reads the four gzip IDX files of Fashion-MNIST (Xiao, Rasul, Vollgraf, arXiv:1708.07747): 60,000 training and
 10,000 test pictures of 28 x 28 pixels. Debian's package `dataset-fashion-mnist` installs them; so does a
@@ -11,6 +11,7 @@ import argparse
 import gzip
 import math
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -21,7 +22,8 @@ from PIL import Image
 CLASSES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag"]
 CLASSES += ["Ankle-boot"]
 PARTS = {"train": ("train", 60_000), "val": ("t10k", 10_000)}  # our folder: (prefix of the files, pictures)
-FIT_COMMAND = "scalablevit fit --config finetune_folder --data.root {out}"
+FIT_COMMAND = ["scalablevit", "fit", "--config", "fashion_mnist"]
+RECIPE_ROOT = Path("data/fashion_mnist")  # where the recipe looks for the pictures
 
 _UNSIGNED_BYTE = 0x08
 
@@ -120,7 +122,8 @@ def main() -> None:
     except ValueError as error:
         parser.exit(1, f"error: {error}\n")
     print(f"{arguments.out}: 70,000 pictures of {', '.join(CLASSES)}")
-    print(f"Try: {FIT_COMMAND.format(out=arguments.out)}")
+    is_default = arguments.out.resolve() == RECIPE_ROOT.resolve()
+    print(f"Try: {shlex.join(FIT_COMMAND + ([] if is_default else ['--data.root', str(arguments.out)]))}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from scalablevit.layers import (
 )
 from scalablevit.layers.head import PUBLISHED_HIDDEN_DIM
 from scalablevit.ops.layout import channels_first
+from scalablevit.ops.windows import as_window
 
 WindowSize = int | tuple[int, int]
 
@@ -178,8 +179,6 @@ class ScalableViT(nn.Module):
                 raise ValueError(f"{name} must have one value per stage ({num_stages}), got {list(values)}")
         if in_chans < 1:
             raise ValueError(f"in_chans must be at least 1, got {in_chans}")
-        if num_classes < 0:
-            raise ValueError(f"num_classes must be at least 0, got {num_classes}")
         if head not in ("published", "plain"):
             raise ValueError(f"head must be 'published' or 'plain', got {head!r}")
         if not pattern or set(pattern) - {"iwsa", "ssa"}:
@@ -300,18 +299,27 @@ class ScalableViT(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages behind the last one in `indices`, on wish the final norm and the head; timm's hook."""
+        """Drop the stages behind the last one in `indices`, and the final norm with the last stage; timm's hook.
+
+        Args:
+            indices: stages that are needed, as for `forward_intermediates`.
+            prune_norm: drop the final norm in any case.
+            prune_head: drop the head; else it is made anew where its input has another width.
+
+        Returns:
+            the stages that `indices` means.
+        """
         take, last = feature_take_indices(len(self.stages), indices)
         self.stages = self.stages[: last + 1]
-        if prune_norm:
-            self.norm = nn.Identity()
-        elif last + 1 < len(self.feature_info):
-            weight = next(self.parameters())
-            dim = self.feature_info[last]["num_chs"]
-            self.norm = nn.LayerNorm(dim, eps=1e-6, device=weight.device, dtype=weight.dtype)
-        self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        width = self.feature_info[last]["num_chs"]
+        if prune_norm or width != self.num_features:
+            self.norm = nn.Identity()  # the final norm belongs to the last stage
+        is_narrower = width != self.num_features
+        self.num_features = self.head_hidden_size = width
         if prune_head:
             self.reset_classifier(0, "")
+        elif is_narrower:
+            self.reset_classifier(self.num_classes)
         return take
 
     def get_classifier(self) -> nn.Module:
@@ -361,12 +369,15 @@ class ScalableViT(nn.Module):
         if patch_size not in (None, 4, (4, 4)):
             raise ValueError(f"patch_size is fixed at 4 by the first convolution, got {patch_size}")
         if window_size is not None:
-            for stage, size in zip(typed(self.stages), _per_stage(window_size, len(self.stages)), strict=True):
+            sizes = [as_window(size) for size in _per_stage(window_size, len(self.stages))]
+            for stage, size in zip(typed(self.stages), sizes, strict=True):
                 for block in stage.blocks:
                     if isinstance(block.attn, InteractiveWindowSelfAttention):
                         block.attn.set_window_size(size)
 
     def _make_head(self, num_classes: int, global_pool: str) -> None:
+        if num_classes < 0:
+            raise ValueError(f"num_classes must be at least 0, got {num_classes}")
         if global_pool not in ("avg", "max", ""):
             raise ValueError(f"global_pool must be 'avg', 'max' or '', got {global_pool!r}")
         self.num_classes, self.global_pool = num_classes, global_pool
@@ -437,13 +448,22 @@ def create_backbone(
     drop_path_rate: float = 0.0,
     attn_drop_rate: float = 0.0,
     proj_drop_rate: float = 0.0,
+    channel_ratios: Sequence[float] | None = None,
+    reductions: Sequence[int] = (8, 4, 2, 1),
+    mlp_ratio: float = 4.0,
+    qkv_bias: bool = True,
+    lim: bool = True,
+    peg: bool = True,
+    pattern: Sequence[str] = ("iwsa", "ssa"),
     grad_checkpointing: bool = False,
 ) -> PyramidBackbone:
     """Build a feature pyramid for dense tasks.
 
     Args:
         name: a variant, such as "scalablevit_small" (see `VARIANTS`).
-        in_chans, scale_value, window_size, drop_path_rate, attn_drop_rate, proj_drop_rate: as for `ScalableViT`.
+        in_chans, scale_value, window_size, drop_path_rate, attn_drop_rate, proj_drop_rate, reductions, mlp_ratio,
+            qkv_bias, lim, peg, pattern: as for `ScalableViT`.
+        channel_ratios: as for `ScalableViT`; None: the variant's.
         grad_checkpointing: recompute blocks in the backward pass, for less memory.
 
     Returns:
@@ -455,7 +475,10 @@ def create_backbone(
     """
     if name not in VARIANTS:
         raise ValueError(f"no variant {name!r}; choose from {', '.join(VARIANTS)}")
-    body = ScalableViT(
+    numbers = dict(VARIANTS[name])
+    if channel_ratios is not None:
+        numbers["channel_ratios"] = channel_ratios
+    network = ScalableViT(
         in_chans=in_chans,
         num_classes=0,
         scale_value=scale_value,
@@ -463,10 +486,16 @@ def create_backbone(
         drop_path_rate=drop_path_rate,
         attn_drop_rate=attn_drop_rate,
         proj_drop_rate=proj_drop_rate,
-        **VARIANTS[name],
+        reductions=reductions,
+        mlp_ratio=mlp_ratio,
+        qkv_bias=qkv_bias,
+        lim=lim,
+        peg=peg,
+        pattern=pattern,
+        **numbers,
     )
-    body.set_grad_checkpointing(grad_checkpointing)
-    return PyramidBackbone(body)
+    network.set_grad_checkpointing(grad_checkpointing)
+    return PyramidBackbone(network)
 
 
 def typed(stages: nn.ModuleList) -> list[Stage]:

@@ -2,9 +2,9 @@
 
 import argparse
 import contextlib
+import functools
 import json
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -52,6 +52,10 @@ options:
 """
 
 
+class UsageError(ValueError):
+    """A command line that is wrong whatever lies on the disk."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command `scalablevit`.
 
@@ -76,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("SCALABLEVIT_DEBUG") or not _is_users_to_mend(error):
             raise
-        return _fail(_words_of(error))
+        return _fail(_words_of(error), code=2 if isinstance(error, UsageError) else 1)
 
 
 def _words_of(error: Exception) -> str:
@@ -146,7 +150,7 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("--weights", required=True, metavar="RUN|FILE", help="run folder, or its model.safetensors")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to name (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line and picture instead of a table")
-    parser.add_argument("--save", metavar="FOLDER", help="write annotated pictures there")
+    parser.add_argument("--save", metavar="FOLDER", help="write annotated pictures there, beside what is there")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="pictures at a time (default: 16)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
 
@@ -165,6 +169,10 @@ def _add_check_data(commands: Any) -> None:
     parser.add_argument("root", help="folder with a folder per class, or with train/ and val/ that hold those")
     parser.add_argument("--train", default="auto", metavar="NAME", help="training folder in it")
     parser.add_argument("--val", default="auto", metavar="NAME", help="validation folder in it")
+    parser.add_argument(
+        "--val-fraction", type=float, default=0.1, metavar="X",
+        help="share of each class to set aside where there is no validation folder (default: 0.1)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -174,24 +182,28 @@ def _add_recipes(commands: Any) -> None:
 
 
 def _fit(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
+    if words and words[0] in ("-h", "--help"):
         print(_FIT_USAGE, end="")
         return 0
     words, run, resume, configs, _ = _split(words)
     if resume is not None:
         if run is not None or configs:
-            raise ValueError("--resume goes on with a run and its recipe: leave out --run and --config")
+            raise UsageError("--resume goes on with a run and its recipe: leave out --run and --config")
         run, configs = resume, [str(Path(resume) / "recipe.yaml")]
         if not Path(configs[0]).is_file():
             raise ValueError(f"--resume {resume}: there is no run to go on with ({configs[0]} is missing)")
     if not configs:
-        raise ValueError("fit needs --config NAME|FILE; see `scalablevit recipes`")
+        raise UsageError(
+            "fit needs --config NAME|FILE or --resume FOLDER; `scalablevit recipes` lists the names, "
+            "`scalablevit fit --help` tells more"
+        )
     recipes = [find_recipe(config) for config in configs]
     folder = Path(run) if run is not None else Path("runs") / recipes[0].stem
 
     with _importing():
         from scalablevit.safe_write import WriteError
         from scalablevit.training.command import TrainingCommand, quiet_lightning
+        from scalablevit.training.invocation import invocation
         from scalablevit.training.stopping import TrainingStopped, leave
 
     quiet_lightning()
@@ -199,25 +211,27 @@ def _fit(words: list[str]) -> int:
     try:
         command.fit()
     except TrainingStopped as stopped:
-        leave(stopped, run=shlex.quote(str(folder)), is_global_zero=command.trainer.is_global_zero)
+        leave(stopped, run=folder, is_global_zero=command.trainer.is_global_zero)
     except WriteError as error:
         if not command.folder.last.is_file():
             raise
-        again = f"scalablevit fit --resume {shlex.quote(str(folder))}"
+        again = invocation("fit", "--resume", folder)
         raise ValueError(f"{error.strerror}. To go on then: {again}") from error
     return 0
 
 
 def _validate(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
+    if words and words[0] in ("-h", "--help"):
         print(_VALIDATE_USAGE, end="")
         return 0
-    if words[0].startswith("-"):
-        raise ValueError("validate needs the run's folder first: scalablevit validate FOLDER")
-    run, (words, _, _, configs, flags) = (
-        Path(words[0]),
-        _split(words[1:], flags=("--json",), values=("--checkpoint",)),
-    )
+    if not words or not words[0] or words[0].startswith("-"):
+        raise UsageError("validate needs the run's folder first: scalablevit validate FOLDER")
+    run = Path(words[0])
+    words, other, resume, configs, flags = _split(words[1:], flags=("--json",), values=("--checkpoint",))
+    if other is not None or resume is not None:
+        raise UsageError(
+            f"validate measures the run in {run}, its first word: leave out {'--run' if resume is None else '--resume'}"
+        )
     recipe = run / "recipe.yaml"
     if not recipe.is_file():
         raise ValueError(f"{run} is not a run folder: {recipe} is missing")
@@ -256,8 +270,8 @@ def _split(
             taken[name] = "yes"
         elif name in ("--config", "-c", "--run", "--resume", *values):
             text = value if equals else next(todo, None)
-            if text is None or (not equals and text.startswith("--")):
-                raise ValueError(f"{name} needs a value behind it")
+            if not text or (not equals and text.startswith("--")):
+                raise UsageError(f"{name} needs a value behind it")
             if name in ("--config", "-c"):
                 configs.append(text)
             else:
@@ -275,13 +289,16 @@ def _predict(args: argparse.Namespace) -> int:
         from scalablevit.classification.pictures import annotate
         from scalablevit.classification.predict import Classifier
         from scalablevit.images import find_images
+        from scalablevit.safe_write import write_atomically
 
+    if args.save is not None and (not args.save or (Path(args.save).exists() and not Path(args.save).is_dir())):
+        raise ValueError(f"--save {args.save!r} is not a folder; name one, it is made where it is missing")
     paths = find_images(args.inputs)
     classifier = Classifier.load(args.weights, device=args.device)
     folder = None if args.save is None else Path(args.save)
     table = Table("picture", "class", "probability", box=None, pad_edge=False, header_style="bold")
     failed = 0
-    names = _names_in(folder, paths) if folder is not None else {}
+    saved: dict[str, int] = {}
     for prediction in classifier.predict(
         paths, top=args.top, batch_size=args.batch_size, keep_images=folder is not None
     ):
@@ -294,26 +311,23 @@ def _predict(args: argparse.Namespace) -> int:
         for i, (name, probability) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
             table.add_row(str(prediction.path) if i == 0 else "", name, f"{probability:.1%}", end_section=True)
         if folder is not None and prediction.image is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            annotate(prediction.image, prediction.lines()).save(folder / names[prediction.path])
+            sheet = annotate(prediction.image, prediction.lines())
+            write_atomically(
+                _free_path(folder, prediction.path.stem, saved), functools.partial(sheet.save, format="PNG")
+            )
     if not args.json and table.row_count:
         # A pipe has no width to wrap to.
         Console(width=None if sys.stdout.isatty() else 10_000).print(table)
     return 1 if failed else 0
 
 
-def _names_in(folder: Path, paths: Sequence[Path]) -> dict[Path, str]:
-    """A file name for each picture, its own where no other has the same."""
-    names: dict[Path, str] = {}
-    taken: set[str] = set()
-    for path in paths:
-        name, number = f"{path.stem}.png", 1
-        while name in taken:
-            number += 1
-            name = f"{path.stem}_{number}.png"
-        taken.add(name)
-        names[path] = name
-    return names
+def _free_path(folder: Path, stem: str, saved: dict[str, int]) -> Path:
+    """STEM.png, STEM_2.png, ..., the first that is not there; `saved` holds the number last given to a stem."""
+    number = saved.get(stem, 0) + 1
+    while os.path.lexists(path := folder / (f"{stem}.png" if number == 1 else f"{stem}_{number}.png")):
+        number += 1
+    saved[stem] = number
+    return path
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -361,9 +375,27 @@ def _info(args: argparse.Namespace) -> int:
 def _check_data(args: argparse.Namespace) -> int:
     from scalablevit.classification.check import check_folder
 
-    report = check_folder(args.root, train=args.train, val=args.val)
+    with _progress("checking pictures") as on_progress:
+        report = check_folder(
+            args.root, train=args.train, val=args.val, val_fraction=args.val_fraction, on_progress=on_progress
+        )
     print(report.to_json() if args.json else report.to_text())
     return 0 if report.ok else 1
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Takes (done, all) and shows a bar on standard error; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _recipes(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,11 @@ class LoadReport:
 
 
 def load_weights(
-    model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any], *, fresh_head: bool = False
+    model: nn.Module,
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    fresh_head: bool = False,
+    class_names: Sequence[str] | None = None,
 ) -> LoadReport:
     """Copy weights into a `ScalableViT` or a backbone of `create_backbone`.
 
@@ -78,6 +82,7 @@ def load_weights(
         model: network to fill.
         source: file, folder, name, or a state dict or checkpoint already in memory.
         fresh_head: leave the classifier's head as it is, whatever the checkpoint holds.
+        class_names: of the model's classes by index; where the checkpoint names others, the head stays fresh.
 
     Returns:
         report of what matched, what was adapted, what stayed fresh, and what was ignored.
@@ -87,7 +92,9 @@ def load_weights(
         FileNotFoundError: no such file.
     """
     name = "state dict in memory" if isinstance(source, Mapping) else str(source)
-    state = to_native_names(_tensors(source, name) if isinstance(source, Mapping) else read_checkpoint(source))
+    tensors, theirs = (_tensors(source, name), None) if isinstance(source, Mapping) else _read(source)
+    state = to_native_names(tensors)
+    other_classes = class_names is not None and theirs is not None and list(class_names) != theirs
     targets = model.state_dict()
     if _STEM not in targets:
         raise WeightsError(
@@ -98,17 +105,21 @@ def load_weights(
     variant = describe_variant(state)
     report = LoadReport(name, variant)
     plan: dict[str, Tensor] = {}
-    keep_head = _head_to_keep(state, targets, fresh_head, name)
+    keep_head = set() if other_classes else _head_to_keep(state, targets, fresh_head, name)
+    # Norms are there or not as a whole: a file that holds some of them is damaged.
+    held = {key.split(".")[0] for key in state}
     problems: list[str] = []
     for key, target in targets.items():
         part, value = key.split(".")[0], state.get(key)
         if part == "head" and key not in keep_head:
             if value is not None and value.shape != target.shape:
                 report.adapted[key] = f"{tuple(value.shape)} -> {tuple(target.shape)}, freshly initialised"
+            elif value is not None and other_classes:
+                report.adapted[key] = "freshly initialised, as the checkpoint's classes have other names"
             else:
                 report.fresh.append(key)
         elif value is None:
-            if part == "norms" or (part == "norm" and fresh_head):
+            if part not in held and (part == "norms" or (part == "norm" and fresh_head)):
                 report.fresh.append(key)
             else:
                 problems.append(f"the checkpoint lacks {key} {tuple(target.shape)}")
@@ -147,36 +158,53 @@ def read_checkpoint(source: str | os.PathLike[str]) -> dict[str, Tensor]:
         WeightsError: truncated, not a checkpoint, or a pickle with anything but data.
         FileNotFoundError: no such file.
     """
+    return _read(source)[0]
+
+
+def _read(source: str | os.PathLike[str]) -> tuple[dict[str, Tensor], list[str] | None]:
+    """The tensors of a checkpoint, and the names of its classes where it knows them."""
     name = str(source)
-    if name.startswith("hf-hub:"):
-        return timm.models.load_state_dict_from_hf(name.removeprefix("hf-hub:"), weights_only=True)
-    path = Path(name.removeprefix("local-dir:"))
+    try:
+        if name.startswith("hf-hub:"):
+            return _tensors(
+                timm.models.load_state_dict_from_hf(name.removeprefix("hf-hub:"), weights_only=True), name
+            ), None
+        path = _weights_file(source)
+        if path.stat().st_size == 0:
+            raise WeightsError(f"{path} is empty; copy or download it again")
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path), read_metadata(path).get("class_names")
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (WeightsError, FileNotFoundError):
+        raise
+    except pickle.UnpicklingError as error:
+        blocked = re.search(r"GLOBAL (\S+)", str(error))
+        if blocked is None:
+            raise WeightsError(f"{name} is truncated or not a checkpoint; copy or download it again") from error
+        raise WeightsError(
+            f"{name} holds more than data: unpickling would call {blocked[1]}, which could run any code. If you trust "
+            "its source, load it there with torch.load and save the state dict alone with safetensors"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{name} is truncated or not a checkpoint ({_first_line(error)}); copy it again") from error
+    if not isinstance(checkpoint, Mapping):
+        raise WeightsError(f"{name} holds a {type(checkpoint).__name__}, not a state dict")
+    classifier = checkpoint.get("classifier")  # what the classification task adds to its checkpoints
+    names = classifier.get("class_names") if isinstance(classifier, Mapping) else None
+    return _tensors(checkpoint, name), names
+
+
+def _weights_file(source: str | os.PathLike[str]) -> Path:
+    """The file that a path, a run folder or a `local-dir:` name means."""
+    path = Path(str(source).removeprefix("local-dir:"))
     if path.is_dir():
         path = path / WEIGHTS_FILE
     if not path.exists():
         raise FileNotFoundError(
             f"no weights at {path}; give a .safetensors or .pth file, or a folder with {WEIGHTS_FILE}"
         )
-    if path.stat().st_size == 0:
-        raise WeightsError(f"{path} is empty; copy or download it again")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        blocked = re.search(r"GLOBAL (\S+)", str(error))
-        if blocked is None:
-            raise WeightsError(f"{path} is truncated or not a checkpoint; copy or download it again") from error
-        raise WeightsError(
-            f"{path} holds more than data: unpickling would call {blocked[1]}, which could run any code. If you trust "
-            "its source, load it there with torch.load and save the state dict alone with safetensors"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path} is truncated or not a checkpoint ({_first_line(error)}); copy it again") from error
-    if not isinstance(checkpoint, Mapping):
-        raise WeightsError(f"{path} holds a {type(checkpoint).__name__}, not a state dict")
-    return _tensors(checkpoint, str(path))
+    return path
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None) -> None:
@@ -217,14 +245,18 @@ def save_model(
     """
     folder = Path(folder)
     path = folder / WEIGHTS_FILE
-    everything = {**metadata, "architecture": architecture, "model_args": dict(model_args)}
+    model_args = dict(model_args)
+    if isinstance(model_args.get("window_size"), tuple):
+        # JSON has no tuples, and a list means one size per stage.
+        model_args["window_size"] = [list(model_args["window_size"])] * len(model.stages)
+    everything = {**metadata, "architecture": architecture, "model_args": model_args}
     save_weights(model, path, metadata=everything)
     config = {
         "architecture": architecture,
         "num_classes": model.num_classes,
         "num_features": model.num_features,
         "global_pool": model.global_pool,
-        "model_args": dict(model_args),
+        "model_args": model_args,
         "pretrained_cfg": {
             "first_conv": "stages.0.patch_embed.proj",  # by these two timm adapts channels and classes
             "classifier": "head.fc",
@@ -252,9 +284,11 @@ def load_model(source: str | os.PathLike[str]) -> tuple[ScalableViT, dict[str, A
     """
     metadata = read_metadata(source)
     try:
+        # Never through timm's create_model: its arguments can name further files and hubs to load from.
+        numbers = VARIANTS[metadata["architecture"]]
         with torch.device("meta"):  # no time lost on an initialisation that is overwritten at once
-            model = timm.create_model(metadata["architecture"], **metadata["model_args"])
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            model = ScalableViT(**{**numbers, **metadata["model_args"]})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(
             f"{source} does not say how to build its network ({_first_line(error)}); "
             "build it yourself and fill it with load_weights(model, file)"
@@ -271,11 +305,7 @@ def read_metadata(source: str | os.PathLike[str]) -> dict[str, Any]:
         WeightsError: not a safetensors file.
         FileNotFoundError: no such file.
     """
-    path = Path(str(source).removeprefix("local-dir:"))
-    if path.is_dir():
-        path = path / WEIGHTS_FILE
-    if not path.exists():
-        raise FileNotFoundError(f"no weights at {path}; give a run's folder or its {WEIGHTS_FILE}")
+    path = _weights_file(source)
     try:
         with safe_open(path, "pt") as file:
             return json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
@@ -322,12 +352,18 @@ def _head_to_keep(
         return set()
     if not theirs:
         raise WeightsError(f"{source} has no classifier; pass fresh_head=True to keep the model's own head")
-    old, new = state.get("head.fc.weight"), targets["head.fc.weight"]
-    same_classes = old is not None and old.shape[0] == new.shape[0]
+    form = "published" if any(key.startswith(("head.hidden.", "head.norm.")) for key in theirs) else "plain"
+    layers = ("fc", "hidden", "norm") if form == "published" else ("fc",)
+    missing = {f"head.{layer}.{kind}" for layer in layers for kind in ("weight", "bias")} - theirs
+    if missing:
+        raise WeightsError(
+            f"{source} is incomplete: its head lacks {', '.join(sorted(missing))}; copy it again, or pass "
+            "fresh_head=True to keep the model's own head"
+        )
+    same_classes = state["head.fc.weight"].shape[0] == targets["head.fc.weight"].shape[0]
     if ours == theirs:
         return ours if same_classes else {key for key in ours if not key.startswith("head.fc.")}
     if same_classes:
-        form = "published" if "head.hidden.weight" in theirs else "plain"
         raise WeightsError(
             f"{source} has the {form} head, the model the other; build the model with head={form!r}, "
             "or pass fresh_head=True"

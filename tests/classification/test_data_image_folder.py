@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from scalablevit.classification.data import (
+    NOTHING_READABLE_TARGET,
     ClassificationBatch,
     ImageFolderData,
     UnreadableFiles,
@@ -322,9 +323,12 @@ def test_nothing_readable_ends_in_an_error_not_in_a_loop(split):
     unreadable = UnreadableFiles(data.max_unreadable)
     with pytest.raises(ValueError, match="more than max_unreadable=3"):
         unreadable.collect(next(iter(data.train_dataloader())))
-    everything = ImageFolderData(split, **(PLAIN | {"max_unreadable": 1000}))
-    with pytest.raises(ValueError, match="none of the 9 pictures"):
-        next(iter(everything.train_dataloader()))
+    for num_workers in (0, 1):
+        everything = ImageFolderData(split, **(PLAIN | {"max_unreadable": 1000, "num_workers": num_workers}))
+        batch = next(iter(everything.train_dataloader()))
+        assert set(batch.targets.tolist()) == {NOTHING_READABLE_TARGET}
+        with pytest.raises(ValueError, match=r"none of the training pictures can be read.*\.png: .*\n.*check-data"):
+            UnreadableFiles(1000).collect(batch)
 
 
 def test_unreadable_files_are_logged_once_and_capped(split, caplog):

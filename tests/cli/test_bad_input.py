@@ -10,6 +10,8 @@ import pytest
 import torch
 from tiny_runs import SMALL, scalablevit, write_pictures
 
+from scalablevit.training.invocation import invocation
+
 TASK = "class_path: scalablevit.classification.ClassificationTask"
 MODEL = f"model:\n  {TASK}\n"
 ATTO = f"{MODEL}  init_args:\n    variant: scalablevit_atto\n"
@@ -66,10 +68,15 @@ def fit_error(pictures: Path, tmp_path: Path) -> Callable[..., str]:
         (["--trainer.logger=false"], "trainer.logger is given by the run folder"),
         (["--devices=64000"], "--devices 64000: this machine has"),
         (["--devices=0"], "--devices 0: this machine has"),
+        (["--trainer.devices=[0]"], "--devices [0]: a list picks GPUs, and this run is on the CPU; give a number"),
+        (["--trainer.devices=[]"], "--devices []: give a number of devices"),
+        (["--devices=0,1"], "--devices 0,1: a list picks GPUs, and this run is on the CPU; give a number"),
         (["--devices=two"], "--devices two: give a number of devices, a list such as 0,2, or auto"),
         (["--trainer.accelerator=foo"], "trainer.accelerator must be auto, cpu, gpu"),
         (["--model.weights=nowhere.pth"], "no weights at nowhere.pth"),
         (["--config"], "--config needs a value"),
+        (["--run="], "--run needs a value"),
+        (["--run", ""], "--run needs a value"),
         (["--config", "--epochs=2"], "--config needs a value"),
         (["--config", "imagenet_smal"], "neither a file nor a packaged recipe; did you mean imagenet_small?"),
         (["--resume=x"], "--resume goes on with a run and its recipe: leave out --run and --config"),
@@ -105,8 +112,12 @@ def test_a_gpu_that_is_not_there(fit_error: Callable[..., str], words: tuple[str
         (f"{MODEL}  init_args:\n    variat: x\n{DATA}", "key model.variat in {file}; did you mean model.variant?"),
         (f"model:\n  {TASK}k\n{DATA}", "there is no scalablevit.classification.ClassificationTaskk"),
         (f"model:\n  {TASK}\n  init_args:\n    variant: [1]\n{DATA}", "model.variant in {file} must be text"),
-        (ATTO, "data"),
-        (DATA, "model"),
+        (ATTO, "the recipe names no data.class_path: it needs a data set; see `scalablevit recipes`\n"),
+        (DATA, "the recipe names no model.class_path: it needs a task; see `scalablevit recipes`\n"),
+        (f"{ATTO}data: null\n", "the recipe names no data.class_path: it needs a data set; see `scalablevit recipes`\n"),
+        ("trainer: {}\n", "the recipe names no data.class_path: it needs a data set; see `scalablevit recipes`\n"),
+        (f"{MODEL}{DATA}", "the recipe lacks model.variant, which has no default: set it there, or by --model.variant VALUE\n"),
+        (f"{ATTO}{DATA.partition('  init')[0]}", "the recipe lacks data.root, which has no default: set it there, or by --data.root VALUE\n"),
         (f"{ATTO}{DATA}trainer:\n  max_epoch: 3\n", "trainer.max_epoch in {file}; did you mean trainer.max_epochs?"),
     ],
 )  # fmt: skip
@@ -115,6 +126,7 @@ def test_wrong_recipe_file(tmp_path: Path, text: str, message: str) -> None:
     file.write_text(text)
     said = error_of("fit", "--config", file, "--run", tmp_path / "run")
     assert message.format(file=file) in said
+    assert not message.endswith("\n") or message == said  # the whole sentence
     assert len(said.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
@@ -166,8 +178,8 @@ def test_weights_of_another_variant(fit_error: Callable[..., str], run: Path) ->
 def test_a_folder_that_holds_a_run(fit_error: Callable[..., str], run: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     message = fit_error("--run", run)
-    assert "already holds a run: go on with it by --resume" in message
-    assert "or name another folder by --run" in message
+    hint = f"already holds a run: go on with it ({invocation('fit', '--resume', run)}), or name another folder by --run"
+    assert hint in message
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     file = tmp_path / "file"
     file.touch()
@@ -219,7 +231,42 @@ def test_a_checkpoint_of_another_network_or_of_other_classes(copied: Path, tmp_p
 def test_validate_wants_a_run(tmp_path: Path, run: Path) -> None:
     assert "is not a run folder" in error_of("validate", tmp_path)
     assert "validate needs the run's folder first" in error_of("validate", "--json")
+    assert "validate needs the run's folder first" in error_of("validate", "")
+    assert "its first word: leave out --run" in error_of("validate", run, "--run", tmp_path)
+    assert "its first word: leave out --resume" in error_of("validate", run, "--resume", tmp_path)
     assert "there is no checkpoint" in error_of("validate", run, "--checkpoint", tmp_path / "none.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit"], "fit needs --config NAME|FILE or --resume FOLDER"),
+        (["fit", "--epochs", "3"], "fit needs --config NAME|FILE or --resume FOLDER"),
+        (["validate"], "validate needs the run's folder first"),
+    ],
+)
+def test_too_few_words(words: list[str], message: str) -> None:
+    outcome = scalablevit(*words)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"scalablevit: error: {message}")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("cap", [2, 100])
+def test_no_readable_picture_to_train_on(pictures: Path, tmp_path: Path, workers: int, cap: int) -> None:
+    data = Path(shutil.copytree(pictures, tmp_path / "data"))
+    for path in (data / "train").rglob("*.png"):
+        path.write_bytes(b"junk")
+    words = ("--data.root", data, f"--data.num_workers={workers}", f"--data.max_unreadable={cap}")
+    message = error_of("fit", "--config", "train_folder", *SMALL, *words, "--run", tmp_path / "a" / "run")
+    if cap == 100:
+        assert message.startswith("none of the training pictures can be read. The first: ")
+    else:
+        assert "pictures could not be read, more than max_unreadable=2 allows" in message
+    assert str(data / "train") in message
+    assert "`scalablevit check-data` lists every bad file" in message
+    assert "DataLoader" not in message
+    assert not (tmp_path / "a" / "run").exists()
 
 
 def test_too_many_unreadable_pictures(pictures: Path, tmp_path: Path) -> None:

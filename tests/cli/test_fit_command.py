@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import timm
 import torch
 import yaml
-from tiny_runs import CLASSES, SMALL, Outcome, assert_same_result, fit, scalablevit, stop_at_batch, weights_of
+from tiny_runs import CLASSES, SMALL, Outcome, assert_same_result, fit, scalablevit, stop_at_batch, weights_of, words_of
 
 from scalablevit.classification import ClassificationTask, Classifier
 from scalablevit.images import read_image
@@ -71,9 +70,9 @@ def test_timm_builds_the_same_network(run: Path) -> None:
 
 def test_the_command_it_suggests_works(finished: tuple[Path, Outcome]) -> None:
     """Spaces, an apostrophe and an umlaut stand in its paths."""
-    command = shlex.split(finished[1].out.strip().splitlines()[-1])
-    assert command[:2] == ["scalablevit", "predict"]
-    outcome = scalablevit(*command[1:])
+    words = words_of(finished[1].out.strip().splitlines()[-1])
+    assert words[0] == "predict"
+    outcome = scalablevit(*words)
     assert outcome.code == 0, outcome.err
     assert outcome.out.count(".png") == 3
 
@@ -108,14 +107,40 @@ def test_stopped_and_resumed_equals_never_stopped(
         stopped = scalablevit("fit", *words, "--run", tmp_path / "the run")
     assert stopped.code == code
     last = stopped.err.strip().splitlines()[-1]
-    command = shlex.split(last.partition("To go on: ")[2])
-    assert command == ["scalablevit", "fit", "--resume", str(tmp_path / "the run")]
-    resumed = scalablevit(*command[1:])
+    words = words_of(last.partition("To go on: ")[2])
+    assert words == ["fit", "--resume", str(tmp_path / "the run")]
+    resumed = scalablevit(*words)
     assert resumed.code == 0, resumed.err
     assert_same_result(tmp_path / "the run", run)
     seconds = [line.split()[-2] for line in resumed.out.splitlines() if line.startswith("epoch")]
     assert all(int(s) < 60 for s in seconds), "an epoch's time counts from the resume"
     assert len(json.loads((tmp_path / "the run" / "environment.json").read_text())["earlier"]) == 1
+
+
+def test_every_epoch_is_saved_though_not_every_one_is_validated(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies in the third epoch; only the second and fourth are validated."""
+    words = ("--trainer.check_val_every_n_epoch=2", "--model.ema_decay=0.9")
+    fit(pictures, tmp_path / "whole", *words, epochs=4)
+    original = ClassificationTask.training_step
+
+    def die(task: ClassificationTask, batch: Any, batch_idx: int) -> torch.Tensor:
+        if (task.trainer.current_epoch, batch_idx) == died_at:
+            raise ValueError("died")
+        return original(task, batch, batch_idx)
+
+    for k, died_at in enumerate([(1, 1), (2, 1), (3, 0)]):
+        run = tmp_path / f"run{k}"
+        with monkeypatch.context() as patch:
+            patch.setattr(ClassificationTask, "training_step", die)
+            given = ("--config", "train_folder", *SMALL, "--data.root", pictures, "--epochs", "4")
+            assert scalablevit("fit", *given, *words, "--run", run).err.endswith("error: died\n")
+        saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+        assert saved["global_step"] == died_at[0] * 4
+        resumed = scalablevit("fit", "--resume", run)
+        assert resumed.code == 0, resumed.err
+        assert_same_result(run, tmp_path / "whole")
 
 
 def test_resuming_a_finished_run_says_so_and_epochs_go_on(pictures: Path, run: Path, tmp_path: Path) -> None:
@@ -124,7 +149,8 @@ def test_resuming_a_finished_run_says_so_and_epochs_go_on(pictures: Path, run: P
     again = scalablevit("fit", "--resume", copy)
     assert again.code == 0
     assert "all its 2 epochs already" in again.out
-    assert f"--resume {shlex.quote(str(copy))} --epochs N" in again.out
+    (line,) = (line for line in again.out.splitlines() if "already" in line)
+    assert words_of(line.partition("to train on: ")[2]) == ["fit", "--resume", str(copy), "--epochs", "N"]
     assert_same_result(copy, run)
     more = scalablevit("fit", "--resume", copy, "--epochs", "3")
     assert more.code == 0, more.err
@@ -206,10 +232,10 @@ def test_print_config_help_and_usage(pictures: Path) -> None:
     assert printed.code == 0
     assert yaml.safe_load(printed.out)["seed_everything"] == 3
     assert yaml.safe_load(printed.out)["model"]["init_args"]["variant"] == "scalablevit_small"
-    for words in ((), ("--help",)):
-        usage = scalablevit("fit", *words)
+    for command, start in (("fit", "fit --config"), ("validate", "validate FOLDER")):
+        usage = scalablevit(command, "--help")
         assert usage.code == 0
-        assert usage.out.startswith("usage: scalablevit fit --config")
+        assert usage.out.startswith(f"usage: scalablevit {start}")
 
 
 def test_fine_tuning_infers_classes_and_swaps_the_head(

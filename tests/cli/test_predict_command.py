@@ -1,10 +1,13 @@
 """`scalablevit predict`: inputs, table, JSON lines, annotated pictures, files that cannot be read."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
+from PIL import Image
 from tiny_runs import CLASSES, scalablevit
 
 from scalablevit.images import read_image
@@ -58,6 +61,35 @@ def test_annotated_pictures_keep_their_names_apart(pictures: Path, run: Path, tm
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["pic 0.png", "pic 0_2.png", "pic 1.png", "pic 1_2.png", "pic 2.png", "pic 2_2.png"]
     assert min(read_image(tmp_path / "out" / names[0]).size) >= 256
+
+
+def test_annotated_pictures_replace_no_file(pictures: Path, run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pictures / "val" / "red", tmp_path / "mine"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for copies in (2, 3):
+        known = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert scalablevit("predict", *map(folder.joinpath, before), "--weights", run, "--save", folder).code == 0
+        now = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert {name: now[name] for name in known} == known
+        assert now.keys() - known.keys() == {f"{Path(name).stem}_{copies}.png" for name in before}
+    for wrong in (folder / "pic 0.png", ""):
+        refused = scalablevit("predict", folder, "--weights", run, "--save", wrong)
+        assert refused.code == 1
+        assert "is not a folder" in refused.err
+
+
+def test_a_full_disk_leaves_no_half_picture(
+    pictures: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(image: Image.Image, file: BinaryIO, **_: object) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fill)
+    outcome = scalablevit("predict", pictures / "val", "--weights", run, "--save", tmp_path / "out")
+    assert outcome.code == 1
+    assert "could not be written (No space left on device)" in outcome.err
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_what_cannot_be_read_is_skipped_and_told(pictures: Path, run: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """`info`, `check-data` and `recipes`."""
 
+import contextlib
+import io
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 import yaml
 from tiny_runs import scalablevit
 
+from scalablevit.cli import main
 from scalablevit.recipes import recipe_names
 
 
@@ -51,6 +54,30 @@ def test_check_data(pictures: Path, tmp_path: Path) -> None:
     nowhere = scalablevit("check-data", tmp_path / "none")
     assert nowhere.code == 1
     assert "the data folder does not exist" in nowhere.out
+
+
+def test_check_data_sets_a_share_aside(pictures: Path) -> None:
+    words = ("check-data", pictures / "train", "--json", "--val-fraction")
+    counts = [json.loads(scalablevit(*words, share).out)["num_val"] for share in ("0.2", "0.5")]
+    assert counts[0] < counts[1]
+    wrong = scalablevit(*words, "2")
+    assert wrong.code == 1
+    assert "val_fraction must be between 0 and 1, got 2.0" in wrong.err
+
+
+def test_check_data_shows_progress_in_a_terminal(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    piped = scalablevit("check-data", pictures, "--json")
+    assert piped.err == ""
+    monkeypatch.setenv("TERM", "xterm")
+    out, err = io.StringIO(), Terminal()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert main(["check-data", str(pictures), "--json"]) == 0
+    assert out.getvalue() == piped.out
+    assert "27/27" in err.getvalue()
 
 
 def test_recipes() -> None:

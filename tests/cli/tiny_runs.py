@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shlex
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from PIL import Image
 
 from scalablevit.classification import ClassificationTask
 from scalablevit.cli import main
+from scalablevit.training.invocation import invocation
 
 CLASSES = ("blue sky", "grün", "red")
 # Of every recipe: a network and pictures small enough for a test, loaded in this process.
@@ -65,6 +67,13 @@ def scalablevit(*words: str | Path) -> Outcome:
         except SystemExit as stopped:
             code = int(stopped.code or 0)
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def words_of(command: str) -> list[str]:
+    """The words of a command line that we told the user to type, behind the program's own."""
+    program, words = shlex.split(invocation()), shlex.split(command)
+    assert words[: len(program)] == program
+    return words[len(program) :]
 
 
 def fit(data: Path, run: Path, *words: str | Path, recipe: str | Path = "train_folder", epochs: int = 2) -> Outcome:

@@ -9,7 +9,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
+
+from scalablevit.recipes import recipe_text
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "fashion_mnist_folder.py"
 
@@ -57,7 +60,15 @@ def test_writes_a_folder_per_class(script, source, tmp_path, monkeypatch, capsys
         np.testing.assert_array_equal(np.asarray(image), images[17])
     assert [path.name for path in out.parent.iterdir()] == ["fashion"]
     printed = capsys.readouterr().out
-    assert f"Try: scalablevit fit --config finetune_folder --data.root {out}" in printed
+    assert printed.splitlines()[-1] == f"Try: scalablevit fit --config fashion_mnist --data.root {out}"
+
+
+def test_the_folder_of_the_recipe_need_not_be_named(script, source, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    recipe = yaml.safe_load(recipe_text("fashion_mnist"))
+    run(script, monkeypatch, recipe["data"]["init_args"]["root"], "--source", source)
+    assert capsys.readouterr().out.splitlines()[-1] == "Try: scalablevit fit --config fashion_mnist"
+    assert f"fashion_mnist_folder.py {recipe['data']['init_args']['root']}\n" in script.__doc__
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,13 @@ def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
     assert folder.checkpoints.is_dir()
     claim(folder.path, resume=False)  # nothing has begun yet
     folder.recipe.write_text("model: {}\n")
-    with pytest.raises(ValueError, match="already holds a run: name another run folder, or resume"):
+    with pytest.raises(ValueError, match="already holds a run: remove it, or name another folder by --run"):
         claim(folder.path, resume=False)
     with pytest.raises(ValueError, match=r"nothing to resume .*last\.ckpt is missing"):
         claim(folder.path, resume=True)
     folder.last.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"already holds a run: go on with it \(.* fit --resume .*/a/run\), or name"):
+        claim(folder.path, resume=False)
     assert claim(folder.path, resume=True).last == tmp_path / "a" / "run" / "checkpoints" / "last.ckpt"
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file: name another folder"):

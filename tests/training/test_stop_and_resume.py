@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -131,17 +132,28 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_leaving_tells_the_run_folder(signum: int, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_leaving_tells_how_to_go_on(signum: int, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "it's a run"
+    last = run / "checkpoints" / "last.ckpt"
+
+    def said(checkpoint: Path | None) -> str:
+        with pytest.raises(SystemExit) as left:
+            leave(TrainingStopped(signum, checkpoint), run=run)
+        assert left.value.code == code
+        text = capsys.readouterr().err
+        assert text.count("\n") == 1
+        return text
+
+    assert said(None) == f"Stopped by {signal.Signals(signum).name}: nothing was saved.\n"
+    last.parent.mkdir(parents=True)
+    last.touch()
+    assert f": saved to {last}. To go on: " in said(last)
+    assert shlex.split(said(last).partition("To go on: ")[2])[-3:] == ["fit", "--resume", str(run)]
+    assert f"nothing was saved since {last}. To go on: " in said(None)
     with pytest.raises(SystemExit) as left:
-        leave(TrainingStopped(signum, Path("runs/a/checkpoints/last.ckpt")), run="runs/a")
-    assert left.value.code == code
-    text = capsys.readouterr().err
-    assert text.count("\n") == 1
-    assert "runs/a/checkpoints/last.ckpt" in text
-    assert "--resume runs/a" in text
-    with pytest.raises(SystemExit) as left:
-        leave(TrainingStopped(signum, None), run="runs/a", is_global_zero=False)
+        leave(TrainingStopped(signum, None), run=run, is_global_zero=False)
     assert left.value.code == 0
+    assert capsys.readouterr().err == ""
 
 
 def run_script(*runs: dict[str, Any], env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 UNREADABLE_TARGET = -1
 """Target of a picture that could not be read and has no substitute: leave it out of losses and metrics."""
 
+NOTHING_READABLE_TARGET = -2
+"""Target of a training picture that stands for a folder in which no picture at all could be read."""
+
 _CHECK_DATA = "`scalablevit check-data` lists every bad file; remove or replace them"
 _MOST_WORKERS = 8
 _IMAGENET_AUGMENTATION = Augmentation()
@@ -43,7 +46,8 @@ class ClassificationBatch(NamedTuple):
 
     Fields:
         images: (B, C, H, W) float32, normalised.
-        targets: (B,) int64 class indices; `UNREADABLE_TARGET` (-1) marks a picture to leave out.
+        targets: (B,) int64 class indices; negative where a picture is to be left out: `UNREADABLE_TARGET`,
+            `NOTHING_READABLE_TARGET`.
         unreadable: paths of files that could not be read while this batch was made.
     """
 
@@ -71,7 +75,9 @@ class ImageFolderDataset(Dataset[ClassificationSample]):
         transform: RGB picture to (C, H, W).
         image_shape: (C, H, W) of the zeros that stand for a picture that cannot be read.
         max_substitutes: how many of the next samples to try in the place of one that cannot be read. With 0,
-            or when all of them fail, the sample has zeros for the image and -1 for the target.
+            or when all of them fail, the sample has zeros for the image and `UNREADABLE_TARGET`; when those were
+            all samples there are, `NOTHING_READABLE_TARGET`. Nothing is raised here: in a loading process it
+            would end in a stack trace. `UnreadableFiles` raises.
     """
 
     def __init__(
@@ -111,16 +117,20 @@ class ImageFolderDataset(Dataset[ClassificationSample]):
                 failed.append(error.path)
                 continue
             return ClassificationSample(self.transform(image), int(self.targets[candidate]), tuple(failed))
-        if self.max_substitutes > 0 and len(failed) == len(self):
-            raise ValueError(f"{self.folder}: none of the {len(self)} pictures can be read; {_CHECK_DATA}")
-        return ClassificationSample(torch.zeros(self.image_shape), UNREADABLE_TARGET, tuple(failed))
+        nothing = self.max_substitutes > 0 and len(failed) == len(self)
+        target = NOTHING_READABLE_TARGET if nothing else UNREADABLE_TARGET
+        return ClassificationSample(torch.zeros(self.image_shape), target, tuple(failed))
 
 
 class UnreadableFiles:
     """Keeps account, in the training process, of files that could not be read; logs each once.
 
+    Of several training processes each keeps its own account, of the files that it met itself, as ranks may
+    differ in validation batches and so cannot add up. One that raises ends with an exit code that is not 0; then
+    its launcher ends the others.
+
     Args:
-        max_files: how many distinct files may fail.
+        max_files: how many distinct files may fail in this process.
     """
 
     def __init__(self, max_files: int) -> None:
@@ -131,12 +141,17 @@ class UnreadableFiles:
         """Note the batch's unreadable files; call it before anything else is done with the batch.
 
         Raises:
-            ValueError: more than `max_files` distinct files failed by now.
+            ValueError: more than `max_files` distinct files failed by now, or all there are to train on.
         """
-        for path in batch.unreadable:
-            if path not in self.paths:
-                self.paths.append(path)
-                _log.warning("skipped a picture: %s", _why_unreadable(path))
+        new = [path for path in dict.fromkeys(batch.unreadable) if path not in self.paths]
+        self.paths += new
+        if bool((batch.targets == NOTHING_READABLE_TARGET).any()):
+            raise ValueError(
+                f"none of the training pictures can be read. The first: {_why_unreadable(batch.unreadable[0])}\n"
+                f"{_CHECK_DATA}"
+            )
+        for path in new:
+            _log.warning("skipped a picture: %s", _why_unreadable(path))
         if len(self.paths) > self.max_files:
             listed = "\n".join(f"  - {path}" for path in self.paths[:5])
             more = f"\n  ... and {len(self.paths) - 5} more" if len(self.paths) > 5 else ""
@@ -179,8 +194,8 @@ class ImageFolderData(LightningDataModule):
         crop_ratio: share of the resized picture that the centre crop keeps in evaluation, in (0, 1].
         interpolation: how pictures are resized; "bicubic", "bilinear", ..., see `Preprocessing`.
         augmentation: how training pictures are varied; None: not at all.
-        max_unreadable: how many distinct files may be unreadable before training stops; for the task, which
-            hands it to `UnreadableFiles`.
+        max_unreadable: how many distinct files may be unreadable before training stops, for each training
+            process by itself; for the task, which hands it to `UnreadableFiles`.
         class_names_file: JSON or text file with a human name for each class folder; see `read_class_names`.
         builtin: write this built-in data set into `root` first if `root` is missing or empty.
         seed: gives the order of the pictures and their augmentation.

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
@@ -70,11 +69,12 @@ class ClassificationTask(TrainingModule):
             classes is replaced.
         head: "published" or "plain" (see `ScalableViT`); "auto": what the variant has.
         drop_path_rate: drop-path probability of the last block, in [0, 1).
-        window_size: side of IWSA's windows in tokens, or a list of one per stage: maps of small pictures are
-            smaller than a window of 7, which then pads in vain.
+        window_size: side of IWSA's windows in tokens, or a list of one (or [rows, columns]) per stage: maps of small
+            pictures are smaller than a window of 7, which then pads in vain.
         scale_value: scaled-value form of SSA.
         grad_checkpointing: recompute blocks in the backward pass, for less memory.
         compile: train through torch.compile.
+        network_options: further arguments of `ScalableViT`, such as {lim: false}.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         mixup: mixing of pictures; None: none.
         optimizer, schedule, global_batch, ema_decay, max_nonfinite_steps, seed: see `TrainingModule`.
@@ -95,10 +95,11 @@ class ClassificationTask(TrainingModule):
         weights: str | None = None,
         head: Literal["auto", "published", "plain"] = "auto",
         drop_path_rate: float = 0.0,
-        window_size: int | list[int] = 7,
+        window_size: int | list[int] | list[list[int]] = 7,
         scale_value: bool = False,
         grad_checkpointing: bool = False,
         compile: bool = False,
+        network_options: dict[str, Any] | None = None,
         label_smoothing: float = 0.1,
         mixup: MixupSettings | None = None,
         optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
@@ -131,13 +132,18 @@ class ClassificationTask(TrainingModule):
             "window_size": window_size,
             "scale_value": scale_value,
             **({} if head == "auto" else {"head": head}),
+            **(network_options or {}),
         }
         # Initialisation is part of the run's seed, wherever the task is built.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = timm.create_model(variant, drop_path_rate=drop_path_rate, **self.model_args)
+            numbers = {**VARIANTS[variant], "drop_path_rate": drop_path_rate, **self.model_args}
+            try:
+                self.network = ScalableViT(**numbers)
+            except TypeError as error:
+                raise ValueError(f"model.network_options: {error}; see ScalableViT for its arguments") from error
         self.network.set_grad_checkpointing(grad_checkpointing)
-        self.load_report = None if weights is None else load_weights(self.network, weights)
+        self.load_report = None if weights is None else load_weights(self.network, weights, class_names=class_names)
         if compile:
             self.network.compile()
         self.mixup = None

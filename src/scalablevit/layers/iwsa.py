@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from scalablevit.ops.window_attention import window_attention
-from scalablevit.ops.windows import check_window_size, crop_to, pad_to_multiple
+from scalablevit.ops.windows import as_window, crop_to, pad_to_multiple
 
 
 class InteractiveWindowSelfAttention(nn.Module):
@@ -54,9 +54,7 @@ class InteractiveWindowSelfAttention(nn.Module):
 
     def set_window_size(self, window_size: int | tuple[int, int]) -> None:
         """Change the windows, in tokens; no weight depends on them."""
-        rows, columns = (window_size, window_size) if isinstance(window_size, int) else window_size
-        self.window_size = (rows, columns)
-        check_window_size(self.window_size)
+        self.window_size = as_window(window_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), for any H and W of at least 1."""

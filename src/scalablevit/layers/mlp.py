@@ -25,6 +25,7 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""
         x = self.fc1(x)  # (..., hidden_dim), the largest tensor of a block: without gradients it is not doubled
-        in_place = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        # A hook on fc1 may keep what it saw.
+        in_place = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or self.fc1._forward_hooks)
         x = torch.ops.aten.gelu_(x) if in_place else F.gelu(x)
         return self.drop(self.fc2(self.drop(x)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +13,19 @@ def check_window_size(size: tuple[int, int]) -> None:
     """Refuse a window without tokens."""
     if min(size) < 1:
         raise ValueError(f"window_size must be at least 1 token in both directions, got {size}")
+
+
+def as_window(size: int | Sequence[int]) -> tuple[int, int]:
+    """(rows, columns) of a window given as a side or as both, in tokens.
+
+    Raises:
+        ValueError: neither one number nor two, or below 1.
+    """
+    window = (size, size) if isinstance(size, int) else tuple(size)
+    if len(window) != 2:
+        raise ValueError(f"window_size must be one number or (rows, columns), got {size}")
+    check_window_size(window)
+    return window
 
 
 def pad_to_multiple(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import logging
 import os
-import shlex
 import shutil
 import sys
 import warnings
@@ -18,15 +17,17 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LambdaCallback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from scalablevit.safe_write import write_atomically
 from scalablevit.training.checkpoint_io import SafeCheckpointIO
 from scalablevit.training.curves import plot_curves
+from scalablevit.training.invocation import invocation
 from scalablevit.training.module import TrainingModule
 from scalablevit.training.progress import EpochLines, ProgressLine
-from scalablevit.training.recipe_errors import RecipeError, origin_of, read_recipe, readable
+from scalablevit.training.recipe_errors import RecipeError, lacking, origin_of, read_recipe, readable
 from scalablevit.training.run_folder import CSVMetrics, RunFolder, claim
 from scalablevit.training.stopping import StopOnSignal
 
@@ -125,18 +126,14 @@ class TrainingCommand(LightningCLI):
                 )
         check_devices(trainer["accelerator"], trainer["devices"])
         model = self.config["model"]
-        for part, what in (("model", "a task"), ("data", "a data set")):
+        for part in ("model", "data"):
             if self.config[part] is None:
-                raise RecipeError(f"the recipe names no {part}.class_path: it needs {what}; see `scalablevit recipes`")
+                raise RecipeError(lacking(part))
         if (self.resume or self.verb == "validate") and "weights" in model["init_args"]:
             # the checkpoint holds them, and the file they once came from may be gone
             model["init_args"]["weights"] = None
         # Ranks that a launcher starts repeat the command line; only the first one takes the folder.
         if self.verb == "fit" and _rank() == 0:
-            if not self.resume and self.folder.holds_a_run():
-                path = shlex.quote(str(self.folder.path))
-                remedy = f"go on with it by --resume {path}" if self.folder.last.is_file() else "remove it"
-                raise RecipeError(f"{self.folder.path} already holds a run: {remedy}, or name another folder by --run")
             try:
                 claim(self.folder.path, self.resume)
             except OSError as error:
@@ -172,7 +169,8 @@ class TrainingCommand(LightningCLI):
             where: dict[str, Any] = {"dirpath": self.folder.checkpoints, "enable_version_counter": False}
             callbacks += [
                 MovableCheckpoint(filename="best", monitor=metric, mode=mode, **where),
-                MovableCheckpoint(filename="last", **where),
+                # with or without a validation: a crash shall cost one epoch at most
+                MovableCheckpoint(filename="last", save_on_train_epoch_end=True, **where),
                 StopOnSignal(self.folder.last),
             ]
         if options.get("enable_progress_bar") is not False:
@@ -214,14 +212,22 @@ class TrainingCommand(LightningCLI):
         try:
             with _explained(checkpoint):
                 self.trainer.fit(self.model, self.datamodule, ckpt_path=checkpoint)
-        except BaseException:
+        except BaseException as error:
+            launcher = self.trainer.strategy.launcher
+            if isinstance(error, Exception) and isinstance(launcher, _SubprocessScriptLauncher):
+                for process in launcher.procs:  # ranks that wait for this one would wait long
+                    process.kill()
+            has_stepped = self.resume or self.trainer.global_step > 0 or self.folder.last.is_file()
+            if trained and not has_stepped and _rank() == 0:
+                for file in (self.folder.recipe, self.folder.environment, self.folder.metrics):
+                    file.unlink(missing_ok=True)
             self._release_folder()
             raise
         if self.trainer.is_global_zero:
             if not trained:
                 Console(soft_wrap=True).print(
                     f"the run had all its {self.trainer.current_epoch} epochs already; to train on: "
-                    f"scalablevit fit --resume {shlex.quote(str(self.folder.path))} --epochs N",
+                    f"{invocation('fit', '--resume', self.folder.path, '--epochs', 'N')}",
                     highlight=False,
                     markup=False,
                 )
@@ -280,8 +286,8 @@ class TrainingCommand(LightningCLI):
             console.print(line, highlight=False, markup=False)
         made = sorted(p.name for p in self.folder.path.iterdir() if not p.name.startswith("."))
         console.print(f"in {self.folder.path}: {', '.join(made)}", highlight=False, markup=False)
-        words = ["scalablevit", "predict", *self.model.example_inputs(), "--weights", str(self.folder.path)]
-        console.print(f"\nNext, try:\n  {shlex.join(words)}", highlight=False, markup=False)
+        command = invocation("predict", *self.model.example_inputs(), "--weights", self.folder.path)
+        console.print(f"\nNext, try:\n  {command}", highlight=False, markup=False)
 
 
 class MovableCheckpoint(ModelCheckpoint):
@@ -320,10 +326,12 @@ class RunCheckpointIO(SafeCheckpointIO):
 
 @contextlib.contextmanager
 def _explained(checkpoint: Path | None) -> Iterator[None]:
-    """A checkpoint of another network is the user's to mend."""
+    """A checkpoint of another network is the user's to mend; of a rank that lost another, that one says why."""
     try:
         yield
     except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
+            raise ConnectionError("another of the training processes ended; what it said is the reason") from error
         if "Error(s) in loading state_dict" not in str(error):
             raise
         reasons = [line.strip() for line in str(error).splitlines()[1:]]
@@ -354,7 +362,8 @@ def check_devices(accelerator: str, devices: Any) -> None:
         devices: of the Trainer: a number, a list of them, "auto", or any of these as text.
 
     Raises:
-        RecipeError: with the number asked for, the number there is, and the remedy.
+        RecipeError: with the number asked for, the number there is, and the remedy; or a list where it is
+            not GPUs that it picks from.
     """
     if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps", "tpu"):
         raise RecipeError(f"trainer.accelerator must be auto, cpu, gpu, cuda, mps or tpu, got {accelerator!r}")
@@ -367,11 +376,17 @@ def check_devices(accelerator: str, devices: Any) -> None:
         )
     if devices in ("auto", -1, "-1") or accelerator == "tpu":
         return
+    listed = isinstance(devices, list) or "," in str(devices)
     try:
-        listed = isinstance(devices, list) or "," in str(devices)
         wanted = devices if isinstance(devices, list) else [int(word) for word in str(devices).split(",") if word]
     except ValueError:
-        raise RecipeError(f"--devices {devices}: give a number of devices, a list such as 0,2, or auto") from None
+        wanted = []
+    if not wanted:
+        raise RecipeError(f"--devices {devices}: give a number of devices, a list such as 0,2, or auto")
+    if listed and not on_gpu:
+        raise RecipeError(
+            f"--devices {devices}: a list picks GPUs, and this run is on the CPU; give a number of processes"
+        )
     there, kind = (gpus, "GPU(s)") if on_gpu else (os.cpu_count() or 1, "CPU core(s)")
     most = max(wanted) + 1 if listed else wanted[0]
     if most > there or min(wanted) < 0 or (not listed and most < 1):

@@ -67,6 +67,7 @@ _UNKNOWN = re.compile(
     r"|Option '(?P<option>[^']+)' is not accepted"
     r"|unrecognized arguments: (?P<words>.+)"
 )
+_REQUIRED = re.compile(r"arguments are required: (?P<parts>.+)")
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: .*)?$", re.MULTILINE)
 _GOT = re.compile(r"(?:Got value|Given value): (.+?)$", re.MULTILINE)
@@ -87,6 +88,10 @@ def readable(error: BaseException, recipes: Mapping[str, Mapping[str, Any]] | No
     unknown = _UNKNOWN.search(text)
     if unknown is not None:
         return _unknown_key(unknown, prefix, classes[-1] if classes else None, recipes or {})
+    required = _REQUIRED.search(text)
+    if required is not None:
+        part = required["parts"].split(",")[0]
+        return lacking(f"{prefix}.{part}" if prefix else part)
     missing = _NO_CLASS.search(text)
     if missing is not None:
         return f"{prefix}.class_path: there is no {classes[-1]} ({missing[0]}); correct its name"
@@ -100,6 +105,14 @@ def readable(error: BaseException, recipes: Mapping[str, Mapping[str, Any]] | No
         return f"{prefix}{where} must be {' or '.join(expected)}" + ("" if said is None else f", got {said!r}")
     last = text.strip().splitlines()[-1].strip()
     return f"{prefix}: {last}" if prefix else last[:1].lower() + last[1:]
+
+
+def lacking(key: str) -> str:
+    """That a recipe does not say what it must: "model", "data", or a key in one of them."""
+    what = {"model": "a task", "data": "a data set"}.get(key)
+    if what is None:
+        return f"the recipe lacks {key}, which has no default: set it there, or by --{key} VALUE"
+    return f"the recipe names no {key}.class_path: it needs {what}; see `scalablevit recipes`"
 
 
 def _unknown_key(

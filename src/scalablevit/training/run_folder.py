@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from scalablevit.safe_write import write_atomically
+from scalablevit.training.invocation import invocation
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,9 @@ def claim(path: str | os.PathLike[str], resume: bool) -> RunFolder:
             )
         return folder
     if folder.holds_a_run():
-        raise ValueError(f"{folder.path} already holds a run: name another run folder, or resume this one")
+        again = f"go on with it ({invocation('fit', '--resume', folder.path)})"
+        remedy = again if folder.last.is_file() else "remove it"
+        raise ValueError(f"{folder.path} already holds a run: {remedy}, or name another folder by --run")
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
     return folder
 

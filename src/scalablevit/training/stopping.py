@@ -19,6 +19,8 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from scalablevit.training.invocation import invocation
+from scalablevit.training.run_folder import RunFolder
 from scalablevit.training.weight_averaging import WarmedUpAveraging
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -186,16 +188,20 @@ def leave(stopped: TrainingStopped, *, run: str | os.PathLike[str], is_global_ze
 
     Args:
         stopped: what `Trainer.fit` raised.
-        run: the run folder.
+        run: the run folder; only if it holds a last checkpoint, the line tells how to go on.
         is_global_zero: other ranks leave silently with code 0, so that their launcher does not kill rank
             zero.
     """
     if not is_global_zero:
         raise SystemExit(0)
-    if stopped.checkpoint is None:
-        saved = f"nothing was saved; checkpoints saved before are in {os.fspath(run)}"
+    last = RunFolder(run).last
+    can_go_on = last.is_file()
+    if stopped.checkpoint is not None:
+        said = f"saved to {stopped.checkpoint}"
+    elif can_go_on:
+        said = f"nothing was saved since {last}"
     else:
-        saved = f"saved to {stopped.checkpoint}"
-    name = signal.Signals(stopped.signum).name
-    sys.stderr.write(f"Stopped by {name}: {saved}. To go on: scalablevit fit --resume {os.fspath(run)}\n")
+        said = "nothing was saved"
+    hint = f" To go on: {invocation('fit', '--resume', run)}" if can_go_on else ""
+    sys.stderr.write(f"Stopped by {signal.Signals(stopped.signum).name}: {said}.{hint}\n")
     raise SystemExit(128 + stopped.signum)
