@@ -14,6 +14,7 @@ help:
 	@echo "make bench  speed against the plain definition of the network, on this CPU"
 	@echo "make clean  remove what make built: .venv, runs/digits-demo and caches"
 
+# Tests compute little and compare to the bit: threads would only wait for each other.
 # One pip call for everything, so that torch and torchvision are resolved together.
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another with make PYTHON=python3.12 ...")'
@@ -27,7 +28,7 @@ demo: $(STAMP)
 	$(BIN)/scalablevit fit --config digits --run runs/digits-demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Detection and instance segmentation: an empty room, not built yet."""

@@ -1,0 +1,1 @@
+"""Explanations: an empty room, not built yet."""

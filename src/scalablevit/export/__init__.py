@@ -1,0 +1,1 @@
+"""Export: an empty room, not built yet."""

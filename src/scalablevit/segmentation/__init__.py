@@ -1,0 +1,1 @@
+"""Semantic segmentation: an empty room, not built yet."""

@@ -252,8 +252,11 @@ class TrainingCommand(LightningCLI):
     def share_cores(self) -> None:
         """On a CPU, leave the data workers their cores: threads that wait for a core spin, and slow each other down."""
         if self.trainer.strategy.root_device.type == "cpu":
+            # From what the machine has, not from what is set: the same run then computes with as many threads, to
+            # the bit, whatever ran in this process before.
+            cores = int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1
             workers = int(getattr(self.datamodule, "num_workers", 0))
-            torch.set_num_threads(max(1, torch.get_num_threads() // self.trainer.num_devices - workers))
+            torch.set_num_threads(max(1, cores // self.trainer.num_devices - workers))
 
     @rank_zero_only
     def announce(self) -> None:

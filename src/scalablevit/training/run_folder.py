@@ -104,7 +104,7 @@ def environment(*, seed: int) -> dict[str, Any]:
     """What a run depends on besides its recipe: versions, commit, seed, command line, accelerator, time."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "scalablevit"), *sys.argv[1:]]),
         "seed": seed,
         "git": git_state(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},

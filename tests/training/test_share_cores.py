@@ -1,0 +1,27 @@
+"""Threads of a training process on a CPU."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from scalablevit.training.command import TrainingCommand
+
+
+@pytest.mark.parametrize(("devices", "workers", "threads"), [(1, 0, 8), (1, 3, 5), (2, 1, 3), (4, 9, 1)])
+def test_workers_keep_their_cores_whatever_was_set_before(
+    devices: int, workers: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    before = torch.get_num_threads()
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    command = SimpleNamespace(
+        trainer=SimpleNamespace(strategy=strategy, num_devices=devices), datamodule=SimpleNamespace(num_workers=workers)
+    )
+    try:
+        for _ in range(2):
+            TrainingCommand.share_cores(cast(Any, command))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
