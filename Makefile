@@ -12,7 +12,7 @@ help:
 	@echo "make test   run the tests"
 	@echo "make lint   style, types and import rules"
 	@echo "make bench  speed against the plain definition of the network, on this CPU"
-	@echo "make clean  remove what make built: .venv, runs/digits-demo and caches"
+	@echo "make clean  remove what make built: .venv, data/digits, runs/digits-demo and caches"
 
 # Tests compute little and compare to the bit: threads would only wait for each other.
 # One pip call for everything, so that torch and torchvision are resolved together.
@@ -40,5 +40,5 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/cpu_eager.py
 
 clean:
-	rm -rf $(VENV) runs/digits-demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build
+	rm -rf $(VENV) data/digits runs/digits-demo src/scalablevit.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build
 	find src -name __pycache__ -prune -exec rm -rf {} +

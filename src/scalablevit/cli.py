@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import functools
 import json
 import os
@@ -22,6 +23,7 @@ _SHORT = {
     "--precision": "--trainer.precision",
     "--seed": "--seed_everything",
 }
+_COMMANDS = ("fit", "validate", "predict", "info", "check-data", "recipes")
 _FIT_USAGE = """\
 usage: scalablevit fit --config NAME|FILE [--run FOLDER] [--KEY VALUE ...]
        scalablevit fit --resume FOLDER [--KEY VALUE ...]
@@ -70,7 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words and words[0] in ("fit", "validate"):
             command = _fit if words[0] == "fit" else _validate
             return command(words[1:])
-        args = _parser().parse_args(words)
+        parser = _parser()
+        if not words:
+            parser.print_help()
+            return 2
+        if not words[0].startswith("-") and words[0] not in _COMMANDS:
+            close = difflib.get_close_matches(words[0], _COMMANDS, 1)
+            hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(_COMMANDS)}"
+            return _fail(f"there is no command {words[0]!r}; {hint}", code=2)
+        args = parser.parse_args(words)
         return args.run(args)
     except KeyboardInterrupt:
         return _fail("stopped", code=130)
@@ -315,6 +325,8 @@ def _predict(args: argparse.Namespace) -> int:
             write_atomically(
                 _free_path(folder, prediction.path.stem, saved), functools.partial(sheet.save, format="PNG")
             )
+    if saved:
+        print(f"annotated pictures are in {folder}", file=sys.stderr)
     if not args.json and table.row_count:
         # A pipe has no width to wrap to.
         Console(width=None if sys.stdout.isatty() else 10_000).print(table)

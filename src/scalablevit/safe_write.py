@@ -38,6 +38,8 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Any], None])
         # torch's zip writer turns the OSError of a full disk into a RuntimeError, and keeps it as the cause
         reason = error if isinstance(error, OSError) else error.__cause__ or error.__context__
         if not isinstance(reason, OSError):
+            if reason is not None and not isinstance(reason, Exception):
+                raise reason from None  # a stop in the middle of the writing, which torch's zip writer hides
             raise
         earlier = "the earlier file of that name is intact" if path.exists() else "no file was left behind"
         raise WriteError(

@@ -391,7 +391,7 @@ def _misfit(source: str, theirs: str, ours: str, problems: list[str]) -> str:
         elif "scaled-value" in ours and "scaled-value" not in theirs:
             lines.append("Build the model with scale_value=False.")
         elif theirs in VARIANTS:
-            lines.append(f"Build the model as {theirs!r}, or load other weights.")
+            lines.append(f"Build the model as {theirs!r} (fit: --model.variant {theirs}), or load other weights.")
     if all(problem.startswith("the checkpoint lacks norm.") for problem in problems):
         lines.append("It comes from a dense task; pass fresh_head=True to keep the model's own final norm.")
     lines += [f"  {problem}" for problem in problems[:5]]

@@ -494,7 +494,7 @@ def test_summary(split):
         "9 pictures",
         "5 pictures (val)",
         "2: ant, bee",
-        "3 (bee) to 6 (ant)",
+        "3 (of bee) to 6 (of ant) training pictures",
         "3 x 16 x 16",
     ):
         assert words in text

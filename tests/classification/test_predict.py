@@ -54,7 +54,7 @@ def test_order_batches_and_errors(classifier: Classifier, tmp_path: Path) -> Non
 
 
 def test_wrong_arguments(classifier: Classifier) -> None:
-    with pytest.raises(ValueError, match="top and batch_size"):
+    with pytest.raises(ValueError, match="top must be at least 1"):
         next(classifier.predict(["x.png"], top=0))
     with pytest.raises(ValueError, match="no such device"):
         Classifier(Brightness(), class_names=["a"], preprocessing=PREPROCESSING, device="gpux")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_runs import SMALL, scalablevit, write_pictures
 
+from scalablevit.cli import main
 from scalablevit.training.invocation import invocation
 
 TASK = "class_path: scalablevit.classification.ClassificationTask"
@@ -50,8 +51,8 @@ def fit_error(pictures: Path, tmp_path: Path) -> Callable[..., str]:
         (["--model.drop_path_rte=0.1"], "no key model.drop_path_rte; did you mean model.drop_path_rate?"),
         (["--data.batchsize=4"], "there is no key data.batchsize; did you mean data.batch_size?"),
         (["--model.optimizer.lrr=4"], "no key model.optimizer.lrr; did you mean model.optimizer.lr?"),
-        (["--trainer.max_epoch=4"], "there is no key --trainer.max_epoch; did you mean trainer.max_epochs?"),
-        (["--epoch=4"], "there is no key --epoch; did you mean epochs?"),
+        (["--trainer.max_epoch=4"], "there is no key --trainer.max_epoch; did you mean --trainer.max_epochs?"),
+        (["--epoch=4"], "there is no key --epoch; did you mean --epochs?"),
         (["stray"], "'stray' is not understood: values are given as --KEY VALUE"),
         (["--data.batch_size=four"], "data.batch_size must be a whole number, got 'four'"),
         (["--model.optimizer.lr=fast"], "model.optimizer.lr must be a number, got 'fast'"),
@@ -287,3 +288,10 @@ def test_wrong_info_and_recipe_names() -> None:
     assert "there is no variant 'scalablevit_smal'" in error_of("info", "scalablevit_smal")
     assert "--size must be at least 1 pixel" in error_of("info", "--size", "0")
     assert "did you mean imagenet_small?" in error_of("recipes", "imagenet-small")
+
+
+def test_a_command_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prdict"]) == 2
+    assert "there is no command 'prdict'; did you mean predict?" in capsys.readouterr().err
+    assert main([]) == 2
+    assert "check-data" in capsys.readouterr().out

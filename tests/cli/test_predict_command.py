@@ -113,7 +113,7 @@ def test_what_cannot_be_read_is_skipped_and_told(pictures: Path, run: Path, tmp_
     ("words", "message"),
     [
         (["nowhere.png"], "nowhere.png: there is no such file or folder"),
-        (["--top=0"], "top and batch_size must be at least 1"),
+        (["--top=0"], "top must be at least 1, got 0"),
         (["--device=foo"], "--device foo: no such device"),
         (["--device=cuda:99"], "--device cuda:99: this machine has"),
     ],

@@ -118,3 +118,15 @@ def test_a_truncated_file_is_named(tmp_path: Path, keep: float) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no\.ckpt"):
         SafeCheckpointIO().load_checkpoint(tmp_path / "no.ckpt")
+
+
+def test_a_stop_while_writing_is_a_stop(tmp_path: Path) -> None:
+    def write(file: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("enforce fail: unexpected pos")  # as torch's zip writer ends
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "a", write)
+    assert list(tmp_path.iterdir()) == []

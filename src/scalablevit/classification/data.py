@@ -339,6 +339,9 @@ class ImageFolderData(LightningDataModule):
         sizes = {name: len(files) for name, files in scan.train.items()}
         smallest, largest = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
         names = ", ".join(self._class_names[:8]) + (", ..." if self.num_classes > 8 else "")
+        spread = f"{sizes[smallest]:,}"
+        if sizes[smallest] != sizes[largest]:
+            spread += f" (of {smallest}) to {sizes[largest]:,} (of {largest})"
         origin = "set aside from training" if scan.is_split else scan.val_folder.name
         height, width = preprocessing.image_size
         return "\n".join(
@@ -347,7 +350,7 @@ class ImageFolderData(LightningDataModule):
                 f"training    {len(self.train_dataset):,} pictures",
                 f"validation  {len(self.val_dataset):,} pictures ({origin})",
                 f"classes     {self.num_classes:,}: {names}",
-                f"a class     {sizes[smallest]:,} ({smallest}) to {sizes[largest]:,} ({largest}) to train",
+                f"per class   {spread} training pictures",
                 f"input       {preprocessing.in_chans} x {height} x {width}, {preprocessing.interpolation}",
             ]
         )

@@ -134,7 +134,8 @@ class Classifier:
             ValueError: `top` or `batch_size` is below 1.
         """
         if top < 1 or batch_size < 1:
-            raise ValueError(f"top and batch_size must be at least 1, got {top} and {batch_size}")
+            name, value = ("top", top) if top < 1 else ("batch_size", batch_size)
+            raise ValueError(f"{name} must be at least 1, got {value}")
         top = min(top, len(self.class_names))
         todo = iter(paths)
         while batch := [Path(path) for path in islice(todo, batch_size)]:

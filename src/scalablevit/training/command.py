@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -19,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from scalablevit.safe_write import write_atomically
@@ -125,6 +127,8 @@ class TrainingCommand(LightningCLI):
                     f"trainer.{name} is given by the run folder {self.folder.path}; remove it from the recipe"
                 )
         check_devices(trainer["accelerator"], trainer["devices"])
+        if trainer["max_epochs"] == 0:
+            raise RecipeError("--epochs (trainer.max_epochs) must be at least 1, got 0")
         model = self.config["model"]
         for part in ("model", "data"):
             if self.config[part] is None:
@@ -332,6 +336,13 @@ def _explained(checkpoint: Path | None) -> Iterator[None]:
     """A checkpoint of another network is the user's to mend; of a rank that lost another, that one says why."""
     try:
         yield
+    except MisconfigurationException as error:
+        done = re.search(r"current_epoch=(\d+), but you have set Trainer\(max_epochs=(\d+)", str(error))
+        if done is None:
+            raise
+        raise RecipeError(
+            f"the run in {checkpoint} has {int(done[1]) + 1} epochs behind it, not fewer than --epochs {done[2]}"
+        ) from error
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
             raise ConnectionError("another of the training processes ended; what it said is the reason") from error

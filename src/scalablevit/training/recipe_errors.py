@@ -128,8 +128,9 @@ def _unknown_key(
     known = list(_known_keys(prefix, class_path))
     # the last word of a key is what is misspelt most; a full match of the path comes first
     close = difflib.get_close_matches(key, known, 1, cutoff=0.75)
-    hint = f"did you mean {close[0]}?" if close else "`scalablevit fit --config NAME --print_config` lists all"
     dashes = "--" if found["words"] and not prefix else ""
+    lists_all = "`scalablevit fit --config NAME --print_config` lists all"
+    hint = f"did you mean {dashes}{close[0]}?" if close else lists_all
     return f"there is no key {dashes}{key}{_file_of(key, recipes)}; {hint}"
 
 
