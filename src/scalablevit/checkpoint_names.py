@@ -27,7 +27,7 @@ _RENAMES = [
     )
 ]
 # Wrappers that training code leaves around a network: DDP, torch.compile, Lightning tasks, detectors, our pyramid.
-_PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "backbone.")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "backbone.", "body.")
 _OURS = re.compile(r"^(?:stages|blocks|patch_embeds|pos_block|norm_list|norms)\.\d+\.")
 
 

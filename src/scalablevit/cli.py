@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import difflib
 import functools
+import importlib
 import json
 import os
 import signal
@@ -24,6 +25,21 @@ _SHORT = {
     "--seed": "--seed_everything",
 }
 _COMMANDS = ("fit", "validate", "predict", "info", "check-data", "recipes")
+# task -> the class that predicts, and what the columns of its table are called
+_PREDICTORS = {
+    "classification": ("Classifier", ("class", "probability")),
+    "detection": ("Detector", ("object", "score")),
+    "segmentation": ("Segmenter", ("class", "share")),
+}
+# argument of a predictor -> its flag, and the tasks that have it
+_PREDICT_OPTIONS = {
+    "top": ("--top", ("classification",)),
+    "threshold": ("--threshold", ("detection",)),
+    "tile": ("--tile", ("segmentation",)),
+    "short_side": ("--short-side", ("segmentation",)),
+    "scales": ("--scales", ("segmentation",)),
+    "flip": ("--flip", ("segmentation",)),
+}
 _FIT_USAGE = """\
 usage: scalablevit fit --config NAME|FILE [--run FOLDER] [--KEY VALUE ...]
        scalablevit fit --resume FOLDER [--KEY VALUE ...]
@@ -155,14 +171,25 @@ def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], hel
 
 
 def _add_predict(commands: Any) -> None:
-    parser = _add(commands, "predict", _predict, "name what is in pictures")
+    parser = _add(commands, "predict", _predict, "say what is in pictures")
     parser.add_argument("inputs", nargs="+", metavar="PICTURE", help="files, folders or globs")
     parser.add_argument("--weights", required=True, metavar="RUN|FILE", help="run folder, or its model.safetensors")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to name (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line and picture instead of a table")
     parser.add_argument("--save", metavar="FOLDER", help="write annotated pictures there, beside what is there")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="pictures at a time (default: 16)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="pictures at a time (default: the task's)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    group = parser.add_argument_group("classification")
+    group.add_argument("--top", type=int, metavar="N", help="classes to name (default: 5)")
+    group = parser.add_argument_group("detection")
+    group.add_argument("--threshold", type=float, metavar="X", help="score that an object needs (default: 0.5)")
+    group = parser.add_argument_group("segmentation")
+    group.add_argument("--tile", type=int, metavar="N", help="go through tiles of N pixels, for pictures of any size")
+    group.add_argument(
+        "--short-side", type=int, metavar="N",
+        help="resize the shorter side to N pixels before (0: not at all; default: as in training)",
+    )  # fmt: skip
+    group.add_argument("--scales", type=float, nargs="+", metavar="X", help="average over these sizes")
+    group.add_argument("--flip", action="store_true", default=None, help="average over the mirrored picture as well")
 
 
 def _add_info(commands: Any) -> None:
@@ -296,35 +323,40 @@ def _predict(args: argparse.Namespace) -> int:
         from rich.console import Console
         from rich.table import Table
 
-        from scalablevit.classification.pictures import annotate
-        from scalablevit.classification.predict import Classifier
         from scalablevit.images import find_images
         from scalablevit.safe_write import write_atomically
+        from scalablevit.weights import trained_task
 
     if args.save is not None and (not args.save or (Path(args.save).exists() and not Path(args.save).is_dir())):
         raise ValueError(f"--save {args.save!r} is not a folder; name one, it is made where it is missing")
     paths = find_images(args.inputs)
-    classifier = Classifier.load(args.weights, device=args.device)
+    task = trained_task(args.weights)
+    if task not in _PREDICTORS:
+        raise ValueError(f"{args.weights} holds weights for {task!r}; this version predicts {', '.join(_PREDICTORS)}")
+    kind, columns = _PREDICTORS[task]
+    with _importing():
+        predictor = getattr(importlib.import_module(f"scalablevit.{task}"), kind).load(args.weights, device=args.device)
+    options = _prediction_options(args, task)
     folder = None if args.save is None else Path(args.save)
-    table = Table("picture", "class", "probability", box=None, pad_edge=False, header_style="bold")
+    table = Table("picture", *columns, box=None, pad_edge=False, header_style="bold")
     failed = 0
     saved: dict[str, int] = {}
-    for prediction in classifier.predict(
-        paths, top=args.top, batch_size=args.batch_size, keep_images=folder is not None
-    ):
+    for prediction in predictor.predict(paths, keep_images=folder is not None, **options):
         if args.json:
             print(json.dumps(prediction.to_dict(), ensure_ascii=False), flush=True)
         if prediction.error is not None:
             failed += 1
             print(f"skipped {prediction.error}", file=sys.stderr)
             continue
-        for i, (name, probability) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
-            table.add_row(str(prediction.path) if i == 0 else "", name, f"{probability:.1%}", end_section=True)
-        if folder is not None and prediction.image is not None:
-            sheet = annotate(prediction.image, prediction.lines())
-            write_atomically(
-                _free_path(folder, prediction.path.stem, saved), functools.partial(sheet.save, format="PNG")
-            )
+        rows = prediction.table_rows() or [("nothing", "")]
+        for i, row in enumerate(rows):
+            table.add_row(str(prediction.path) if i == 0 else "", *row, end_section=True)
+        if folder is not None:
+            pictures = prediction.pictures()
+            for path, picture in zip(
+                _free_paths(folder, prediction.path.stem, list(pictures), saved), pictures.values(), strict=True
+            ):
+                write_atomically(path, functools.partial(picture.save, format="PNG"))
     if saved:
         print(f"annotated pictures are in {folder}", file=sys.stderr)
     if not args.json and table.row_count:
@@ -333,13 +365,30 @@ def _predict(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _free_path(folder: Path, stem: str, saved: dict[str, int]) -> Path:
-    """STEM.png, STEM_2.png, ..., the first that is not there; `saved` holds the number last given to a stem."""
+def _prediction_options(args: argparse.Namespace, task: str) -> dict[str, Any]:
+    """What was said of how to predict, if it is for this task."""
+    given: dict[str, Any] = {} if args.batch_size is None else {"batch_size": args.batch_size}
+    for option, (flag, tasks) in _PREDICT_OPTIONS.items():
+        value = getattr(args, option)
+        if value is None:
+            continue
+        if task not in tasks:
+            raise UsageError(f"{flag} is for {' and '.join(tasks)}; {args.weights} holds weights for {task}")
+        given[option] = value
+    return given
+
+
+def _free_paths(folder: Path, stem: str, suffixes: Sequence[str], saved: dict[str, int]) -> list[Path]:
+    """STEM.png, STEM_2.png, ..., the first of which none is there; `saved` holds the number last given to a stem."""
     number = saved.get(stem, 0) + 1
-    while os.path.lexists(path := folder / (f"{stem}.png" if number == 1 else f"{stem}_{number}.png")):
+    while True:
+        name = stem if number == 1 else f"{stem}_{number}"
+        paths = [folder / f"{name}{suffix}.png" for suffix in suffixes]
+        if not any(map(os.path.lexists, paths)):
+            break
         number += 1
     saved[stem] = number
-    return path
+    return paths
 
 
 def _info(args: argparse.Namespace) -> int:

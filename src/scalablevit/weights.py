@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from scalablevit.backbone import VARIANTS, ScalableViT
+from scalablevit.backbone import VARIANTS, PyramidBackbone, ScalableViT
 from scalablevit.checkpoint_names import to_native_names
 from scalablevit.safe_write import write_atomically
 
@@ -26,6 +26,8 @@ WEIGHTS_FILE = "model.safetensors"
 METADATA_KEY = "scalablevit"
 _STEM = "stages.0.patch_embed.proj.weight"
 _CONTAINERS = ("model", "state_dict", "model_state_dict", "module")
+# before the names of a whole detector or segmentation model: none, our tasks', DDP's, torch.compile's
+_TASK_PREFIXES = ("", "network.", "module.", "_orig_mod.", "model.")
 
 
 class WeightsError(ValueError):
@@ -68,7 +70,7 @@ def load_weights(
     fresh_head: bool = False,
     class_names: Sequence[str] | None = None,
 ) -> LoadReport:
-    """Copy weights into a `ScalableViT` or a backbone of `create_backbone`.
+    """Copy weights into a `ScalableViT`, a backbone of `create_backbone`, or a model built around one.
 
     Reads safetensors, pickles (released classifiers `{"model": ..., "args": Namespace}`, dense backbones, bare state
     dicts, `state_dict`, Lightning checkpoints; with prefixes such as `module.` and `backbone.`), folders with a
@@ -78,8 +80,12 @@ def load_weights(
     last layer stays fresh), the head and norms that only one of classifier and pyramid has. All of it is in the
     report; any other difference is an error, and the model is left as it was.
 
+    A detector or a segmentation model is filled as a whole from a checkpoint of its own kind, but for the layers that
+    hang on the classes (`model.class_layers`, prefixes of names) where the classes differ; from any other checkpoint
+    its backbone is filled, and the rest stays fresh.
+
     Args:
-        model: network to fill.
+        model: network to fill; one with exactly one `ScalableViT` or `PyramidBackbone` inside will do.
         source: file, folder, name, or a state dict or checkpoint already in memory.
         fresh_head: leave the classifier's head as it is, whatever the checkpoint holds.
         class_names: of the model's classes by index; where the checkpoint names others, the head stays fresh.
@@ -93,13 +99,70 @@ def load_weights(
     """
     name = "state dict in memory" if isinstance(source, Mapping) else str(source)
     tensors, theirs = (_tensors(source, name), None) if isinstance(source, Mapping) else _read(source)
-    state = to_native_names(tensors)
     other_classes = class_names is not None and theirs is not None and list(class_names) != theirs
-    targets = model.state_dict()
-    if _STEM not in targets:
+    if _STEM in model.state_dict():
+        return _load_network(model, tensors, name, fresh_head=fresh_head, other_classes=other_classes)
+    inner = {key: part for key, part in model.named_modules() if isinstance(part, ScalableViT | PyramidBackbone)}
+    if len(inner) != 1:
         raise WeightsError(
-            f"{type(model).__name__} is not a ScalableViT; pass the network itself: load_weights(model.backbone, ...)"
+            f"{type(model).__name__} is not a ScalableViT; it must hold exactly one, not {len(inner)}: pass the network "
+            "itself: load_weights(model.backbone, ...)"
         )
+    ((where, backbone),) = inner.items()
+    others = [key for key in model.state_dict() if not key.startswith(f"{where}.")]
+    prefix = next((p for p in _TASK_PREFIXES if all(p + key in tensors for key in others)), None)
+    if prefix is not None:
+        return _load_whole(model, tensors, prefix, name, fresh_head=fresh_head, other_classes=other_classes)
+    report = _load_network(backbone, tensors, name, fresh_head=fresh_head, other_classes=other_classes)
+    return LoadReport(
+        report.source,
+        report.variant,
+        [f"{where}.{key}" for key in report.matched],
+        {f"{where}.{key}": what for key, what in report.adapted.items()},
+        [*(f"{where}.{key}" for key in report.fresh), *others],
+        report.ignored,
+    )
+
+
+def _load_whole(
+    model: nn.Module, tensors: Mapping[str, Tensor], prefix: str, name: str, *, fresh_head: bool, other_classes: bool
+) -> LoadReport:
+    """Fill a model from a checkpoint of its own kind; layers of other classes stay fresh."""
+    targets = model.state_dict()
+    class_layers = tuple(getattr(model, "class_layers", ()))
+    report = LoadReport(name, describe_variant(to_native_names(tensors)))
+    plan: dict[str, Tensor] = {}
+    problems: list[str] = []
+    same_shapes = all(
+        tensors[prefix + key].shape == target.shape for key, target in targets.items() if key.startswith(class_layers)
+    ) if class_layers else True  # fmt: skip
+    for key, target in targets.items():
+        value = tensors.get(prefix + key)
+        if value is None:
+            problems.append(f"the checkpoint lacks {key} {tuple(target.shape)}")
+        elif key.startswith(class_layers) and class_layers and (fresh_head or other_classes or not same_shapes):
+            report.adapted[key] = f"{tuple(value.shape)} -> {tuple(target.shape)}, freshly initialised for the classes"
+        elif value.shape != target.shape:
+            problems.append(f"{key} is {tuple(value.shape)}, the model needs {tuple(target.shape)}")
+        else:
+            plan[key] = value
+            report.matched.append(key)
+    if problems:
+        ours = describe_variant(to_native_names(targets))
+        raise WeightsError(_misfit(name, report.variant, ours, sorted(problems)))
+    report.ignored.extend(sorted(key for key in tensors if key.removeprefix(prefix) not in targets))
+    with torch.no_grad():
+        for key, value in plan.items():
+            targets[key].copy_(value)
+    return report
+
+
+def _load_network(
+    model: nn.Module, tensors: Mapping[str, Tensor], name: str, *, fresh_head: bool, other_classes: bool
+) -> LoadReport:
+    """Fill a `ScalableViT` or a `PyramidBackbone`."""
+    state = to_native_names(tensors)
+    targets = model.state_dict()
     if not any(key.startswith("stages.") for key in state):
         raise WeightsError(f"{name} does not hold a ScalableViT; its entries are {_abridged(sorted(state))}")
     variant = describe_variant(state)
@@ -190,8 +253,8 @@ def _read(source: str | os.PathLike[str]) -> tuple[dict[str, Tensor], list[str] 
         raise WeightsError(f"{name} is truncated or not a checkpoint ({_first_line(error)}); copy it again") from error
     if not isinstance(checkpoint, Mapping):
         raise WeightsError(f"{name} holds a {type(checkpoint).__name__}, not a state dict")
-    classifier = checkpoint.get("classifier")  # what the classification task adds to its checkpoints
-    names = classifier.get("class_names") if isinstance(classifier, Mapping) else None
+    trained = checkpoint.get("trained")  # what our tasks add to their checkpoints
+    names = trained.get("class_names") if isinstance(trained, Mapping) else None
     return _tensors(checkpoint, name), names
 
 
@@ -298,6 +361,56 @@ def load_model(source: str | os.PathLike[str]) -> tuple[ScalableViT, dict[str, A
     return model.eval(), metadata
 
 
+def save_network(model: nn.Module, folder: str | os.PathLike[str], *, metadata: Mapping[str, Any]) -> Path:
+    """Write a folder that `load_network` builds a detector or a segmentation model from.
+
+    Args:
+        model: to write.
+        folder: gets `model.safetensors`, with all of the metadata.
+        metadata: `task`, `variant` and `model_args`, from which it can be built; `class_names`, `preprocessing`, and
+            what else is worth keeping. JSON must be able to hold it.
+
+    Returns:
+        the safetensors file.
+    """
+    path = Path(folder) / WEIGHTS_FILE
+    save_weights(model, path, metadata=metadata)
+    return path
+
+
+def load_network(
+    source: str | os.PathLike[str], build: Callable[[dict[str, Any]], nn.Module]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the model that a file of `save_network` describes, with its weights, in evaluation mode.
+
+    Args:
+        source: `model.safetensors`, or the folder that holds it.
+        build: from the metadata to the model; a KeyError, TypeError or ValueError of it blames the metadata.
+
+    Returns:
+        model, and the metadata written with it.
+
+    Raises:
+        WeightsError: the file has no metadata of ours, or does not fit what it describes.
+        FileNotFoundError: no such file.
+    """
+    metadata = read_metadata(source)
+    try:
+        model = build(metadata)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WeightsError(
+            f"{source} does not say how to build its model ({_first_line(error)}); take a run folder of "
+            "`scalablevit fit`, or the model.safetensors in it"
+        ) from error
+    tensors = read_checkpoint(source)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reasons = [line.strip() for line in str(error).splitlines()[1:]]
+        raise WeightsError(f"{source} does not fit what it describes: {'; '.join(reasons[:2])}") from error
+    return model.eval(), metadata
+
+
 def read_metadata(source: str | os.PathLike[str]) -> dict[str, Any]:
     """Metadata that `save_weights` put into a safetensors file; empty where there is none.
 
@@ -311,6 +424,32 @@ def read_metadata(source: str | os.PathLike[str]) -> dict[str, Any]:
             return json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path} is truncated or not a safetensors file ({_first_line(error)})") from error
+
+
+def trained_task(source: str | os.PathLike[str]) -> str:
+    """What a run folder's weights were trained for: "classification", "detection" or "segmentation".
+
+    Args:
+        source: run folder, or the `model.safetensors` in it.
+
+    Raises:
+        WeightsError: not weights that a run left.
+        FileNotFoundError: no such file.
+    """
+    path = Path(source)
+    if path.is_file() and path.suffix != ".safetensors":
+        raise WeightsError(
+            f"{path}: predicting takes a run folder or its model.safetensors, which know the class names "
+            "and the preprocessing; from other checkpoints a run can start: "
+            "scalablevit fit --config finetune_folder --model.weights ..."
+        )
+    task = read_metadata(source).get("task")
+    if not isinstance(task, str):
+        raise WeightsError(
+            f"{source} holds weights without the task that they were trained for; predicting takes a run folder of "
+            "`scalablevit fit`, or the model.safetensors in it"
+        )
+    return task
 
 
 def adapt_in_chans(weight: Tensor, in_chans: int) -> Tensor:

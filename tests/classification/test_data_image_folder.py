@@ -15,11 +15,12 @@ from scalablevit.classification.data import (
     NOTHING_READABLE_TARGET,
     ClassificationBatch,
     ImageFolderData,
-    UnreadableFiles,
     collate,
+    why_unreadable,
 )
 from scalablevit.classification.image_folder import split_by_hash
 from scalablevit.classification.preprocessing import Augmentation
+from scalablevit.training.unreadable import UnreadableFiles
 
 PLAIN = {"image_size": 16, "batch_size": 4, "num_workers": 0, "augmentation": None, "crop_ratio": 1.0}
 
@@ -322,32 +323,30 @@ def test_nothing_readable_ends_in_an_error_not_in_a_loop(split):
     data = ImageFolderData(split, **(PLAIN | {"max_unreadable": 3}))
     unreadable = UnreadableFiles(data.max_unreadable)
     with pytest.raises(ValueError, match="more than max_unreadable=3"):
-        unreadable.collect(next(iter(data.train_dataloader())))
+        unreadable.collect(next(iter(data.train_dataloader())).unreadable)
     for num_workers in (0, 1):
         everything = ImageFolderData(split, **(PLAIN | {"max_unreadable": 1000, "num_workers": num_workers}))
         batch = next(iter(everything.train_dataloader()))
         assert set(batch.targets.tolist()) == {NOTHING_READABLE_TARGET}
         with pytest.raises(ValueError, match=r"none of the training pictures can be read.*\.png: .*\n.*check-data"):
-            UnreadableFiles(1000).collect(batch)
+            UnreadableFiles(1000, explain=why_unreadable).collect(batch.unreadable, nothing_left=True)
 
 
 def test_unreadable_files_are_logged_once_and_capped(split, caplog):
     bad = [break_file(split / "val" / "bee" / f"{i:03d}.png") for i in range(3)]
-    account = UnreadableFiles(2)
-    images, targets = torch.zeros(1, 3, 4, 4), torch.zeros(1, dtype=torch.int64)
+    account = UnreadableFiles(2, explain=why_unreadable)
     caplog.set_level(logging.WARNING)
     for paths in ([bad[0]], [bad[0], bad[1]], [], [bad[1]]):
-        account.collect(ClassificationBatch(images, targets, paths))
-    assert account.paths == bad[:2]
+        account.collect(paths)
+    assert account.files == bad[:2]
     assert len(caplog.records) == 2
     assert "truncated or damaged" in caplog.text
     with pytest.raises(ValueError, match=r"(?s)3 pictures could not be read, more than max_unreadable=2.*check-data"):
-        account.collect(ClassificationBatch(images, targets, bad))
+        account.collect(bad)
 
 
 def test_a_file_that_can_be_read_again_points_at_the_disk(split, caplog):
-    batch = ClassificationBatch(torch.zeros(0), torch.zeros(0), [str(split / "val" / "bee" / "000.png")])
-    UnreadableFiles(1).collect(batch)
+    UnreadableFiles(1, explain=why_unreadable).collect([str(split / "val" / "bee" / "000.png")])
     assert "now it can; look at the disk" in caplog.text
 
 
@@ -430,7 +429,7 @@ def test_two_ranks_share_the_pictures(split):
     [(1, 1, 1, 0), (2, 1, 1, 1), (64, 1, 1, 8), (16, 4, 1, 3), (16, 8, 2, 3), (2, 4, 1, 0)],
 )
 def test_automatic_workers(split, monkeypatch, cores, world_size, num_nodes, expected):
-    monkeypatch.setattr("scalablevit.classification.data.available_cores", lambda: cores)
+    monkeypatch.setattr("scalablevit.training.data_module.available_cores", lambda: cores)
     data = ImageFolderData(split, **(PLAIN | {"num_workers": "auto"}))
     if world_size > 1:
         data.trainer = Cluster(0, world_size, num_nodes)

@@ -209,3 +209,35 @@ def test_bad_numbers_are_named(options: dict[str, int], words: str) -> None:
 def test_a_resumable_loader_needs_its_sampler() -> None:
     with pytest.raises(ValueError, match="sampler=ShardedSampler"):
         ResumableLoader(Draws(), batch_size=2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(**SIZES, groups=st.integers(1, 3))
+def test_batches_hold_one_group_while_there_are_enough(n: int, batch: int, world: int, epoch: int, groups: int) -> None:
+    group_of = [(7 * i) % groups for i in range(n)]
+    ranks = [sampler(n, batch, rank, world, groups=group_of, drop_last=False) for rank in range(world)]
+    for rank in ranks:
+        rank.set_epoch(epoch)
+    drawn = [[key.index for key in rank] for rank in ranks]
+    assert set(sum(drawn, [])) == set(range(n))
+    full = sum(group_of.count(group) // (batch * world) for group in set(group_of))
+    for indices in drawn:
+        for k in range(full):
+            assert len({group_of[i] for i in indices[k * batch : (k + 1) * batch]}) == 1
+
+
+def test_groups_are_mixed_over_the_epoch_and_change_with_it() -> None:
+    group_of = [i % 2 for i in range(64)]
+    one = sampler(64, 4, 0, 1, groups=group_of)
+    orders = []
+    for epoch in (0, 1, 1):
+        one.set_epoch(epoch)
+        orders.append([key.index for key in one])
+    assert orders[1] == orders[2] != orders[0]
+    firsts = [group_of[i] for i in orders[0][::4]]
+    assert 0 < sum(firsts[:8]) < 8, "all batches of one group came first"
+
+
+def test_groups_need_a_number_for_each_sample() -> None:
+    with pytest.raises(ValueError, match="a number for each of 10 samples, got 3"):
+        sampler(10, 2, 0, 1, groups=[0, 1, 0])

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -66,6 +66,10 @@ class ToyData(LightningDataModule):
 
 class ToyTask(TrainingModule):
     """Regression to the sum through dropout, so that steps draw random numbers; notes what it sees."""
+
+    task = "toy"
+    variant = "perceptron"
+    class_names: ClassVar[list[str]] = []
 
     def __init__(self, poison: dict[int, float] | None = None, batch_norm: bool = False, **options: Any) -> None:
         options = {

@@ -8,15 +8,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from scalablevit.classification.image_folder import ClassFiles, read_class_names, scan_folder
 from scalablevit.classification.preprocessing import Augmentation, Preprocessing, Transform
 from scalablevit.images import ImageError, read_image
-from scalablevit.training.loaders import eval_loader, train_loader
+from scalablevit.training.data_module import TaskData
 
 _log = logging.getLogger(__name__)
 
@@ -26,8 +25,6 @@ UNREADABLE_TARGET = -1
 NOTHING_READABLE_TARGET = -2
 """Target of a training picture that stands for a folder in which no picture at all could be read."""
 
-_CHECK_DATA = "`scalablevit check-data` lists every bad file; remove or replace them"
-_MOST_WORKERS = 8
 _IMAGENET_AUGMENTATION = Augmentation()
 # ImageNet's mean and deviation over the three colours, for networks that take grayscale.
 _GRAY_MEAN, _GRAY_STD = (0.449,), (0.226,)
@@ -122,47 +119,8 @@ class ImageFolderDataset(Dataset[ClassificationSample]):
         return ClassificationSample(torch.zeros(self.image_shape), target, tuple(failed))
 
 
-class UnreadableFiles:
-    """Keeps account, in the training process, of files that could not be read; logs each once.
-
-    Of several training processes each keeps its own account, of the files that it met itself, as ranks may
-    differ in validation batches and so cannot add up. One that raises ends with an exit code that is not 0; then
-    its launcher ends the others.
-
-    Args:
-        max_files: how many distinct files may fail in this process.
-    """
-
-    def __init__(self, max_files: int) -> None:
-        self.max_files = max_files
-        self.paths: list[str] = []
-
-    def collect(self, batch: ClassificationBatch) -> None:
-        """Note the batch's unreadable files; call it before anything else is done with the batch.
-
-        Raises:
-            ValueError: more than `max_files` distinct files failed by now, or all there are to train on.
-        """
-        new = [path for path in dict.fromkeys(batch.unreadable) if path not in self.paths]
-        self.paths += new
-        if bool((batch.targets == NOTHING_READABLE_TARGET).any()):
-            raise ValueError(
-                f"none of the training pictures can be read. The first: {_why_unreadable(batch.unreadable[0])}\n"
-                f"{_CHECK_DATA}"
-            )
-        for path in new:
-            _log.warning("skipped a picture: %s", _why_unreadable(path))
-        if len(self.paths) > self.max_files:
-            listed = "\n".join(f"  - {path}" for path in self.paths[:5])
-            more = f"\n  ... and {len(self.paths) - 5} more" if len(self.paths) > 5 else ""
-            raise ValueError(
-                f"{len(self.paths)} pictures could not be read, more than max_unreadable={self.max_files} "
-                f"allows:\n{listed}{more}\n"
-                f"{_CHECK_DATA}, or raise data.max_unreadable"
-            )
-
-
-def _why_unreadable(path: str) -> str:
+def why_unreadable(path: str) -> str:
+    """Why a picture could not be read, for people."""
     # Read again rather than carry the words through the workers: it also shows a disk that fails at times.
     try:
         read_image(path)
@@ -171,7 +129,7 @@ def _why_unreadable(path: str) -> str:
     return f"{path}: it could not be read, but now it can; look at the disk or network it lies on"
 
 
-class ImageFolderData(LightningDataModule):
+class ImageFolderData(TaskData):
     """Training and validation pictures from a folder per class.
 
     Known layouts: `root/train/CLASS/*` with `root/val/CLASS/*` (ImageNet's), and `root/CLASS/*`, from which
@@ -206,6 +164,9 @@ class ImageFolderData(LightningDataModule):
             the remedy.
     """
 
+    train_dataset: ImageFolderDataset
+    val_dataset: ImageFolderDataset
+
     def __init__(
         self,
         root: str | Path,
@@ -227,18 +188,14 @@ class ImageFolderData(LightningDataModule):
         builtin: Literal["digits"] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if max_unreadable < 0:
-            raise ValueError(f"max_unreadable must be at least 0, got {max_unreadable}")
-        if num_workers != "auto" and num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0 or 'auto', got {num_workers}")
-        self.batch_size = batch_size
-        self.max_unreadable = max_unreadable
-        self.seed = seed
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            max_unreadable=max_unreadable,
+            seed=seed,
+            collate_fn=collate,
+        )
         self.augmentation = augmentation
-        self._num_workers = num_workers
         self._preprocessing = Preprocessing(
             image_size=_height_and_width(image_size),
             crop_ratio=crop_ratio,
@@ -294,45 +251,6 @@ class ImageFolderData(LightningDataModule):
         """How a picture becomes the network's input in evaluation."""
         return self._preprocessing
 
-    @property
-    def num_workers(self) -> int:
-        """Loading processes for each loader of each device."""
-        if self._num_workers != "auto":
-            return self._num_workers
-        devices = self._world_size // self.trainer.num_nodes if self.trainer is not None else 1
-        return max(0, min(available_cores() // max(1, devices) - 1, _MOST_WORKERS))
-
-    @property
-    def _rank(self) -> int:
-        return self.trainer.global_rank if self.trainer is not None else 0
-
-    @property
-    def _world_size(self) -> int:
-        return self.trainer.world_size if self.trainer is not None else 1
-
-    def train_dataloader(self) -> DataLoader[ClassificationBatch]:
-        """Shuffled and augmented; the same number of batches on all ranks."""
-        return train_loader(
-            self.train_dataset,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            seed=self.seed,
-            rank=self._rank,
-            world_size=self._world_size,
-            collate_fn=collate,
-        )
-
-    def val_dataloader(self) -> DataLoader[ClassificationBatch]:
-        """In order, each picture exactly once over all ranks."""
-        return eval_loader(
-            self.val_dataset,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            rank=self._rank,
-            world_size=self._world_size,
-            collate_fn=collate,
-        )
-
     def summary(self) -> str:
         """What was found, in a few lines for people."""
         scan, preprocessing = self._scan, self._preprocessing
@@ -354,12 +272,6 @@ class ImageFolderData(LightningDataModule):
                 f"input       {preprocessing.in_chans} x {height} x {width}, {preprocessing.interpolation}",
             ]
         )
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    # macOS and Windows have no affinity.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:

@@ -4,19 +4,18 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from scalablevit.classification.data import ImageFolderDataset
 from scalablevit.classification.evaluate import Evaluation
+from scalablevit.drawing import load_font
 from scalablevit.images import ImageError, read_image
 
 _RIGHT, _WRONG = "#1a7f37", "#b3261e"
-_FONT = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 _THUMBNAIL = 256
 _MOST_NAMED_CLASSES = 40
 _MOST_NUMBERED_CLASSES = 20
@@ -120,8 +119,7 @@ def annotate(image: Image.Image, lines: Sequence[str]) -> Image.Image:
     scale = math.ceil(256 / max(image.size)) if max(image.size) < 256 else 1
     picture = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
     size = max(14, max(picture.size) // 40)
-    # Pillow's own font knows ASCII only; matplotlib brings one with most alphabets.
-    font = ImageFont.truetype(_FONT, size)
+    font = load_font(size)
     text_width = math.ceil(max(font.getlength(line) for line in lines))
     width = max(picture.width, text_width + 2 * size)
     sheet = Image.new("RGB", (width, picture.height + round(size * (1.4 * len(lines) + 0.8))), "#1f2328")

@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from scalablevit.classification.preprocessing import Preprocessing
+from scalablevit.device import choose_device
 from scalablevit.images import ImageError, read_image
-from scalablevit.weights import WeightsError, load_model
+from scalablevit.weights import WeightsError, load_model, trained_task
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,17 @@ class Prediction:
         top = [{"class": c, "probability": round(p, 6)} for c, p in zip(self.classes, self.probabilities, strict=True)]
         return {"path": str(self.path), "predictions": top}
 
-    def lines(self) -> list[str]:
-        """One line a class, for an annotated picture."""
-        return [f"{c}  {p:.1%}" for c, p in zip(self.classes, self.probabilities, strict=True)]
+    def table_rows(self) -> list[tuple[str, str]]:
+        """(class, probability), for people."""
+        return [(c, f"{p:.1%}") for c, p in zip(self.classes, self.probabilities, strict=True)]
+
+    def pictures(self) -> dict[str, Image.Image]:
+        """What to save, by what its file's name ends in: the picture with a line a class below it."""
+        if self.image is None:
+            return {}
+        from scalablevit.classification.pictures import annotate  # matplotlib takes a while to import
+
+        return {"": annotate(self.image, [f"{c}  {p}" for c, p in self.table_rows()])}
 
 
 class Classifier:
@@ -67,7 +76,7 @@ class Classifier:
         preprocessing: Preprocessing,
         device: str | torch.device | None = None,
     ) -> None:
-        self.device = _device(device)
+        self.device = choose_device(device)
         self.network = network.eval().to(self.device)
         self.class_names = list(class_names)
         self.preprocessing = preprocessing
@@ -82,13 +91,8 @@ class Classifier:
             FileNotFoundError: no such file.
             ValueError: this machine has no such device.
         """
-        path = Path(source)
-        if path.is_file() and path.suffix != ".safetensors":
-            raise WeightsError(
-                f"{path}: predicting takes a run folder or its model.safetensors, which know the class names "
-                "and the preprocessing; from other checkpoints a run can start: "
-                "scalablevit fit --config finetune_folder --model.weights ..."
-            )
+        if (task := trained_task(source)) != "classification":
+            raise WeightsError(f"{source} holds weights for {task}, not for classification")
         network, metadata = load_model(source)
         return cls.from_metadata(network, metadata, source=source, device=device)
 
@@ -162,20 +166,3 @@ class Classifier:
             return torch.empty(0, len(self.class_names))
         batch = torch.stack([self.transform(image) for image in images]).to(self.device)
         return self.network(batch).float().softmax(dim=-1).cpu()
-
-
-def _device(name: str | torch.device | None) -> torch.device:
-    """The device to compute on; None: a GPU if there is one."""
-    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if name is None:
-        return there or torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name}: no such device; say cpu, cuda, cuda:1, mps, ...") from error
-    if device.type == "cpu":
-        return device
-    count = torch.accelerator.device_count() if there is not None and there.type == device.type else 0
-    if (device.index or 0) >= count:
-        raise ValueError(f"--device {name}: this machine has {count} {device.type} device(s); say --device cpu")
-    return device

@@ -1,7 +1,6 @@
 """Training and validating a classifier."""
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from scalablevit import __version__
 from scalablevit.backbone import VARIANTS, ScalableViT
-from scalablevit.classification.data import ClassificationBatch, UnreadableFiles
+from scalablevit.classification.data import NOTHING_READABLE_TARGET, ClassificationBatch, why_unreadable
 from scalablevit.classification.preprocessing import Preprocessing
 from scalablevit.safe_write import write_atomically
 from scalablevit.training.module import (
@@ -26,8 +25,6 @@ from scalablevit.training.module import (
     TrainingModule,
 )
 from scalablevit.weights import load_model, load_weights, save_model
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,6 +80,7 @@ class ClassificationTask(TrainingModule):
         ValueError: no such variant, weights that do not fit, or an argument out of range.
     """
 
+    task = "classification"
     monitor = ("val/top1", "max")
     network: ScalableViT
 
@@ -156,74 +154,15 @@ class ClassificationTask(TrainingModule):
                 label_smoothing=label_smoothing,
                 num_classes=K,
             )
-        self.unreadable = UnreadableFiles(0)  # setup() asks the data how many
-        # of the epoch; unlike what self.log() averages, it goes into checkpoints
-        self.train_loss = MeanMetric()
+        self.unreadable.explain = why_unreadable
         self.val_loss = MeanMetric()
         self.val_top1 = MulticlassAccuracy(num_classes=K, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes=K, top_k=5, average="micro") if K > 5 else None
 
-    def setup(self, stage: str) -> None:
-        """Take the cap on unreadable files from the data; see `TrainingModule.setup`."""
-        super().setup(stage)
-        self.unreadable.max_files = getattr(self.trainer.datamodule, "max_unreadable", 0)  # type: ignore[attr-defined]
-
-    def on_fit_start(self) -> None:
-        """Warn of a setting that only makes sense with weights."""
-        layer_decay = self.optimizer_settings.layer_decay
-        if layer_decay is not None and self.load_report is None and self.trainer.ckpt_path is None:
-            log.warning(
-                "model.optimizer.layer_decay %g slows the first layers, which start from nothing without "
-                "model.weights: give weights, or set it to null",
-                layer_decay,
-            )
-
-    def on_train_epoch_start(self) -> None:
-        """Begin the epoch's mean loss; an epoch that is resumed in its middle does not come by here."""
-        self.train_loss.reset()
-
-    def on_train_epoch_end(self) -> None:
-        """Log the epoch's mean loss, over all ranks and over an interruption, and where the schedule is."""
-        self.log("lr_epoch", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
-        self.log("train/loss_epoch", self.train_loss.compute())
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note which network and which classes the weights are for, and the epoch's loss so far."""
-        super().on_save_checkpoint(checkpoint)
-        with self.train_loss.sync_context():  # over all ranks
-            checkpoint["train_loss"] = (float(self.train_loss.mean_value), float(self.train_loss.weight))
-        checkpoint["classifier"] = {"variant": self.variant, "class_names": self.class_names}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another network or of other classes, which may fit by chance.
-
-        Raises:
-            ValueError: names both and the remedy.
-        """
-        super().on_load_checkpoint(checkpoint)
-        if self.global_rank == 0:  # its sum over all ranks counts once
-            total, weight = checkpoint.get("train_loss", (0.0, 0.0))
-            if weight > 0:
-                self.train_loss.update(total / weight, weight=weight)
-        theirs = checkpoint.get("classifier")
-        if theirs is None:
-            raise ValueError("the checkpoint is not one of a classifier: take one of this run's checkpoints")
-        if theirs["variant"] != self.variant:
-            raise ValueError(
-                f"the checkpoint holds {theirs['variant']}, the recipe says {self.variant}: "
-                f"set model.variant to {theirs['variant']}"
-            )
-        if theirs["class_names"] != self.class_names:
-            raise ValueError(
-                f"the checkpoint's {len(theirs['class_names'])} classes ({_some(theirs['class_names'])}) are "
-                f"not the {len(self.class_names)} of the data ({_some(self.class_names)}): give the data it "
-                "was trained on, or data with the same class folders; for other classes fine-tune with "
-                "fit --model.weights"
-            )
-
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         """Mean loss of a batch."""
-        self.unreadable.collect(batch)
+        nothing_left = bool((batch.targets == NOTHING_READABLE_TARGET).any())
+        self.unreadable.collect(batch.unreadable, nothing_left=nothing_left)
         images, targets = batch.images, batch.targets
         # timm's Mixup pairs a batch with its own mirror image and so wants an even number.
         if self.mixup is not None and len(images) % 2 == 0:
@@ -232,13 +171,12 @@ class ClassificationTask(TrainingModule):
         else:
             logits = self.network(images).float()
             loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-        self.train_loss.update(loss.detach(), weight=len(images))
-        self.log("train/loss_step", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(images))
+        self.log_train_loss(loss, len(images))
         return loss
 
     def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> None:
         """Count hits; pictures that could not be read do not count."""
-        self.unreadable.collect(batch)
+        self.unreadable.collect(batch.unreadable)
         readable = batch.targets >= 0
         if not readable.any():
             return
@@ -281,7 +219,7 @@ class ClassificationTask(TrainingModule):
             architecture=self.variant,
             model_args=self.model_args,
             metadata={
-                "task": "classification",
+                "task": self.task,
                 "class_names": self.class_names,
                 "preprocessing": self.preprocessing.to_dict(),
                 "scalablevit_version": __version__,
@@ -312,7 +250,3 @@ class ClassificationTask(TrainingModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         count = len(data.val_dataset)
         return [str(data.val_dataset.path(i * count // 4)) for i in range(min(3, count))]
-
-
-def _some(names: list[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -413,7 +413,7 @@ class _Terminal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line; of other ranks only what they alone know: which pictures they could not read."""
-        alone = dist.is_available() and dist.is_initialized() and record.name.endswith(".data")
+        alone = dist.is_available() and dist.is_initialized() and record.name.endswith(".unreadable")
         if _rank() == 0 or alone:
             # looked up at each call: a live bar puts its own stream there
             sys.stderr.write(f"{record.levelname.lower()}: {record.getMessage()}\n")

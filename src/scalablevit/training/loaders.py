@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -38,6 +38,8 @@ class ShardedSampler(DistributedSampler[Any]):
         pad: without `drop_last`, repeat samples from the start of the order until all ranks have the same
             number. Without either, every sample comes exactly once over all ranks, whose numbers then differ
             by at most 1.
+        groups: a number for each sample: batches hold samples of one number, such as of landscapes or of
+            portraits. What fills no batch over all ranks comes last, mixed. None: any samples.
 
     Raises:
         ValueError: a number out of range, or no samples.
@@ -54,6 +56,7 @@ class ShardedSampler(DistributedSampler[Any]):
         world_size: int,
         drop_last: bool,
         pad: bool,
+        groups: Sequence[int] | None = None,
     ) -> None:
         if num_samples < 1:
             raise ValueError("the data set holds no samples: check its path and that no class folder is empty")
@@ -61,6 +64,8 @@ class ShardedSampler(DistributedSampler[Any]):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if world_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in 0..world_size - 1, got rank {rank} of world_size {world_size}")
+        if groups is not None and len(groups) != num_samples:
+            raise ValueError(f"groups needs a number for each of {num_samples} samples, got {len(groups)}")
         # the parent's __init__ is left out on purpose: it knows neither batches nor unpadded shards
         self.num_replicas = world_size
         self.rank = rank
@@ -71,6 +76,7 @@ class ShardedSampler(DistributedSampler[Any]):
         self.batch_size = batch_size
         self.skip_batches = 0
         self._dataset_size = num_samples
+        self._groups = None if groups is None else torch.as_tensor(groups)
         if drop_last:
             per_step = world_size * batch_size
             per_rank = num_samples // per_step * batch_size or max(1, num_samples // world_size)
@@ -85,13 +91,33 @@ class ShardedSampler(DistributedSampler[Any]):
         """Yield this rank's samples, without the first `skip_batches` batches of them (this once)."""
         start, self.skip_batches = self.skip_batches * self.batch_size, 0
         epoch, size = self.epoch, self._dataset_size
-        order = None
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(seed_for(self.seed, epoch))
-            order = torch.randperm(size, generator=generator)
+        order = self._order()
         for i in range(start, self.num_samples):
             position = (i * self.num_replicas + self.rank) % size
             yield SampleKey(position if order is None else int(order[position]), epoch)
+
+    def _order(self) -> torch.Tensor | None:
+        """The epoch's order of all samples; None: the data set's own."""
+        generator = torch.Generator().manual_seed(seed_for(self.seed, self.epoch))
+        size = self._dataset_size
+        order = torch.randperm(size, generator=generator) if self.shuffle else None
+        if self._groups is None:
+            return order
+        order = torch.arange(size) if order is None else order
+        per_step = self.num_replicas * self.batch_size
+        steps, rest = [], []
+        for group in self._groups.unique():
+            members = order[self._groups[order] == group]
+            full = len(members) // per_step * per_step
+            steps += members[:full].split(per_step)
+            rest.append(members[full:])
+        if self.shuffle:  # or all batches of one group would come first
+            steps = [steps[i] for i in torch.randperm(len(steps), generator=generator).tolist()]
+        # in the order of the epoch, so that what drop_last drops is not always of one group
+        left = torch.cat(rest)
+        place = torch.empty(size, dtype=torch.int64)
+        place[order] = torch.arange(size)
+        return torch.cat([*steps, left[place[left].argsort()]])
 
     def __len__(self) -> int:
         """How many samples this rank draws in an epoch."""
@@ -191,6 +217,7 @@ def train_loader(
     world_size: int = 1,
     collate_fn: Callable[[list[Any]], Any] | None = None,
     drop_last: bool = True,
+    groups: Sequence[int] | None = None,
 ) -> ResumableLoader:
     """Shuffled, augmented and resumable: the loader to train from.
 
@@ -207,6 +234,7 @@ def train_loader(
         collate_fn: list of samples -> batch; None: torch's default.
         drop_last: drop what does not fill a batch on every rank; otherwise the last batch is smaller and the
             ranks are evened out by repeating samples.
+        groups: as for `ShardedSampler`.
     """
     sampler = ShardedSampler(
         len(cast(Sized, dataset)),
@@ -217,6 +245,7 @@ def train_loader(
         world_size=world_size,
         drop_last=drop_last,
         pad=True,
+        groups=groups,
     )
     return ResumableLoader(
         SeededDataset(dataset, seed=seed),

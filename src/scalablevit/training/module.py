@@ -2,22 +2,26 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.plugins import MixedPrecision
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
 
 from scalablevit.training import schedules
 from scalablevit.training.loaders import ResumableLoader
 from scalablevit.training.nonfinite_guard import NonFiniteGuard
 from scalablevit.training.param_groups import parameter_groups
 from scalablevit.training.randomness import seed_all
+from scalablevit.training.unreadable import UnreadableFiles
 from scalablevit.training.weight_averaging import WarmedUpAveraging
+from scalablevit.weights import LoadReport
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +107,15 @@ DEFAULT_SCHEDULE = ScheduleSettings()
 class TrainingModule(LightningModule):
     """What the three tasks share.
 
-    A subclass sets `self.network` (its parameters are trained) and defines `training_step` and
-    `validation_step`. Hooks it overrides call `super()`: `setup`, `configure_callbacks`, `on_train_start`,
-    `on_train_batch_start`, `on_save_checkpoint`, `on_load_checkpoint`.
+    A subclass sets `self.network` (its parameters are trained), `self.variant`, `self.class_names` and, where it
+    starts from weights, `self.load_report`; it defines `training_step`, which calls `self.unreadable.collect` and
+    `log_train_loss`, and `validation_step`. Hooks it overrides call `super()`.
+
+    Attributes:
+        task: one word for what is trained; checkpoints and weights carry it.
+        monitor: metric by which the best checkpoint is chosen, and "max" or "min".
+        unreadable: the account of files that could not be read.
+        train_loss: mean of the epoch; unlike what `self.log` averages, it goes into checkpoints.
 
     Args:
         optimizer: see `OptimizerSettings`.
@@ -117,7 +127,12 @@ class TrainingModule(LightningModule):
         seed: of the run; every step draws its random numbers from (seed, rank, epoch, batch).
     """
 
+    task: ClassVar[str]
+    monitor: ClassVar[tuple[str, str]]
     network: nn.Module
+    variant: str
+    class_names: list[str]
+    load_report: LoadReport | None = None
 
     def __init__(
         self,
@@ -143,6 +158,8 @@ class TrainingModule(LightningModule):
         self.max_nonfinite_steps = max_nonfinite_steps
         self.seed = seed
         self._loader_state: dict[str, int] | None = None
+        self.unreadable = UnreadableFiles(0)  # setup() asks the data how many
+        self.train_loss = MeanMetric()
         # a small evaluation set may leave a rank without a sample; evaluation does not talk between batches
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
@@ -154,11 +171,13 @@ class TrainingModule(LightningModule):
         return callbacks
 
     def setup(self, stage: str) -> None:
-        """Before a fit: derive gradient accumulation from `global_batch`, or `global_batch` from it.
+        """Take the cap on unreadable files from the data. Before a fit: derive gradient accumulation from
+        `global_batch`, or `global_batch` from it.
 
         Raises:
             ValueError: batch size and devices do not divide `global_batch`, or accumulation is set twice.
         """
+        self.unreadable.max_files = getattr(getattr(self.trainer, "datamodule", None), "max_unreadable", 0)
         if stage != "fit":
             return
         per_pass = self._batch_size() * self.trainer.world_size
@@ -276,15 +295,74 @@ class TrainingModule(LightningModule):
             return
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
+    def on_fit_start(self) -> None:
+        """Warn of a setting that only makes sense with weights."""
+        layer_decay = self.optimizer_settings.layer_decay
+        if layer_decay is not None and self.load_report is None and self.trainer.ckpt_path is None:
+            log.warning(
+                "model.optimizer.layer_decay %g slows the first layers, which start from nothing without "
+                "model.weights: give weights, or set it to null",
+                layer_decay,
+            )
+
+    def log_train_loss(self, loss: Tensor, batch_size: int, parts: Mapping[str, Tensor] | None = None) -> None:
+        """Log a training step's loss, and count it in the epoch's mean.
+
+        Args:
+            loss: scalar, the mean over the samples.
+            batch_size: samples in the batch.
+            parts: name -> scalar of which the loss is made, logged as `train/NAME`.
+        """
+        self.train_loss.update(loss.detach(), weight=batch_size)
+        self.log("train/loss_step", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=batch_size)
+        for name, value in (parts or {}).items():
+            self.log(f"train/{name}", value.detach(), on_step=True, on_epoch=False, batch_size=batch_size)
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's mean loss; an epoch that is resumed in its middle does not come by here."""
+        self.train_loss.reset()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean loss, over all ranks and over an interruption, and where the schedule is."""
+        self.log("lr_epoch", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
+        if self.train_loss.update_called:  # not where a resumed epoch had no step left
+            self.log("train/loss_epoch", self.train_loss.compute())
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store how far the training loader came."""
+        """Store how far the training loader came, the epoch's loss so far, and what the weights are for."""
         loader = self.trainer.train_dataloader
         if isinstance(loader, ResumableLoader):
             checkpoint["train_loader"] = loader.state_dict()
+        with self.train_loss.sync_context():  # over all ranks
+            checkpoint["train_loss"] = (float(self.train_loss.mean_value), float(self.train_loss.weight))
+        checkpoint["trained"] = {"task": self.task, "variant": self.variant, "class_names": self.class_names}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember how far the training loader came; `on_train_start` tells it."""
-        self._loader_state = checkpoint.get("train_loader")
+        """Take up loader and loss; refuse the checkpoint of another network or of other classes, which may fit by
+        chance.
+
+        Raises:
+            ValueError: names both and the remedy.
+        """
+        self._loader_state = checkpoint.get("train_loader")  # on_train_start tells the loader
+        total, weight = checkpoint.get("train_loss", (0.0, 0.0))
+        if weight > 0:  # the sum over all ranks counts once
+            self.train_loss.update(total / weight, weight=weight if self.global_rank == 0 else 0.0)
+        theirs = checkpoint.get("trained") or {}
+        if theirs.get("task") != self.task:
+            raise ValueError(f"the checkpoint is not one of {self.task}: take one of this run's checkpoints")
+        if theirs["variant"] != self.variant:
+            raise ValueError(
+                f"the checkpoint holds {theirs['variant']}, the recipe says {self.variant}: "
+                f"set model.variant to {theirs['variant']}"
+            )
+        if theirs["class_names"] != self.class_names:
+            raise ValueError(
+                f"the checkpoint's {len(theirs['class_names'])} classes ({_some(theirs['class_names'])}) are "
+                f"not the {len(self.class_names)} of the data ({_some(self.class_names)}): give the data it "
+                "was trained on, or data with the same classes; for other classes fine-tune with "
+                "fit --model.weights"
+            )
 
     def on_train_start(self) -> None:
         """Let the training loader go on where the checkpoint's stood."""
@@ -300,3 +378,7 @@ class TrainingModule(LightningModule):
         seed_all(self.seed, self.global_rank, self.current_epoch, batch_idx)
         groups = self.trainer.optimizers[0].param_groups
         self.log("lr", max(group["lr"] for group in groups), on_step=True, on_epoch=False)
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,0 +1,111 @@
+"""The LightningDataModule that the three tasks share: sharded, seeded, resumable loaders."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from scalablevit.training.loaders import eval_loader, train_loader
+
+_MOST_WORKERS = 8
+
+
+class TaskData(LightningDataModule):
+    """Training and validation samples of a task.
+
+    A subclass sets `train_dataset` and `val_dataset`, and has the properties `class_names` (by class index) and
+    `preprocessing` (with `to_dict`) and the method `summary`.
+
+    Args:
+        batch_size: samples a device and training batch; at least 1.
+        num_workers: processes that load samples for each loader; "auto" leaves one core a device to the training,
+            and takes 8 at most.
+        max_unreadable: how many distinct files may be unreadable before training stops, for each training
+            process by itself; for the task, which hands it to `UnreadableFiles`.
+        seed: gives the order of the samples and their augmentation.
+        collate_fn: list of samples -> batch.
+        val_batch_size: samples a device and validation batch; None: `batch_size`.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    train_dataset: Dataset[Any]
+    val_dataset: Dataset[Any]
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        num_workers: int | Literal["auto"],
+        max_unreadable: int,
+        seed: int,
+        collate_fn: Callable[[list[Any]], Any],
+        val_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if max_unreadable < 0:
+            raise ValueError(f"max_unreadable must be at least 0, got {max_unreadable}")
+        if num_workers != "auto" and num_workers < 0:
+            raise ValueError(f"num_workers must be at least 0 or 'auto', got {num_workers}")
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size or batch_size
+        self.max_unreadable = max_unreadable
+        self.seed = seed
+        self._num_workers = num_workers
+        self._collate = collate_fn
+
+    @property
+    def num_workers(self) -> int:
+        """Loading processes for each loader of each device."""
+        if self._num_workers != "auto":
+            return self._num_workers
+        devices = self._world_size // self.trainer.num_nodes if self.trainer is not None else 1
+        return max(0, min(available_cores() // max(1, devices) - 1, _MOST_WORKERS))
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    def batch_groups(self) -> Sequence[int] | None:
+        """A number for each training sample: batches hold samples of one number; None: any samples."""
+        return None
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled and augmented; the same number of batches on all ranks."""
+        return train_loader(
+            self.train_dataset,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            seed=self.seed,
+            rank=self._rank,
+            world_size=self._world_size,
+            collate_fn=self._collate,
+            groups=self.batch_groups(),
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """In order, each sample exactly once over all ranks."""
+        return eval_loader(
+            self.val_dataset,
+            batch_size=self.val_batch_size,
+            num_workers=self.num_workers,
+            rank=self._rank,
+            world_size=self._world_size,
+            collate_fn=self._collate,
+        )
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    # macOS and Windows have no affinity.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,52 @@
+"""The account of files that could not be read, kept in the training process."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+log = logging.getLogger(__name__)
+CHECK_DATA = "`scalablevit check-data` lists every bad file; remove or replace them"
+
+
+class UnreadableFiles:
+    """Keeps account of files that could not be read; logs each once.
+
+    Of several training processes each keeps its own account, of the files that it met itself, as ranks may
+    differ in validation batches and so cannot add up. One that raises ends with an exit code that is not 0; then
+    its launcher ends the others.
+
+    Args:
+        max_files: how many distinct files may fail in this process.
+        explain: from what a batch says of a file to what a user reads: path, reason, remedy.
+    """
+
+    def __init__(self, max_files: int, *, explain: Callable[[str], str] = str) -> None:
+        self.max_files = max_files
+        self.explain = explain
+        self.files: list[str] = []
+
+    def collect(self, unreadable: Sequence[str], *, nothing_left: bool = False) -> None:
+        """Note a batch's unreadable files; call it before anything else is done with the batch.
+
+        Args:
+            unreadable: of the batch; what `explain` takes.
+            nothing_left: not one training file could be read.
+
+        Raises:
+            ValueError: more than `max_files` distinct files failed by now, or all there are to train on.
+        """
+        new = [file for file in dict.fromkeys(unreadable) if file not in self.files]
+        self.files += new
+        if nothing_left:
+            raise ValueError(
+                f"none of the training pictures can be read. The first: {self.explain(unreadable[0])}\n{CHECK_DATA}"
+            )
+        for file in new:
+            log.warning("skipped a picture: %s", self.explain(file))
+        if len(self.files) > self.max_files:
+            listed = "\n".join(f"  - {file}" for file in self.files[:5])
+            more = f"\n  ... and {len(self.files) - 5} more" if len(self.files) > 5 else ""
+            raise ValueError(
+                f"{len(self.files)} pictures could not be read, more than max_unreadable={self.max_files} "
+                f"allows:\n{listed}{more}\n"
+                f"{CHECK_DATA}, or raise data.max_unreadable"
+            )
