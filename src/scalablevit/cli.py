@@ -40,6 +40,35 @@ _PREDICT_OPTIONS = {
     "scales": ("--scales", ("segmentation",)),
     "flip": ("--flip", ("segmentation",)),
 }
+# model -> the size and number of classes that its published figures are for
+_MODELS: dict[str, tuple[list[int], int]] = {
+    "classifier": ([224], 1000),
+    "retinanet": ([800, 1280], 80),
+    "mask_rcnn": ([800, 1280], 80),
+    "semantic_fpn": ([512, 2048], 150),
+    "upernet": ([512, 2048], 150),
+}
+_CHECK_TITLES = {"classes": "a folder per class", "coco": "COCO annotations", "masks": "images and masks"}
+# kind of data -> the flags that its check has beside --val-fraction
+_CHECK_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "classes": {
+        "--train": dict(metavar="NAME", help="training folder in it"),
+        "--val": dict(metavar="NAME", help="validation folder in it"),
+    },
+    "coco": {
+        "--train-annotations": dict(metavar="FILE", help="training annotations"),
+        "--val-annotations": dict(metavar="FILE", help="validation annotations"),
+        "--train-images": dict(metavar="FOLDER", help="training pictures"),
+        "--val-images": dict(metavar="FOLDER", help="validation pictures"),
+    },
+    "masks": {
+        "--train": dict(metavar="NAME", help="training folder in it"),
+        "--val": dict(metavar="NAME", help="validation folder in it"),
+        "--reduce-zero-label": dict(action="store_true", help="label 0 is no class, label 1 the first"),
+        "--class-names-file": dict(metavar="FILE", help="names of the classes"),
+    },
+}
+_CHECK_FLAGS = {flag for options in _CHECK_OPTIONS.values() for flag in options}
 _FIT_USAGE = """\
 usage: scalablevit fit --config NAME|FILE [--run FOLDER] [--KEY VALUE ...]
        scalablevit fit --resume FOLDER [--KEY VALUE ...]
@@ -195,22 +224,38 @@ def _add_predict(commands: Any) -> None:
 def _add_info(commands: Any) -> None:
     parser = _add(commands, "info", _info, "print parameters, FLOPs and the sizes of the feature maps")
     parser.add_argument("variant", nargs="?", help="such as scalablevit_small (default: a line for each)")
-    parser.add_argument("--size", type=int, nargs="+", default=[224], metavar="N", help="pixels: side, or height width")
-    parser.add_argument("--classes", type=int, default=1000, metavar="N", help="classes of the head (default: 1000)")
-    parser.add_argument("--scale-value", action="store_true", help="the scaled-value form of SSA")
+    parser.add_argument(
+        "--model", choices=list(_MODELS), default="classifier", metavar="MODEL",
+        help=f"{', '.join(_MODELS)} (default: classifier)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--size", type=int, nargs="+", metavar="N", help="pixels: side, or height width (default: the published one)"
+    )
+    parser.add_argument("--classes", type=int, metavar="N", help="classes of the head (default: the published number)")
+    parser.add_argument(
+        "--scale-value", action=argparse.BooleanOptionalAction,
+        help="the scaled-value form of SSA (default: as published, that is for scalablevit_small in dense tasks)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_check_data(commands: Any) -> None:
     parser = _add(commands, "check-data", _check_data, "find every bad file of a data folder before training does")
-    parser.add_argument("root", help="folder with a folder per class, or with train/ and val/ that hold those")
-    parser.add_argument("--train", default="auto", metavar="NAME", help="training folder in it")
-    parser.add_argument("--val", default="auto", metavar="NAME", help="validation folder in it")
     parser.add_argument(
-        "--val-fraction", type=float, default=0.1, metavar="X",
-        help="share of each class to set aside where there is no validation folder (default: 0.1)",
-    )  # fmt: skip
+        "root",
+        help="folder with a folder per class; with COCO annotations (or the annotation file); or with images and masks",
+    )
+    parser.add_argument(
+        "--kind", choices=("classes", "coco", "masks"), help="which of the three it is (default: see for yourself)"
+    )
+    parser.add_argument("--val-fraction", type=float, default=0.1, metavar="X",
+                        help="share to set aside where there is no validation data (default: 0.1)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
+    for kind, options in _CHECK_OPTIONS.items():
+        group = parser.add_argument_group(_CHECK_TITLES[kind])
+        for flag, arguments in options.items():
+            if not any(flag in action.option_strings for action in parser._actions):
+                group.add_argument(flag, default=argparse.SUPPRESS, **arguments)
 
 
 def _add_recipes(commands: Any) -> None:
@@ -392,36 +437,35 @@ def _free_paths(folder: Path, stem: str, suffixes: Sequence[str], saved: dict[st
 
 
 def _info(args: argparse.Namespace) -> int:
-    if len(args.size) > 2:
-        raise ValueError(f"--size takes a side, or height and width, got {args.size}")
-    height, width = args.size[0], args.size[-1]
+    published_size, published_classes = _MODELS[args.model]
+    size = args.size or published_size
+    classes = published_classes if args.classes is None else args.classes
+    if len(size) > 2:
+        raise ValueError(f"--size takes a side, or height and width, got {size}")
+    height, width = size[0], size[-1]
     if min(height, width) < 1:
-        raise ValueError(f"--size must be at least 1 pixel, got {args.size}")
+        raise ValueError(f"--size must be at least 1 pixel, got {size}")
 
     with _importing():
-        import timm
-        import torch
-
         from scalablevit.backbone import VARIANTS
-        from scalablevit.bench.complexity import describe
 
     if args.variant is not None and args.variant not in VARIANTS:
         raise ValueError(f"there is no variant {args.variant!r}; choose from {', '.join(VARIANTS)}")
-    rows = {}
-    for name in [args.variant] if args.variant else VARIANTS:
-        with torch.device("meta"):
-            model = timm.create_model(name, num_classes=args.classes, scale_value=args.scale_value)
-        rows[name] = describe(model, height, width)
+    rows = {
+        name: _describe(args.model, name, height, width, classes, args.scale_value)
+        for name in ([args.variant] if args.variant else VARIANTS)
+    }
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
-    print(f"{'variant':<20}{'parameters':>12}{'multiply-adds':>16}{'FLOPs':>10}   for {height} x {width} pixels")
+    of = "" if args.model == "classifier" else f" of {args.model}"
+    print(f"{'variant':<20}{'parameters':>12}{'multiply-adds':>16}{'FLOPs':>10}  {of} for {height} x {width} pixels")
     for name, row in rows.items():
         print(
             f"{name:<20}{row['parameters'] / 1e6:>10.2f} M{row['multiply_adds'] / 1e9:>14.2f} G"
             f"{row['flops'] / 1e9:>8.2f} G"
         )
-    if args.variant:
+    if args.variant and "stages" in rows[args.variant]:
         print()
         for i, stage in enumerate(rows[args.variant]["stages"], 1):
             print(
@@ -430,18 +474,72 @@ def _info(args: argparse.Namespace) -> int:
             )
     print("\nmultiply-adds: of convolutions and linear layers, as papers print FLOPs;")
     print("FLOPs: with attention products, a multiply-add counted as two operations")
+    if args.model == "mask_rcnn":
+        print("counted with 1000 regions of interest for boxes and 100 for masks")
+    if args.model == "upernet":
+        print("the auxiliary head is among the parameters, and not among the operations, as it serves training alone")
     return 0
 
 
+def _describe(model: str, variant: str, height: int, width: int, classes: int, scale_value: bool | None) -> Any:
+    """What a model costs."""
+    with _importing():
+        if model == "classifier":
+            import timm
+            import torch
+
+            from scalablevit.bench.complexity import describe
+
+            with torch.device("meta"):
+                network = timm.create_model(variant, num_classes=classes, scale_value=bool(scale_value))
+            return describe(network, height, width)
+        if model in ("retinanet", "mask_rcnn"):
+            from scalablevit.detection.complexity import describe as describe_dense
+        else:
+            from scalablevit.segmentation.models import describe as describe_dense  # type: ignore[assignment]
+    return describe_dense(model, variant, height, width, num_classes=classes, scale_value=scale_value)  # type: ignore[arg-type]
+
+
 def _check_data(args: argparse.Namespace) -> int:
-    from scalablevit.classification.check import check_folder
+    kind = args.kind or _kind_of_data(args.root)
+    given = {flag: value for flag, value in vars(args).items() if "--" + flag.replace("_", "-") in _CHECK_FLAGS}
+    for flag in given:
+        name = "--" + flag.replace("_", "-")
+        if name not in _CHECK_OPTIONS[kind]:
+            others = [_CHECK_TITLES[k] for k, options in _CHECK_OPTIONS.items() if name in options]
+            raise UsageError(f"{name} is for {' and '.join(others)}; {args.root} holds {_CHECK_TITLES[kind]}")
+    check: Any
+    if kind == "coco":
+        from scalablevit.detection.check import check_coco as check
+    elif kind == "masks":
+        from scalablevit.segmentation.check import check_masks as check
+    else:
+        from scalablevit.classification.check import check_folder as check
 
     with _progress("checking pictures") as on_progress:
-        report = check_folder(
-            args.root, train=args.train, val=args.val, val_fraction=args.val_fraction, on_progress=on_progress
-        )
+        report = check(args.root, val_fraction=args.val_fraction, on_progress=on_progress, **given)
     print(report.to_json() if args.json else report.to_text())
     return 0 if report.ok else 1
+
+
+def _kind_of_data(root: str) -> str:
+    """ "coco", "masks" or "classes", by what lies in a data folder."""
+    folder = Path(root).expanduser()
+    if folder.is_file() or any(
+        any(folder.glob(pattern)) for pattern in ("*.json", "annotations/*.json", "*/_annotations.coco.json")
+    ):
+        from scalablevit.detection.coco_json import CocoError, find_parts
+
+        try:
+            find_parts(folder)
+            return "coco"
+        except CocoError as error:
+            # a folder of pictures may hold some other JSON file beside them
+            if folder.is_file() or error.kind != "no-annotation-file":
+                return "coco"
+    from scalablevit.segmentation.pairs import scan_pairs
+
+    return "masks" if scan_pairs(folder).train else "classes"
 
 
 @contextlib.contextmanager

@@ -105,7 +105,7 @@ def load_weights(
     inner = {key: part for key, part in model.named_modules() if isinstance(part, ScalableViT | PyramidBackbone)}
     if len(inner) != 1:
         raise WeightsError(
-            f"{type(model).__name__} is not a ScalableViT; it must hold exactly one, not {len(inner)}: pass the network "
+            f"{type(model).__name__} is not a ScalableViT; it must hold one, not {len(inner)}: pass the network "
             "itself: load_weights(model.backbone, ...)"
         )
     ((where, backbone),) = inner.items()
@@ -452,6 +452,19 @@ def trained_task(source: str | os.PathLike[str]) -> str:
     return task
 
 
+def holds_scaled_values(source: str | os.PathLike[str]) -> bool | None:
+    """Whether a checkpoint's SSA is of the scaled-value form; None where it has no block that would tell.
+
+    Args:
+        source: as for `read_checkpoint`.
+
+    Raises:
+        WeightsError: it cannot be read.
+        FileNotFoundError: no such file.
+    """
+    return _scaled_values(to_native_names(read_checkpoint(source)))
+
+
 def adapt_in_chans(weight: Tensor, in_chans: int) -> Tensor:
     """Make the first kernel (C, I, k, k) fit other images: summed for one channel, else repeated and scaled."""
     old = weight.shape[1]
@@ -471,14 +484,17 @@ def describe_variant(state: Mapping[str, Tensor]) -> str:
         depths.append(len(blocks))
     if not widths:
         return "not a ScalableViT"
-    form = ""
-    trunks = {key.split(".attn.")[0] for key in state if key.endswith(".attn.expand.weight")}
-    if any(f"{trunk}.attn.kv.weight" in state for trunk in trunks):
-        form = ", scaled-value form"
+    form = ", scaled-value form" if _scaled_values(state) else ""
     for name, numbers in VARIANTS.items():
         if (tuple(widths), tuple(depths)) == (numbers["embed_dims"], numbers["depths"]):
             return name + form
     return f"a ScalableViT of widths {widths} and depths {depths}{form}"
+
+
+def _scaled_values(state: Mapping[str, Tensor]) -> bool | None:
+    """Whether SSA is of the scaled-value form, of a state dict in our names; None: no block tells."""
+    trunks = {key.removesuffix("expand.weight") for key in state if key.endswith(".attn.expand.weight")}
+    return any(f"{trunk}kv.weight" in state for trunk in trunks) if trunks else None
 
 
 def _head_to_keep(

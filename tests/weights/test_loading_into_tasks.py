@@ -1,0 +1,132 @@
+"""Detectors and segmentation models from classifiers, from their own kind, and from others."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import scalablevit
+from scalablevit.detection.models import mask_rcnn, retinanet
+from scalablevit.segmentation.models import semantic_fpn, upernet
+from scalablevit.weights import WeightsError, holds_scaled_values, load_network, save_network, trained_task
+
+NAME = "scalablevit_atto"
+BUILDERS = {"retinanet": retinanet, "mask_rcnn": mask_rcnn, "semantic_fpn": semantic_fpn, "upernet": upernet}
+
+
+def build(kind: str, num_classes: int = 3, *, seed: int = 0, **options: Any) -> Any:
+    torch.manual_seed(seed)
+    return BUILDERS[kind](NAME, num_classes, **options)
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def where(kind: str) -> str:
+    return "backbone.body." if kind in ("retinanet", "mask_rcnn") else "backbone."
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_a_classifier_fills_the_backbone_alone(kind: str) -> None:
+    classifier = timm.create_model(NAME, num_classes=7)
+    model, before = build(kind), state(build(kind))
+    report = scalablevit.load_weights(model, classifier.state_dict())
+    prefix = where(kind)
+    theirs = classifier.state_dict()
+    for key, value in model.state_dict().items():
+        inner = key.removeprefix(prefix)
+        if key.startswith(f"{prefix}stages."):
+            assert torch.equal(value, theirs[inner]), key
+            assert key in report.matched
+        else:
+            assert torch.equal(value, before[key]), key
+            assert key in report.fresh
+    assert {"head.fc.weight", "norm.weight"} <= set(report.ignored)
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+@pytest.mark.parametrize("wrapper", ["", "network.", "module."])
+def test_its_own_kind_fills_all(kind: str, wrapper: str) -> None:
+    source, model = build(kind, seed=1), build(kind)
+    report = scalablevit.load_weights(model, {wrapper + key: value for key, value in source.state_dict().items()})
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in model.state_dict().items())
+    assert set(report.matched) == set(model.state_dict())
+    assert not report.fresh
+    assert not report.adapted
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+@pytest.mark.parametrize("others", ["more", "named"])
+def test_layers_of_other_classes_stay_fresh(kind: str, others: str, tmp_path: Path) -> None:
+    source = build(kind, seed=1)
+    save_network(source, tmp_path, metadata={"task": "test", "class_names": ["a", "b", "c"]})
+    names = ["a", "b", "c", "d"] if others == "more" else ["a", "b", "x"]
+    model = build(kind, len(names))
+    before = state(model)
+    report = scalablevit.load_weights(model, tmp_path, class_names=names)
+    for key, value in model.state_dict().items():
+        fresh = key.startswith(model.class_layers)
+        assert torch.equal(value, before[key] if fresh else source.state_dict()[key]), key
+        assert (key in report.adapted) == fresh
+    assert report.adapted
+    assert "d" not in report.adapted
+
+
+def test_another_kind_fills_the_backbone(caplog: pytest.LogCaptureFixture) -> None:
+    source, model = build("mask_rcnn", seed=1), build("upernet")
+    report = scalablevit.load_weights(model, source.state_dict())
+    inner = source.backbone.body.state_dict()
+    assert all(torch.equal(value, inner[key]) for key, value in model.backbone.state_dict().items())
+    assert {key for key in report.fresh if not key.startswith("backbone.")} == {
+        key for key in model.state_dict() if not key.startswith("backbone.")
+    }
+    assert any(key.startswith("roi_heads.") for key in report.ignored)
+
+
+def test_another_network_of_its_own_kind_is_refused_and_changes_nothing() -> None:
+    torch.manual_seed(1)
+    source, model = semantic_fpn("scalablevit_nano", 3), build("semantic_fpn")
+    before = state(model)
+    with pytest.raises(WeightsError, match="holds scalablevit_nano, the model is scalablevit_atto"):
+        scalablevit.load_weights(model, source.state_dict())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_network_is_built_from_its_file(tmp_path: Path) -> None:
+    source = build("upernet", channels=16, auxiliary_channels=0).eval()
+    save_network(source, tmp_path, metadata={"task": "segmentation", "num_classes": 3, "model_args": {"channels": 16}})
+    assert trained_task(tmp_path) == "segmentation"
+
+    def rebuild(metadata: dict[str, Any]) -> nn.Module:
+        return upernet(NAME, metadata["num_classes"], auxiliary_channels=0, **metadata["model_args"])
+
+    model, metadata = load_network(tmp_path, rebuild)
+    assert not model.training
+    assert metadata["num_classes"] == 3
+    images = torch.randn(1, 3, 40, 33)
+    with torch.no_grad():
+        assert torch.equal(model(images), source(images))
+    with pytest.raises(WeightsError, match="does not say how to build its model"):
+        load_network(tmp_path, lambda metadata: upernet(metadata["variant"]))
+    with pytest.raises(WeightsError, match="does not fit what it describes"):
+        load_network(tmp_path, lambda metadata: upernet(NAME, 3, channels=8, auxiliary_channels=0))
+
+
+def test_what_is_no_run_says_so(tmp_path: Path) -> None:
+    torch.save(build("upernet").state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"predicting takes a run folder or its model\.safetensors"):
+        trained_task(tmp_path / "weights.pth")
+    scalablevit.save_weights(build("semantic_fpn"), tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="without the task"):
+        trained_task(tmp_path)
+
+
+@pytest.mark.parametrize("scale_value", [True, False])
+def test_the_form_of_ssa_is_read_from_the_file(scale_value: bool, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    scalablevit.save_weights(build("retinanet", scale_value=scale_value), path)
+    assert holds_scaled_values(path) is scale_value
