@@ -2,54 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from scalablevit.backbone import ScalableViT, typed
+from scalablevit.complexity import Complexity, count
 
-
-@dataclass(frozen=True)
-class Complexity:
-    """What a network costs.
-
-    Attributes:
-        parameters: their number.
-        multiply_adds: of convolutions and linear layers, an image: what papers of this field print as FLOPs.
-        flops: all floating-point operations of convolutions, linear layers and attention products, an image,
-            with a multiply-add counted as two.
-    """
-
-    parameters: int
-    multiply_adds: int
-    flops: int
-
-
-# Matrix products of attention reach the dispatcher as these; linear layers as addmm, mm or linear.
-_ATTENTION_WORDS = ("attention", "bmm")
-
-
-def count(model: nn.Module, *inputs: torch.Tensor) -> Complexity:
-    """Count by running the model on torch's meta device: exact, without the time or memory of a real pass.
-
-    Args:
-        model: any network.
-        inputs: its inputs, for one image; only shapes and dtypes matter.
-
-    Returns:
-        counts for that input.
-    """
-    model = copy.deepcopy(model).to("meta").eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(*(torch.empty_like(x, device="meta") for x in inputs))
-    by_operator = {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
-    attention = sum(n for op, n in by_operator.items() if any(word in op for word in _ATTENTION_WORDS))
-    total = sum(by_operator.values())
-    return Complexity(sum(p.numel() for p in model.parameters()), (total - attention) // 2, total)
+__all__ = ["Complexity", "count", "describe"]
 
 
 def describe(model: ScalableViT, height: int, width: int) -> dict[str, Any]:
