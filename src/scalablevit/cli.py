@@ -535,7 +535,7 @@ def _kind_of_data(root: str) -> str:
             return "coco"
         except CocoError as error:
             # a folder of pictures may hold some other JSON file beside them
-            if folder.is_file() or error.kind != "no-annotation-file":
+            if folder.is_file() or error.kind != "no-annotation-file" or any(folder.glob("annotations/*.json")):
                 return "coco"
     from scalablevit.segmentation.pairs import scan_pairs
 

@@ -1,0 +1,354 @@
+"""Find everything that is wrong with COCO data before training does."""
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from scalablevit.detection.coco_json import (
+    AnnotationFrame,
+    CocoAnnotations,
+    CocoError,
+    CocoPart,
+    CocoSplit,
+    Problem,
+    applied_orientation,
+    find_parts,
+    read_split,
+)
+from scalablevit.images import ImageError, has_image_suffix, read_upright
+
+_MOST_WORKERS = 16
+_FILES_PER_TASK = 64
+# Below this, starting processes takes longer than decoding.
+_FEW_FILES = 2000
+_MOST_LISTED = 20
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check_coco` found.
+
+    Args:
+        root: the data folder.
+        num_train: training pictures whose files are there, readable or not.
+        num_val: validation pictures, likewise.
+        num_readable: pictures of both that can be trained on.
+        num_crowd: crowd regions of both, which are for evaluation only.
+        num_empty: pictures of both without an object.
+        has_masks: whether there are masks; None: they were not looked for.
+        classes: class name -> (training, validation) objects that can be used.
+        smallest: (width, height) of the picture with the shortest side, in pixels; None without pictures.
+        largest: (width, height) of the picture with the most pixels; None without pictures.
+        unlisted: pictures in the image folders that no annotation file lists.
+        counts: kind of problem -> how many there are; of each kind in an annotation file, `problems` lists 1,000.
+        problems: everything that is wrong, errors first.
+    """
+
+    root: str
+    num_train: int = 0
+    num_val: int = 0
+    num_readable: int = 0
+    num_crowd: int = 0
+    num_empty: int = 0
+    has_masks: bool | None = None
+    classes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    smallest: tuple[int, int] | None = None
+    largest: tuple[int, int] | None = None
+    unlisted: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[Problem]:
+        """What makes training impossible or loses data."""
+        return [problem for problem in self.problems if problem.severity == "error"]
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """What is worth a look."""
+        return [problem for problem in self.problems if problem.severity == "warning"]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are no errors."""
+        return not self.errors
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON takes it."""
+        return {**asdict(self), "ok": self.ok}
+
+    def to_json(self) -> str:
+        """Everything, as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def to_text(self) -> str:
+        """For people; of each kind of problem the first 20."""
+        train, val = (sum(counts[part] for counts in self.classes.values()) for part in (0, 1))
+        masks = {None: "not looked for", True: "yes", False: "no, for boxes only"}[self.has_masks]
+        lines = [
+            f"data        {self.root}",
+            f"training    {self.num_train:,} pictures, {train:,} objects",
+            f"validation  {self.num_val:,} pictures, {val:,} objects",
+            f"classes     {len(self.classes):,}",
+            f"masks       {masks}",
+            f"empty       {self.num_empty:,} pictures have no object",
+            f"crowd       {self.num_crowd:,} regions, for evaluation only",
+        ]
+        if self.smallest is not None and self.largest is not None:
+            lines.append("sizes       {} x {} to {} x {} pixels".format(*self.smallest, *self.largest))
+        if self.unlisted:
+            lines.append(f"unlisted    {self.unlisted:,} pictures in the folders are in no annotation file")
+        by_kind: dict[tuple[str, str], list[Problem]] = defaultdict(list)
+        for problem in self.problems:
+            by_kind[problem.severity, problem.kind].append(problem)
+        for (severity, kind), problems in by_kind.items():
+            lines += ["", f"{severity}: {kind} ({self.counts[kind]:,})"]
+            lines += [f"  {problem.message}" for problem in problems[:_MOST_LISTED]]
+            if self.counts[kind] > _MOST_LISTED:
+                lines.append(f"  ... and {self.counts[kind] - _MOST_LISTED:,} more; the JSON report lists more")
+        kinds = {kind: severity for severity, kind in by_kind}
+        errors = sum(count for kind, count in self.counts.items() if kinds[kind] == "error")
+        warnings = sum(count for kind, count in self.counts.items() if kinds[kind] == "warning")
+        verdict = "no errors" if self.ok else f"{errors:,} error{'s' if errors != 1 else ''}"
+        lines += ["", f"{verdict}, {warnings:,} warnings"]
+        return "\n".join(lines)
+
+
+def check_coco(
+    root: str | Path,
+    *,
+    train_annotations: str | Path | None = None,
+    val_annotations: str | Path | None = None,
+    train_images: str | Path | None = None,
+    val_images: str | Path | None = None,
+    val_fraction: float = 0.1,
+    masks: bool = True,
+    annotation_frame: AnnotationFrame = "auto",
+    min_size: int = 8,
+    num_workers: int | Literal["auto"] = "auto",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> CheckReport:
+    """Read the annotations, decode every picture, and report all that is wrong, without stopping at the first.
+
+    Finds what training would meet: files that are missing, cut off or no COCO annotations; annotations of unknown
+    images and categories; boxes without area, outside their picture or not finite; masks that are damaged or of
+    another size; missing, truncated and damaged pictures, and such of another size than the annotations say. And
+    what it would not notice: the same picture in training and validation (the figures would be too good), or twice
+    in one, compared by decoded pixels; pictures whose EXIF orientation leaves open what the boxes count in.
+
+    Args:
+        root: the data folder, or one annotation file, as for `CocoData`.
+        train_annotations: as for `CocoData`.
+        val_annotations: as for `CocoData`.
+        train_images: as for `CocoData`.
+        val_images: as for `CocoData`.
+        val_fraction: as for `CocoData`.
+        masks: look at the masks, too. Annotations without any are no error: they do for boxes.
+        annotation_frame: as for `CocoData`.
+        min_size: pictures whose shorter side has fewer pixels are reported.
+        num_workers: processes that decode; 0 decodes in this one; "auto" takes all cores, 16 at most.
+        on_progress: called with (pictures done, all pictures) now and then.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if num_workers != "auto" and num_workers < 0:
+        raise ValueError(f"num_workers must be at least 0 or 'auto', got {num_workers}")
+    root = Path(root).expanduser()
+    try:
+        train, val = find_parts(
+            root,
+            train_annotations=train_annotations,
+            val_annotations=val_annotations,
+            train_images=train_images,
+            val_images=val_images,
+        )
+        split = _read(train, val, root=root, val_fraction=val_fraction, masks=masks)
+    except CocoError as error:
+        problem = Problem("error", error.kind, error.path, str(error))
+        return CheckReport(str(root), counts={error.kind: 1}, problems=[problem])
+
+    counts: Counter[str] = Counter()
+    problems: list[Problem] = []
+    for annotations in dict.fromkeys([split.train, split.val]):
+        counts.update(annotations.problem_counts)
+        problems += annotations.problems
+    pictures = [_Picture("train", split.train, int(i)) for i in split.train_indices]
+    pictures += [_Picture("val", split.val, int(i)) for i in split.val_indices]
+    found = _examine(pictures, annotation_frame, min_size, num_workers, on_progress)
+    problems += found.problems
+    counts.update(problem.kind for problem in found.problems)
+    problems.sort(key=lambda problem: problem.severity != "error")  # stable: errors first
+
+    train_counts = split.train.class_counts(split.train_indices)
+    val_counts = split.val.class_counts(split.val_indices)
+    parts = ((split.train, split.train_indices), (split.val, split.val_indices))
+    return CheckReport(
+        str(root),
+        num_train=len(split.train_indices),
+        num_val=len(split.val_indices),
+        num_readable=len(found.sizes),
+        num_crowd=sum(len(part.rows(int(i), crowd=True)) for part, indices in parts for i in indices),
+        num_empty=sum(int((part.count_objects(indices) == 0).sum()) for part, indices in parts),
+        has_masks=split.train.has_masks if masks else None,
+        classes={name: (int(train_counts[k]), int(val_counts[k])) for k, name in enumerate(split.train.class_names)},
+        smallest=min(found.sizes, key=min) if found.sizes else None,
+        largest=max(found.sizes, key=lambda size: size[0] * size[1]) if found.sizes else None,
+        unlisted=_count_unlisted(split),
+        counts=dict(counts),
+        problems=problems,
+    )
+
+
+def _read(train: CocoPart, val: CocoPart | None, *, root: Path, val_fraction: float, masks: bool) -> CocoSplit:
+    try:
+        return read_split(train, val, root=root, val_fraction=val_fraction, masks=masks)
+    except CocoError as error:
+        if error.kind != "no-masks":
+            raise
+    return read_split(train, val, root=root, val_fraction=val_fraction, masks=False)
+
+
+class _Picture(NamedTuple):
+    part: str
+    annotations: CocoAnnotations
+    position: int
+
+    @property
+    def path(self) -> str:
+        return str(self.annotations.file(self.position))
+
+
+class _Look(NamedTuple):
+    stored_size: tuple[int, int]  # width, height
+    orientation: int
+    digest: bytes  # of size and RGB pixels
+
+
+@dataclass
+class _Findings:
+    problems: list[Problem] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # (width, height) of those that can be trained on
+
+
+def _examine(
+    pictures: list[_Picture],
+    frame: AnnotationFrame,
+    min_size: int,
+    num_workers: int | Literal["auto"],
+    on_progress: Callable[[int, int], None] | None,
+) -> _Findings:
+    """Decode all pictures and compare them with what their annotations say."""
+    found = _Findings()
+    seen: dict[bytes, list[_Picture]] = defaultdict(list)
+    looks = _look_at_all([picture.path for picture in pictures], num_workers, on_progress)
+    for picture, look in zip(pictures, looks, strict=True):
+        path = picture.path
+        if isinstance(look, ImageError):
+            found.problems.append(Problem("error", look.kind, path, str(look)))
+            continue
+        width, height = (int(side) for side in picture.annotations.sizes[picture.position])
+        orientation = applied_orientation((width, height), look.stored_size, look.orientation, frame=frame)
+        if orientation is None:
+            message = picture.annotations.size_conflict(picture.position, look.stored_size)
+            found.problems.append(Problem("error", "size-mismatch", path, message))
+            continue
+        if look.orientation != 1:
+            found.problems.append(_orientation_note(path, (width, height), look, orientation, frame))
+        found.sizes.append((width, height))
+        seen[look.digest].append(picture)
+        if min(width, height) < min_size:
+            message = f"{path}: only {width} x {height} pixels; look at it, it may be a thumbnail or a spacer"
+            found.problems.append(Problem("warning", "tiny", path, message))
+    found.problems.extend(_repeated_pictures(seen))
+    return found
+
+
+def _orientation_note(
+    path: str, annotated_size: tuple[int, int], look: _Look, orientation: int, frame: AnnotationFrame
+) -> Problem:
+    width, height = look.stored_size
+    upright_size = (height, width) if look.orientation >= 5 else (width, height)
+    turned = f"{path}: EXIF orientation {look.orientation} turns the picture"
+    if frame == "auto" and upright_size == look.stored_size:
+        message = (
+            f"{turned}, and its size leaves open what the boxes count in; stored pixels are taken, so they are turned "
+            "along. Look at it, and set annotation_frame to 'upright' if they fit the turned picture"
+        )
+        return Problem("warning", "orientation-unclear", path, message)
+    how = "boxes and masks are turned along" if orientation != 1 else "boxes and masks fit the turned picture"
+    size = "{} x {}".format(*annotated_size)
+    return Problem("warning", "orientation", path, f"{turned}; as annotated at {size} pixels, {how}")
+
+
+def _look_at_all(
+    paths: list[str], num_workers: int | Literal["auto"], on_progress: Callable[[int, int], None] | None
+) -> Iterator[_Look | ImageError]:
+    """Looks at pictures, in the order of `paths`."""
+    enough = 0 if len(paths) < _FEW_FILES else min(os.cpu_count() or 1, _MOST_WORKERS)
+    processes = enough if num_workers == "auto" else num_workers
+    tasks = [paths[i : i + _FILES_PER_TASK] for i in range(0, len(paths), _FILES_PER_TASK)]
+    done = 0
+    pool = ProcessPoolExecutor(processes) if processes > 0 else None
+    try:
+        for looks in pool.map(_look_at, tasks) if pool is not None else map(_look_at, tasks):
+            yield from looks
+            done += len(looks)
+            if on_progress is not None:
+                on_progress(done, len(paths))
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+
+def _look_at(paths: list[str]) -> list[_Look | ImageError]:
+    looks: list[_Look | ImageError] = []
+    for path in paths:
+        try:
+            upright = read_upright(path)
+        except ImageError as error:
+            looks.append(error)
+            continue
+        digest = hashlib.blake2b(f"{upright.image.size}".encode(), digest_size=16)
+        digest.update(upright.image.tobytes())
+        looks.append(_Look(upright.stored_size, upright.orientation, digest.digest()))
+    return looks
+
+
+def _repeated_pictures(seen: dict[bytes, list[_Picture]]) -> Iterator[Problem]:
+    for pictures in seen.values():
+        if len(pictures) == 1:
+            continue
+        first, others = pictures[0].path, ", ".join(picture.path for picture in pictures[1:4])
+        more = f" and {len(pictures) - 4} more" if len(pictures) > 4 else ""
+        same = f"{first}: the same picture as {others}{more}"
+        if len({picture.part for picture in pictures}) > 1:
+            message = f"{same}, in training and validation; the figures will be too good: remove one"
+            yield Problem("warning", "leak", first, message)
+        else:
+            yield Problem("warning", "duplicate", first, f"{same}; remove it if that is not meant")
+
+
+def _count_unlisted(split: CocoSplit) -> int:
+    """Pictures in the image folders that no annotation file lists."""
+    listed: dict[str, set[str]] = defaultdict(set)
+    for annotations in dict.fromkeys([split.train, split.val]):
+        for i in range(len(annotations)):
+            folder, name = os.path.split(annotations.file(i))
+            listed[folder].add(name)
+    by_place: dict[str, set[str]] = defaultdict(set)
+    for folder, names in listed.items():
+        by_place[os.path.realpath(folder)] |= names
+    unlisted = 0
+    for folder, names in by_place.items():
+        if os.path.isdir(folder):
+            with os.scandir(folder) as entries:
+                there = {entry.name for entry in entries if has_image_suffix(entry.name)}
+            unlisted += sum(name not in names and not name.startswith(".") for name in there)
+    return unlisted
