@@ -1,12 +1,12 @@
 """scikit-learn's handwritten digits as a folder of PNG files per class."""
 
 import hashlib
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from scalablevit.datasets.whole_folder import write_whole_folder
 
 _VAL_FRACTION = 0.2
 
@@ -29,35 +29,27 @@ def write_digits_folder(root: str | Path) -> Path:
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998, as shipped with
     scikit-learn.
     """
-    # scikit-learn takes a second to import.
-    from sklearn.datasets import load_digits
 
-    root = Path(root)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ValueError(f"{root}: cannot write the digits here, it is not an empty folder; name a new folder")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that it is on the same disk and the renaming is atomic.
-    partial = root.with_name(f".{root.name}.partial-{os.getpid()}")
-    try:
+    def write(folder: Path) -> None:
+        # scikit-learn takes a second to import.
+        from sklearn.datasets import load_digits
+
         digits = load_digits()
-        for part, digit, number in _split(digits.target):
-            folder = partial / part / str(digit)
-            folder.mkdir(parents=True, exist_ok=True)
+        for part, digit, number in split_digits(digits.target):
+            class_folder = folder / part / str(digit)
+            class_folder.mkdir(parents=True, exist_ok=True)
             pixels = np.rint(digits.images[number] * (255 / 16)).astype(np.uint8)  # 0..16 -> 0..255
-            Image.fromarray(pixels).save(folder / f"{number:04d}.png")
-        try:
-            partial.replace(root)
-        except OSError:
-            # Another process was faster; anything else in the folder's place is a fault.
-            if not (root / "train").is_dir() or not (root / "val").is_dir():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return root
+            Image.fromarray(pixels).save(class_folder / f"{number:04d}.png")
+
+    return write_whole_folder(root, write, parts=("train", "val"))
 
 
-def _split(targets: np.ndarray) -> list[tuple[str, int, int]]:
-    """(part, digit, number of the picture) of all pictures."""
+def split_digits(targets: np.ndarray) -> list[tuple[str, int, int]]:
+    """("train" or "val", digit, number of the picture) of all pictures, the same ones on any machine.
+
+    Args:
+        targets: (1797,) the digit 0..9 that each picture shows, in scikit-learn's order.
+    """
     rows = []
     for digit in range(10):
         numbers = [int(number) for number in np.flatnonzero(targets == digit)]

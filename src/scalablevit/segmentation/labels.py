@@ -1,0 +1,272 @@
+"""From the labels in mask files to class indices, and the names of the classes.
+
+Imports neither torch nor lightning, so that checking data starts at once.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORED = 255
+"""Class index of pixels that are left out of losses and metrics."""
+
+MOST_CLASSES = 255
+"""Class indices are 0 to 254 at most, as 255 means ignored."""
+
+CLASS_FILES = ("classes.txt", "classes.json", "class_names.txt", "codes.txt", "objectInfo150.txt", "objectInfo150.csv")
+"""Files in a data folder that are looked through for class names, in this order."""
+
+OUTSIDE_REMEDY = (
+    "correct the mask, name the classes that lack in class_names_file, add labels that are no class to ignore_labels, "
+    "or see whether reduce_zero_label should be set"
+)
+"""What to do about labels that are no class."""
+
+_OUTSIDE = -1
+_PIXELS_AT_ONCE = 2**22
+
+
+class OutsideLabelsError(ValueError):
+    """A mask has labels that are no class.
+
+    Attributes:
+        labels: those labels, as the file has them, sorted.
+    """
+
+    def __init__(self, labels: Sequence[int], label_map: "LabelMap") -> None:
+        self.labels = list(labels)
+        shown = ", ".join(map(str, self.labels[:8])) + (", ..." if len(self.labels) > 8 else "")
+        what = f"label {shown}" if len(self.labels) == 1 else f"labels {shown}"
+        super().__init__(f"it has the {what}, but {label_map.describe()}")
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Which label of a mask file is which class. Applied once to each mask, before anything is done with it.
+
+    Args:
+        num_classes: classes, 1 to 255.
+        reduce_zero_label: label 0 is no class: it is ignored, and label 1 becomes class 0 (ADE20K). Otherwise label
+            0 is class 0.
+        ignore_labels: labels in the file that are ignored.
+
+    Raises:
+        ValueError: `num_classes` is out of range, or an ignored label lies among the classes.
+    """
+
+    num_classes: int
+    reduce_zero_label: bool = False
+    ignore_labels: tuple[int, ...] = (IGNORED,)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ignore_labels", tuple(self.ignore_labels))
+        if not 1 <= self.num_classes <= MOST_CLASSES:
+            raise ValueError(
+                f"there must be 1 to {MOST_CLASSES} classes, as class index {IGNORED} means ignored, got "
+                f"{self.num_classes}; merge classes"
+            )
+
+    @property
+    def first_label(self) -> int:
+        """The label of class 0."""
+        return int(self.reduce_zero_label)
+
+    @property
+    def last_label(self) -> int:
+        """The label of the last class."""
+        return self.num_classes - 1 + self.first_label
+
+    def describe(self) -> str:
+        """Which labels are classes and which are ignored, in words."""
+        ignored = sorted({*self.ignore_labels, *([0] if self.reduce_zero_label else [])})
+        more = f" and {', '.join(map(str, ignored))} ignored" if ignored else ""
+        return f"labels {self.first_label} to {self.last_label} are classes{more}"
+
+    def is_ignored(self, label: int) -> bool:
+        """Whether a label of a file is left out of losses and metrics."""
+        return self._class_of(label) == IGNORED
+
+    def is_outside(self, label: int) -> bool:
+        """Whether a label of a file is neither a class nor ignored."""
+        return self._class_of(label) == _OUTSIDE
+
+    def encode(self, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Class indices of the labels of a mask file.
+
+        Args:
+            labels: (H, W) integers as the file has them.
+
+        Returns:
+            (H, W): class indices, and 255 where ignored.
+
+        Raises:
+            OutsideLabelsError: a label is neither a class nor ignored.
+        """
+        if labels.dtype in (np.uint8, np.uint16):
+            coded = self._table[labels]
+        else:
+            values, places = np.unique(labels, return_inverse=True)
+            coded = np.array([self._class_of(int(value)) for value in values], np.int16)[places].reshape(labels.shape)
+        outside = coded == _OUTSIDE
+        if outside.any():
+            raise OutsideLabelsError([int(label) for label in np.unique(labels[outside])], self)
+        return coded.astype(np.uint8)
+
+    def _class_of(self, label: int) -> int:
+        if label in self.ignore_labels or (label == 0 and self.reduce_zero_label):
+            return IGNORED
+        return label - self.first_label if self.first_label <= label <= self.last_label else _OUTSIDE
+
+    @cached_property
+    def _table(self) -> NDArray[np.int16]:
+        return np.array([self._class_of(label) for label in range(2**16)], np.int16)
+
+
+def count_labels(labels: NDArray[np.integer]) -> dict[int, int]:
+    """Label -> number of its pixels in (H, W) integers."""
+    if labels.dtype not in (np.uint8, np.uint16):
+        values, counts = np.unique(labels, return_counts=True)
+        return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    flat = labels.ravel()
+    total = np.zeros(int(flat.max(initial=0)) + 1, np.int64)
+    # bincount makes 64-bit integers of what it is given, eight times the mask.
+    for start in range(0, flat.size, _PIXELS_AT_ONCE):
+        total += np.bincount(flat[start : start + _PIXELS_AT_ONCE], minlength=total.size)
+    return {int(label): int(total[label]) for label in np.flatnonzero(total)}
+
+
+def names_of_labels(
+    found: Collection[int], *, reduce_zero_label: bool = False, ignore_labels: Iterable[int] = (IGNORED,)
+) -> list[str]:
+    """Names "class 0", "class 1", ... for as many classes as the labels found in masks ask for.
+
+    Args:
+        found: every label of the data.
+        reduce_zero_label: see `LabelMap`.
+        ignore_labels: see `LabelMap`.
+
+    Raises:
+        ValueError: a label is negative or too high, or fewer than two classes are left.
+    """
+    ignored = {*ignore_labels, *([0] if reduce_zero_label else [])}
+    classes = sorted(set(found) - ignored)
+    if classes and classes[0] < 0:
+        raise ValueError(
+            f"the masks have the negative label {classes[0]}; add it to ignore_labels, or correct the masks"
+        )
+    if len(classes) < 2:
+        only = f"only the label {classes[0]}" if classes else "no label"
+        left_out = ", ".join(map(str, sorted(ignored & set(found)))) or "none"
+        raise ValueError(
+            f"the masks have {only} beside the ignored ones ({left_out}), so there is nothing to tell apart; where "
+            "an ignored label is meant to be a class, change ignore_labels or reduce_zero_label, or renumber the "
+            "masks: classes are 0, 1, 2, ..., and 255 is not among them"
+        )
+    count = classes[-1] + 1 - int(reduce_zero_label)
+    if count > MOST_CLASSES:
+        raise ValueError(
+            f"the masks have labels up to {classes[-1]}, but there can be {MOST_CLASSES} classes at most; renumber the "
+            "masks, or add labels that are no class to ignore_labels"
+        )
+    return [f"class {index}" for index in range(count)]
+
+
+def find_class_file(root: Path) -> Path | None:
+    """The file with class names in a data folder, None where there is none of `CLASS_FILES`."""
+    return next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
+
+
+def read_class_names(
+    path: str | Path, *, reduce_zero_label: bool = False, ignore_labels: Iterable[int] = (IGNORED,)
+) -> list[str]:
+    """Names of the classes, by class index, from a file.
+
+    Known forms that name classes in order: text with a name on each line; a JSON list of names. With
+    `reduce_zero_label` they start with the class of label 1. Known forms that number labels as mask files do: text
+    with a number and a name on each line; a JSON object `{"0": "road", ...}` or `{"road": 0, ...}`; ADE20K's
+    `objectInfo150.txt`, of whose synonyms the first is taken. Labels that such a file leaves out are called "other"
+    (label 0) or "class N".
+
+    Args:
+        path: the file.
+        reduce_zero_label: see `LabelMap`.
+        ignore_labels: see `LabelMap`; names of these are left out.
+
+    Raises:
+        ValueError: the file is missing or has another form, names fewer than two or too many classes, or two alike.
+    """
+    path = Path(path).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: class_names_file cannot be read as text ({error}); check the path") from error
+    named = _from_json(path, text) if path.suffix.lower() == ".json" else _from_text(path, text)
+    names = named if isinstance(named, list) else _in_order(named, reduce_zero_label, set(ignore_labels))
+    if not 2 <= len(names) <= MOST_CLASSES:
+        raise ValueError(
+            f"{path}: class_names_file names {len(names)} classes, but there must be 2 to {MOST_CLASSES}; write one "
+            "name on each line"
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path}: class_names_file has the name {twice[0]!r} more than once; make the names differ")
+    return names
+
+
+def _in_order(named: Mapping[int, str], reduce_zero_label: bool, ignored: set[int]) -> list[str]:
+    first = int(reduce_zero_label)
+    kept = {label: name for label, name in named.items() if label >= first and label not in ignored}
+    unnamed = {
+        label: f"class {label - first}" if label else "other" for label in range(first, max(kept, default=0) + 1)
+    }
+    return list((unnamed | kept).values())
+
+
+def _from_json(path: Path, text: str) -> list[str] | dict[int, str]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: class_names_file is not valid JSON ({error}); correct it") from error
+    if isinstance(content, list) and all(isinstance(name, str) for name in content):
+        return content
+    if isinstance(content, dict):
+        if all(isinstance(name, str) and key.isdecimal() for key, name in content.items()):
+            return {int(key): name for key, name in content.items()}
+        if all(type(label) is int and label >= 0 for label in content.values()):
+            return {label: name for name, label in content.items()}
+    raise ValueError(
+        f'{path}: class_names_file must be a JSON list of names, such as ["road", "car"], or an object from label to '
+        'name, such as {"0": "road", "1": "car"}'
+    )
+
+
+def _from_text(path: Path, text: str) -> list[str] | dict[int, str]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    header = re.split(r"[\t,]", lines[0].lower()) if lines else []
+    if "idx" in header and "name" in header:
+        return _from_object_info(path, lines, header)
+    numbered = [re.fullmatch(r"(\d+)\s*[\s:;,=]\s*(.*\S)", line) for line in lines]
+    if lines and all(numbered):
+        pairs = [(int(match[1]), match[2]) for match in numbered if match is not None]
+        if len({label for label, _ in pairs}) == len(pairs):
+            return dict(pairs)
+    return lines
+
+
+def _from_object_info(path: Path, lines: list[str], header: list[str]) -> dict[int, str]:
+    separator = "\t" if "\t" in lines[0] else ","
+    full: dict[int, str] = {}
+    for line in lines[1:]:
+        cells = line.split(separator, len(header) - 1)
+        if len(cells) != len(header) or not cells[header.index("idx")].strip().isdecimal():
+            raise ValueError(f"{path}: the line {line!r} has not the columns of the first line; correct it")
+        full[int(cells[header.index("idx")])] = cells[header.index("name")].strip()
+    first = {label: re.split(r"[,;]", name)[0].strip() for label, name in full.items()}
+    shared = {name for name in first.values() if list(first.values()).count(name) > 1}
+    return {label: full[label] if name in shared else name for label, name in first.items()}

@@ -1,0 +1,426 @@
+"""Images with their masks in a data folder: which belong together, which are for training, which for validation.
+
+Imports neither torch nor lightning, so that checking data starts at once.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from scalablevit.images import read_upright, read_upright_mask, turn_upright, walk_images
+
+TRAIN_NAMES = ("train", "training")
+VAL_NAMES = ("val", "validation", "valid", "test")
+IMAGE_NAMES = ("images", "image", "imgs", "img", "jpegimages", "pictures")
+MASK_NAMES = (
+    *("masks", "mask", "annotations", "annotation", "labels", "label"),
+    *("segmentationclass", "segmentations", "segmentation", "gt", "ground_truth"),
+)
+
+# Data sets that name masks for their images do it with one of these.
+_MASK_ENDINGS = ("_mask", "-mask", "_masks", "_label", "_labels", "_seg", "_segmentation", "_gt", "_L")
+_MOST_SHOWN = 5
+
+MaskFrame = Literal["auto", "stored", "upright"]
+"""Whether masks follow the EXIF orientation of their images; see `read_pair`."""
+
+_LAYOUTS = (
+    "known layouts are ROOT/images/{training,validation} with ROOT/annotations/{training,validation}, "
+    "ROOT/{train,val}/{images,masks}, and ROOT/images with ROOT/masks"
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a data folder.
+
+    Args:
+        severity: training is not possible or loses pictures ("error"), or it is but look at it ("warning").
+        kind: one word that programs can sort by, such as "no-mask" or "truncated".
+        path: file or folder.
+        message: what is wrong and what to do.
+    """
+
+    severity: Literal["error", "warning"]
+    kind: str
+    path: str
+    message: str
+
+
+class Pair(NamedTuple):
+    """An image and its mask, as paths relative to the data folder."""
+
+    image: str
+    mask: str
+
+
+@dataclass(frozen=True)
+class PairScan:
+    """Images with masks of a data folder.
+
+    Args:
+        root: the data folder.
+        train: training pairs, sorted by image.
+        val: validation pairs.
+        val_folder: folder of the validation images, relative to `root`; None where they were set aside from training.
+        problems: what is wrong with the layout.
+        unpaired: files that have no counterpart and are left out.
+    """
+
+    root: Path
+    train: list[Pair] = field(default_factory=list)
+    val: list[Pair] = field(default_factory=list)
+    val_folder: str | None = None
+    problems: list[Problem] = field(default_factory=list)
+    unpaired: list[Problem] = field(default_factory=list)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether validation pairs were set aside from training."""
+        return self.val_folder is None
+
+    def raise_for_errors(self) -> None:
+        """Raise a ValueError that names every fault of the layout."""
+        errors = [problem.message for problem in self.problems if problem.severity == "error"]
+        if len(errors) == 1:
+            raise ValueError(errors[0])
+        if errors:
+            listed = "\n".join(f"  - {message}" for message in errors)
+            raise ValueError(f"{self.root}: the data folder has {len(errors)} faults:\n{listed}")
+
+    def unpaired_summary(self) -> list[str]:
+        """A sentence for each kind of files that are left out, with their number and the first of them."""
+        found: dict[str, list[str]] = {}
+        for problem in self.unpaired:
+            found.setdefault(problem.kind, []).append(problem.path)
+        return [f"{self.root}: left out {len(paths):,} {_KINDS[kind]}: {_some(paths)}" for kind, paths in found.items()]
+
+
+_KINDS = {
+    "no-mask": "images without a mask",
+    "no-image": "masks without an image",
+    "same-name": "files that share their name with another",
+}
+
+
+PairErrorKind = Literal["other-size", "outside-classes"]
+
+
+class PairError(ValueError):
+    """A mask does not fit its image.
+
+    Attributes:
+        path: of the mask.
+        kind: what is wrong, in one word that programs can sort by.
+    """
+
+    def __init__(self, path: str | Path, *, kind: PairErrorKind, reason: str, remedy: str) -> None:
+        super().__init__(f"{path}: {reason}; {remedy}")
+        self.path = str(path)
+        self.kind: PairErrorKind = kind
+
+
+class ReadPair(NamedTuple):
+    """An image and its mask, both upright and of the same size.
+
+    Fields:
+        image: mode RGB.
+        labels: (H, W) integers as the mask file has them.
+        palette: colour of each label as RGB in 0..255, where the file has a palette.
+        lossy: the mask is a JPEG, whose labels near edges are distorted.
+        unclear: the image has an EXIF orientation, and the sizes do not tell whether the mask follows it.
+    """
+
+    image: Image.Image
+    labels: np.ndarray
+    palette: tuple[tuple[int, int, int], ...] | None
+    lossy: bool
+    unclear: bool
+
+
+def read_pair(image_path: str | Path, mask_path: str | Path, *, mask_frame: MaskFrame = "auto") -> ReadPair:
+    """Read an image and its mask so that their pixels lie on each other.
+
+    A mask with an EXIF orientation of its own is turned by that. Otherwise, where the image has one, the mask may be
+    drawn over the stored pixels or over the upright picture. The size tells unless both have the same; then the mask
+    is taken to be drawn over the stored pixels and is turned as the image is.
+
+    Args:
+        image_path: file of any format that Pillow reads.
+        mask_path: see `scalablevit.images.read_mask`.
+        mask_frame: "auto" goes by the size, as above; "stored" always turns the mask as the image is, "upright" never.
+
+    Raises:
+        ImageError: the image or the mask cannot be read, or the mask has colours instead of labels.
+        PairError: the mask has another size than the image.
+    """
+    image, orientation, stored_size = read_upright(image_path)
+    mask = read_upright_mask(mask_path)
+    labels, unclear = mask.labels, False
+    if mask.orientation == 1 and orientation != 1:
+        size = labels.shape[1], labels.shape[0]
+        unclear = mask_frame == "auto" and size == image.size == stored_size
+        if mask_frame == "stored" or (mask_frame == "auto" and size == stored_size):
+            labels = turn_upright(labels, orientation)
+    if labels.shape != (image.height, image.width):
+        raise PairError(
+            mask_path,
+            kind="other-size",
+            reason=f"the mask has {labels.shape[1]} x {labels.shape[0]} pixels, but its image {image_path} has "
+            f"{image.width} x {image.height}",
+            remedy="export it at the image's size, or resize it by nearest neighbour",
+        )
+    return ReadPair(image, labels, mask.palette, mask.lossy, unclear)
+
+
+def scan_pairs(
+    root: str | Path,
+    *,
+    train: str = "auto",
+    val: str = "auto",
+    images: str = "auto",
+    masks: str = "auto",
+    val_fraction: float = 0.1,
+) -> PairScan:
+    """Find training and validation images with their masks; never raises for what is wrong with the folder.
+
+    Three layouts are known: `images/training` and `images/validation` beside `annotations/...` (ADE20K's),
+    `train/images` beside `train/masks` and `val/...`, and `images` beside `masks`. Where there is no validation
+    folder, a share is set aside, chosen by a hash of the file names: the same on every machine and in every run.
+    A mask is named as its image, but for the file type and a common ending such as `_mask`.
+
+    Args:
+        root: the data folder.
+        train: name of the training folder; "auto" looks for train or training, in any case of letters.
+        val: name of the validation folder; "auto" looks for val, validation, valid or test.
+        images: name of the folder of images; "auto" looks for images, img, JPEGImages, ...
+        masks: name of the folder of masks; "auto" looks for masks, annotations, labels, SegmentationClass, ...
+        val_fraction: share of the pairs that is set aside where there is no validation folder, in (0, 1).
+
+    Raises:
+        ValueError: `val_fraction` is out of range.
+    """
+    if not 0 < val_fraction < 1:
+        raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction}; 0.1 is usual")
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "does not exist"
+        return _faulty(root, "missing-root", f"{root}: the data folder {what}; check the path given as root")
+    try:
+        folders = _find_folders(root, train=train, val=val, images=images, masks=masks)
+    except _LayoutError as error:
+        return _faulty(root, error.kind, str(error))
+    return _pair_all(root, folders, val_fraction)
+
+
+class _Folders(NamedTuple):
+    """Images and masks, for training and, where there is a folder for it, validation."""
+
+    train: tuple[Path, Path]
+    val: tuple[Path, Path] | None
+
+
+class _LayoutError(ValueError):
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def _find_folders(root: Path, *, train: str, val: str, images: str, masks: str) -> _Folders:
+    image_folder, mask_folder = _find(root, images, IMAGE_NAMES), _find(root, masks, MASK_NAMES, holds_pictures=True)
+    if image_folder is not None and mask_folder is not None:
+        parts = [_find_both(image_folder, mask_folder, *part) for part in _parts(train, val)]
+        if parts[0] is None and parts[1] is not None:
+            raise _LayoutError(
+                "missing-folder",
+                f"{image_folder}: it has a validation folder {parts[1][0].name!r} but no training folder; add "
+                f"{image_folder / 'train'}, or name it with train",
+            )
+        return _Folders(parts[0] or (image_folder, mask_folder), parts[1])
+    train_folder = _find(root, train, TRAIN_NAMES)
+    if train_folder is None:
+        raise _LayoutError("unknown-layout", _why_unknown(root, train=train, images=images, masks=masks))
+    val_folder = _find(root, val, VAL_NAMES)
+    if val_folder is None and val != "auto":
+        raise _LayoutError("missing-folder", f"{root}: it has no folder {val!r}; check the name given as val")
+    train_pair = _find_inside(train_folder, images, masks)
+    return _Folders(train_pair, None if val_folder is None else _find_inside(val_folder, images, masks))
+
+
+def _parts(train: str, val: str) -> tuple[tuple[str, str, tuple[str, ...]], tuple[str, str, tuple[str, ...]]]:
+    return ("train", train, TRAIN_NAMES), ("val", val, VAL_NAMES)
+
+
+def _find_both(
+    image_folder: Path, mask_folder: Path, argument: str, name: str, usual: tuple[str, ...]
+) -> tuple[Path, Path] | None:
+    """The folders of a part in the folders of images and of masks; None where neither has one."""
+    found = [_find(folder, name, usual) for folder in (image_folder, mask_folder)]
+    if found[0] is not None and found[1] is not None:
+        return found[0], found[1]
+    if found[0] is None and found[1] is None:
+        if name == "auto":
+            return None
+        raise _LayoutError(
+            "missing-folder", f"{image_folder}: it has no folder {name!r}; check the name given as {argument}"
+        )
+    has, lacks = (image_folder, mask_folder) if found[1] is None else (mask_folder, image_folder)
+    part = next(folder for folder in found if folder is not None).name
+    raise _LayoutError("missing-folder", f"{lacks}: it has no folder for {part!r}, which {has} has; add {lacks / part}")
+
+
+def _find_inside(folder: Path, images: str, masks: str) -> tuple[Path, Path]:
+    found = _find(folder, images, IMAGE_NAMES), _find(folder, masks, MASK_NAMES, holds_pictures=True)
+    if found[0] is None or found[1] is None:
+        what = "folder of images" if found[0] is None else "folder with masks"
+        argument = "images" if found[0] is None else "masks"
+        raise _LayoutError(
+            "missing-folder", f"{folder}: it has no {what}; {_LAYOUTS}; other names are given as {argument}"
+        )
+    return found[0], found[1]
+
+
+def _why_unknown(root: Path, *, train: str, images: str, masks: str) -> str:
+    for argument, name, folder in (("train", train, root), ("images", images, root), ("masks", masks, root)):
+        if name != "auto" and not (folder / name).is_dir():
+            return f"{root}: it has no folder {name!r}; check the name given as {argument}"
+    if _find(root, images, IMAGE_NAMES) is not None:
+        json_files = [path.name for name in MASK_NAMES for path in sorted((root / name).glob("*.json"))[:1]]
+        hint = f" (annotations such as {json_files[0]} are for detection)" if json_files else ""
+        return f"{root}: it has images but no folder with masks{hint}; {_LAYOUTS}; other names are given as masks"
+    inner = [name for name in _subfolders(root) if _subfolder(root / name, (*IMAGE_NAMES, *TRAIN_NAMES)) is not None]
+    if len(inner) == 1:
+        return f"{root}: it has no images and masks itself; it seems that root should be {root / inner[0]}"
+    return f"{root}: no images with masks were found; {_LAYOUTS}; other names are given as images and masks"
+
+
+def _find(folder: Path, name: str, usual: tuple[str, ...], *, holds_pictures: bool = False) -> Path | None:
+    """The folder called `name`, or with "auto" the first of the usual names that there is; None without."""
+    if name != "auto":
+        return folder / name if (folder / name).is_dir() else None
+    return _subfolder(folder, usual, holds_pictures=holds_pictures)
+
+
+def _subfolder(folder: Path, usual: Sequence[str], *, holds_pictures: bool = False) -> Path | None:
+    by_lower_case = {name.lower(): folder / name for name in _subfolders(folder)}
+    for candidate in usual:
+        found = by_lower_case.get(candidate)
+        # COCO's folder "annotations" holds JSON files, and YOLO's "labels" text.
+        if found is not None and not (holds_pictures and next(walk_images(found), None) is None):
+            return found
+    return None
+
+
+def _subfolders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _pair_all(root: Path, folders: _Folders, val_fraction: float) -> PairScan:
+    train, unpaired = _pair_up(root, *folders.train)
+    problems = _pairing_problems(root, train, *folders.train)
+    if folders.val is None:
+        train, val = _split_by_hash(train, val_fraction)
+        if len(train) == 1 and not val and not problems:
+            message = (
+                f"{folders.train[0]}: it has one image with a mask only, too few to set one aside for validation; add "
+                "pairs, or a validation folder"
+            )
+            problems.append(Problem("error", "empty-validation", str(folders.train[0]), message))
+        return PairScan(root, train, val, None, problems, unpaired)
+    val, more = _pair_up(root, *folders.val)
+    problems += _pairing_problems(root, val, *folders.val)
+    return PairScan(root, train, val, os.path.relpath(folders.val[0], root), problems, unpaired + more)
+
+
+def _pair_up(root: Path, image_folder: Path, mask_folder: Path) -> tuple[list[Pair], list[Problem]]:
+    """Pairs by name, and a problem for every file that is left over."""
+    images, repeated_images = _by_name(walk_images(image_folder))
+    masks, repeated_masks = _by_name(walk_images(mask_folder))
+    image_of: dict[str, str] = {}  # name of a mask -> name of its image
+    for name in masks:
+        candidates = [name, *(name.removesuffix(ending) for ending in _MASK_ENDINGS if name.endswith(ending))]
+        match = next((candidate for candidate in candidates if candidate in images), None)
+        if match is not None:
+            image_of[name] = match
+    chosen: dict[str, str] = {}  # name of an image -> name of its mask; one of just its name goes first
+    for name, image in sorted(image_of.items(), key=lambda item: item[0] != item[1]):
+        if image in chosen:
+            repeated_masks.append((masks[name], masks[chosen[image]]))
+        chosen.setdefault(image, name)
+
+    image_prefix, mask_prefix = os.path.relpath(image_folder, root), os.path.relpath(mask_folder, root)
+    pairs = [
+        Pair(os.path.join(image_prefix, images[name]), os.path.join(mask_prefix, masks[chosen[name]]))
+        for name in images
+        if name in chosen
+    ]
+    problems = []
+    for name, file in images.items():
+        if name not in chosen:
+            path = str(image_folder / file)
+            message = f"{path}: the image has no mask; add {mask_folder / name}.png, or remove the image"
+            problems.append(Problem("error", "no-mask", path, message))
+    for name, file in masks.items():
+        if name not in image_of:
+            path = str(mask_folder / file)
+            message = f"{path}: the mask has no image; add one of the same name in {image_folder}, or remove the mask"
+            problems.append(Problem("error", "no-image", path, message))
+    for folder, repeated in ((image_folder, repeated_images), (mask_folder, repeated_masks)):
+        for file, first in repeated:
+            path = str(folder / file)
+            message = f"{path}: it is for the same pair as {first}, which is used; rename or remove one of them"
+            problems.append(Problem("error", "same-name", path, message))
+    return pairs, problems
+
+
+def _by_name(files: Iterable[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Path without ending -> path; and (file, the one before it) where two differ by their ending only."""
+    by_name: dict[str, str] = {}
+    repeated = []
+    for file in files:
+        first = by_name.setdefault(os.path.splitext(file)[0], file)
+        if first != file:
+            repeated.append((file, first))
+    return by_name, repeated
+
+
+def _pairing_problems(root: Path, pairs: list[Pair], image_folder: Path, mask_folder: Path) -> list[Problem]:
+    if pairs:
+        return []
+    image, mask = next(walk_images(image_folder), None), next(walk_images(mask_folder), None)
+    for folder, first, what in ((image_folder, image, "images"), (mask_folder, mask, "masks")):
+        if first is None:
+            message = f"{folder}: the folder has no {what}; put some in, or name another folder with {what}"
+            return [Problem("error", f"no-{what}", str(folder), message)]
+    message = (
+        f"{image_folder}: no image has a mask of its name in {mask_folder} (such as {image} and {mask}); name masks as "
+        "their images, with the same folders between"
+    )
+    return [Problem("error", "no-pairs", str(image_folder), message)]
+
+
+def _split_by_hash(pairs: list[Pair], fraction: float) -> tuple[list[Pair], list[Pair]]:
+    """Kept and split off, at least one where there are two; chosen by a hash of the images' names."""
+    count = min(max(1, round(len(pairs) * fraction)), len(pairs) - 1) if len(pairs) > 1 else 0
+    chosen = set(sorted(pairs, key=_name_hash)[:count])
+    return [pair for pair in pairs if pair not in chosen], [pair for pair in pairs if pair in chosen]
+
+
+def _name_hash(pair: Pair) -> bytes:
+    return hashlib.sha256(os.fsencode(Path(pair.image).as_posix())).digest()
+
+
+def _faulty(root: Path, kind: str, message: str) -> PairScan:
+    return PairScan(root, problems=[Problem("error", kind, str(root), message)])
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+    return ", ".join(names[:_MOST_SHOWN]) + more

@@ -1,0 +1,171 @@
+"""Labels become class indices exactly once, and names of classes are read from every known file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scalablevit.segmentation.labels import (
+    LabelMap,
+    OutsideLabelsError,
+    count_labels,
+    find_class_file,
+    names_of_labels,
+    read_class_names,
+)
+
+DTYPES = [np.uint8, np.uint16, np.int32]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ade20k_labels_are_reduced_once(dtype):
+    label_map = LabelMap(150, reduce_zero_label=True)
+    labels = np.array([[0, 1, 2], [149, 150, 255]], dtype)
+    assert label_map.encode(labels).tolist() == [[255, 0, 1], [148, 149, 255]]
+    assert label_map.encode(labels).dtype == np.uint8
+    assert labels.tolist() == [[0, 1, 2], [149, 150, 255]]  # what was given is as it was
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_other_labels_stay_as_they_are(dtype):
+    labels = np.array([[0, 1, 149, 255]], dtype)
+    assert LabelMap(150).encode(labels).tolist() == [[0, 1, 149, 255]]
+
+
+def test_labels_to_be_ignored():
+    label_map = LabelMap(3, ignore_labels=(255, 65535, 7))
+    assert label_map.encode(np.array([[0, 2, 7, 65535]], np.uint16)).tolist() == [[0, 2, 255, 255]]
+    inner = LabelMap(3, ignore_labels=(1,))
+    assert inner.encode(np.array([[0, 1, 2]], np.uint8)).tolist() == [[0, 255, 2]]
+    assert LabelMap(2, ignore_labels=(-1,)).encode(np.array([[-1, 1]], np.int32)).tolist() == [[255, 1]]
+
+
+@pytest.mark.parametrize(
+    ("label_map", "label", "words"),
+    [
+        (LabelMap(150, reduce_zero_label=True), 151, "labels 1 to 150 are classes and 0, 255 ignored"),
+        (LabelMap(150), 150, "labels 0 to 149 are classes and 255 ignored"),
+        (LabelMap(150), 254, "label 254"),
+        (LabelMap(3, ignore_labels=()), 255, "labels 0 to 2 are classes$"),
+    ],
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_labels_outside_the_classes_are_named(label_map, label, words, dtype):
+    with pytest.raises(OutsideLabelsError, match=words) as caught:
+        label_map.encode(np.array([[1, label]], dtype))
+    assert caught.value.labels == [label]
+
+
+@pytest.mark.parametrize("label", [-1, 70000])
+def test_labels_beyond_16_bits_are_outside_too(label):
+    with pytest.raises(OutsideLabelsError, match=f"label {label}"):
+        LabelMap(3).encode(np.array([[0, label]], np.int32))
+
+
+@pytest.mark.parametrize("count", [0, 256])
+def test_class_indices_leave_room_for_ignored(count):
+    with pytest.raises(ValueError, match=f"1 to 255 classes.*got {count}"):
+        LabelMap(count)
+    assert LabelMap(255).encode(np.array([[254]], np.uint8)).tolist() == [[254]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_count_labels(dtype, monkeypatch):
+    monkeypatch.setattr("scalablevit.segmentation.labels._PIXELS_AT_ONCE", 2)
+    assert count_labels(np.array([[0, 3, 3], [255, 0, 3]], dtype)) == {0: 2, 3: 3, 255: 1}
+
+
+def test_classes_are_numbered_after_the_labels_found():
+    assert names_of_labels({0, 2, 255}) == ["class 0", "class 1", "class 2"]
+    assert names_of_labels({0, 2, 255}, reduce_zero_label=True, ignore_labels=()) == [f"class {i}" for i in range(255)]
+    assert names_of_labels({0, 1, 2}, reduce_zero_label=True) == ["class 0", "class 1"]
+
+
+@pytest.mark.parametrize(
+    ("found", "options", "words"),
+    [
+        ({0, 255}, {}, "only the label 0 beside the ignored ones .255.*255 is not among them"),
+        ({0, 1}, {"reduce_zero_label": True}, "only the label 1"),
+        ({255}, {}, "no label"),
+        ({-1, 0, 1}, {}, "label -1"),
+        ({0, 300}, {}, "up to 300, but there can be 255"),
+    ],
+)
+def test_labels_that_make_no_classes(found, options, words):
+    with pytest.raises(ValueError, match=words):
+        names_of_labels(found, **options)
+
+
+def write(path: Path, content: object) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("classes.txt", "road\ncar\n\ntraffic light\n"),
+        ("classes.txt", "\ufeffroad\r\ncar\r\ntraffic light"),
+        ("classes.txt", "0 road\n1 car\n2 traffic light\n"),
+        ("classes.txt", "2: traffic light\n0: road\n1: car"),
+        ("classes.json", ["road", "car", "traffic light"]),
+        ("classes.json", {"0": "road", "2": "traffic light", "1": "car", "255": "void"}),
+        ("classes.json", {"road": 0, "traffic light": 2, "car": 1}),
+    ],
+)
+def test_forms_of_class_files(tmp_path, name, content):
+    path = write(tmp_path / name, content)
+    assert find_class_file(tmp_path) == path
+    assert read_class_names(path) == ["road", "car", "traffic light"]
+
+
+OBJECT_INFO = "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.15\t11\t2\t1\twall\n2\t0.1\t6\t3\t1\tbuilding, edifice\n"
+
+
+def test_object_info_numbers_labels_from_1(tmp_path):
+    path = write(tmp_path / "objectInfo150.txt", OBJECT_INFO)
+    assert read_class_names(path, reduce_zero_label=True) == ["wall", "building"]
+    assert read_class_names(path) == ["other", "wall", "building"]
+    comma = write(tmp_path / "x.csv", OBJECT_INFO.replace(", ", ";").replace("\t", ","))
+    assert read_class_names(comma, reduce_zero_label=True) == ["wall", "building"]
+
+
+def test_synonyms_stay_where_the_first_is_shared(tmp_path):
+    path = write(tmp_path / "o.txt", OBJECT_INFO + "3\t0.1\t6\t3\t1\twall, bulwark\n")
+    assert read_class_names(path, reduce_zero_label=True) == ["wall", "building", "wall, bulwark"]
+
+
+def test_numbered_files_follow_the_labels_and_lists_the_classes(tmp_path):
+    numbered = write(tmp_path / "n.json", {"0": "nothing", "1": "cat", "3": "dog"})
+    assert read_class_names(numbered, reduce_zero_label=True) == ["cat", "class 1", "dog"]
+    assert read_class_names(numbered) == ["nothing", "cat", "class 2", "dog"]
+    listed = write(tmp_path / "l.json", ["cat", "dog"])
+    assert read_class_names(listed, reduce_zero_label=True) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("c.txt", "", "names 0 classes"),
+        ("c.txt", "only", "names 1 classes"),
+        ("c.txt", "\n".join(map(str, range(300))), "names 300 classes"),
+        ("c.txt", "a\nb\na", "'a' more than once"),
+        ("c.json", "{", "not valid JSON"),
+        ("c.json", {"a": "b"}, "JSON list of names"),
+        ("c.json", [1, 2], "JSON list of names"),
+        ("c.json", {"a": True}, "JSON list of names"),
+        ("o.txt", OBJECT_INFO + "three\n", "the line 'three'"),
+    ],
+)
+def test_faulty_class_files_are_named(tmp_path, name, content, words):
+    path = write(tmp_path / name, content)
+    with pytest.raises(ValueError, match=words) as caught:
+        read_class_names(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_class_file(tmp_path):
+    with pytest.raises(ValueError, match=r"none.txt: class_names_file cannot be read"):
+        read_class_names(tmp_path / "none.txt")
+    assert find_class_file(tmp_path) is None
