@@ -4,15 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types imports bench clean help
+.PHONY: demo demo-detection demo-segmentation test lint types imports bench clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   train the smallest variant on scikit-learn's digits, and see what it does"
+	@echo "make demo-detection     find and outline digits in scenes: Mask R-CNN"
+	@echo "make demo-segmentation  label every pixel of such scenes: Semantic FPN"
 	@echo "make test   run the tests"
 	@echo "make lint   style, types and import rules"
 	@echo "make bench  speed against the plain definition of the network, on this CPU"
-	@echo "make clean  remove what make built: .venv, data/digits, runs/digits-demo and caches"
+	@echo "make clean  remove what make built: .venv, data/digits, the demos' data and runs, and caches"
 
 # Tests compute little and compare to the bit: threads would only wait for each other.
 # One pip call for everything, so that torch and torchvision are resolved together.
@@ -27,6 +29,14 @@ demo: $(STAMP)
 	rm -rf runs/digits-demo
 	$(BIN)/scalablevit fit --config digits --run runs/digits-demo
 
+demo-detection: $(STAMP)
+	rm -rf runs/demo_detection
+	$(BIN)/scalablevit fit --config demo_detection
+
+demo-segmentation: $(STAMP)
+	rm -rf runs/demo_segmentation
+	$(BIN)/scalablevit fit --config demo_segmentation
+
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
@@ -40,5 +50,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/cpu_eager.py
 
 clean:
-	rm -rf $(VENV) data/digits runs/digits-demo src/scalablevit.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build
+	rm -rf data/digits data/digit_scenes_detection data/digit_scenes_segmentation
+	rm -rf runs/digits-demo runs/demo_detection runs/demo_segmentation
+	rm -rf $(VENV) src/scalablevit.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build
 	find src -name __pycache__ -prune -exec rm -rf {} +

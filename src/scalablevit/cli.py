@@ -6,6 +6,7 @@ import difflib
 import functools
 import importlib
 import json
+import math
 import os
 import signal
 import sys
@@ -331,10 +332,12 @@ def _validate(words: list[str]) -> int:
     if not command.trainer.is_global_zero:
         return 0
     if "--json" in flags:
-        print(json.dumps(dict(metrics)))
+        # NaN, the mean over nothing, is no JSON
+        print(json.dumps({name: value if math.isfinite(value) else None for name, value in metrics.items()}))
     else:
+        width = max(map(len, metrics), default=0)
         for name, value in metrics.items():
-            print(f"{name:<12}{value:.4f}")
+            print(f"{name:<{width}}  {value:.4f}")
     return 0
 
 

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from scalablevit.abridged import abridged
 from scalablevit.backbone import VARIANTS, PyramidBackbone, ScalableViT
 from scalablevit.checkpoint_names import to_native_names
 from scalablevit.safe_write import write_atomically
@@ -59,7 +60,7 @@ class LoadReport:
         lines += [f"  adapted  {name}: {what}" for name, what in self.adapted.items()]
         for word, names in (("fresh  ", self.fresh), ("ignored", self.ignored)):
             if names:
-                lines.append(f"  {word}  {_abridged(names)}")
+                lines.append(f"  {word}  {abridged(names, 6)}")
         return "\n".join(lines)
 
 
@@ -164,7 +165,7 @@ def _load_network(
     state = to_native_names(tensors)
     targets = model.state_dict()
     if not any(key.startswith("stages.") for key in state):
-        raise WeightsError(f"{name} does not hold a ScalableViT; its entries are {_abridged(sorted(state))}")
+        raise WeightsError(f"{name} does not hold a ScalableViT; its entries are {abridged(sorted(state), 6)}")
     variant = describe_variant(state)
     report = LoadReport(name, variant)
     plan: dict[str, Tensor] = {}
@@ -533,7 +534,7 @@ def _tensors(checkpoint: Mapping[str, Any], source: str) -> dict[str, Tensor]:
             return _tensors(checkpoint[key], source)
     tensors = {key: value for key, value in checkpoint.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if not tensors:
-        raise WeightsError(f"{source} holds no tensors; its entries are {_abridged(sorted(map(str, checkpoint)))}")
+        raise WeightsError(f"{source} holds no tensors; its entries are {abridged(sorted(map(str, checkpoint)), 6)}")
     return tensors
 
 
@@ -569,10 +570,6 @@ def _timm_preprocessing(preprocessing: Mapping[str, Any] | None, in_chans: int) 
 
 def _names(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {"label_names": list(metadata["class_names"])} if metadata.get("class_names") else {}
-
-
-def _abridged(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -18,8 +18,8 @@ from scalablevit.classification.data import (
     collate,
     why_unreadable,
 )
-from scalablevit.classification.image_folder import split_by_hash
 from scalablevit.classification.preprocessing import Augmentation
+from scalablevit.train_val import split_by_hash
 from scalablevit.training.unreadable import UnreadableFiles
 
 PLAIN = {"image_size": 16, "batch_size": 4, "num_workers": 0, "augmentation": None, "crop_ratio": 1.0}
@@ -118,13 +118,13 @@ def test_train_folder_without_validation_is_split(tmp_path):
 
 def test_a_new_picture_moves_few_others():
     files = [f"{i}.png" for i in range(100)]
-    kept, chosen = split_by_hash(files, 0.2)
+    kept, chosen = split_by_hash(files, 0.2, name=str)
     assert (len(kept), len(chosen)) == (80, 20)
-    _, later = split_by_hash([*files, "new.png"], 0.2)
+    _, later = split_by_hash([*files, "new.png"], 0.2, name=str)
     assert len(set(chosen) & set(later)) >= 19
     # The same on every machine and in every process, unlike Python's own hash.
     assert sorted(chosen)[:3] == ["0.png", "14.png", "16.png"]
-    assert split_by_hash(["only.png"], 0.5) == (["only.png"], [])
+    assert split_by_hash(["only.png"], 0.5, name=str) == (["only.png"], [])
 
 
 def test_words_for_parts_may_be_classes(tmp_path):

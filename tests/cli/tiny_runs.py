@@ -16,9 +16,9 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from scalablevit.classification import ClassificationTask
 from scalablevit.cli import main
 from scalablevit.training.invocation import invocation
+from scalablevit.training.module import TrainingModule
 
 CLASSES = ("blue sky", "grün", "red")
 # Of every recipe: a network and pictures small enough for a test, loaded in this process.
@@ -87,16 +87,16 @@ def fit(data: Path, run: Path, *words: str | Path, recipe: str | Path = "train_f
 
 def stop_at_batch(monkeypatch: pytest.MonkeyPatch, batch: int, signum: int = signal.SIGINT) -> None:
     """Let a run get a signal at its `batch`-th training batch, once."""
-    original = ClassificationTask.on_train_batch_start
+    original = TrainingModule.on_train_batch_start
     begun = []
 
-    def and_stop(self: ClassificationTask, *args: Any) -> None:
+    def and_stop(self: TrainingModule, *args: Any) -> None:
         begun.append(True)
         if len(begun) == batch:
             os.kill(os.getpid(), signum)
         original(self, *args)
 
-    monkeypatch.setattr(ClassificationTask, "on_train_batch_start", and_stop)
+    monkeypatch.setattr(TrainingModule, "on_train_batch_start", and_stop)
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:

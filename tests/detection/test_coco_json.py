@@ -14,17 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from scalablevit.detection.coco_json import (
-    CocoAnnotations,
-    CocoError,
-    applied_orientation,
-    decode_runs,
-    find_parts,
-    orient_boxes,
-    orient_mask,
-    read_split,
-    run_lengths,
-)
+from scalablevit.detection.coco_file import CocoError
+from scalablevit.detection.coco_folder import find_parts
+from scalablevit.detection.coco_json import CocoAnnotations
+from scalablevit.detection.coco_split import read_split
+from scalablevit.detection.orientation import applied_orientation, orient_boxes, orient_mask
+from scalablevit.detection.run_lengths import decode_runs, run_lengths
 
 SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
 

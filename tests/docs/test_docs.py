@@ -15,7 +15,9 @@ import pytest
 import torch
 import yaml
 
-from scalablevit.classification import Augmentation, ClassificationTask, ImageFolderData, MixupSettings
+import scalablevit.classification as classification
+import scalablevit.detection as detection
+import scalablevit.segmentation as segmentation
 from scalablevit.cli import main
 from scalablevit.recipes import recipe_names, recipe_text
 from scalablevit.training.module import OptimizerSettings, ScheduleSettings
@@ -65,7 +67,9 @@ def as_dry_run(words: list[str]) -> list[str]:
     command, rest = words[0], words[1:]
     if command == "validate" and rest:
         assert not rest[0].startswith("-"), "the run's folder comes first"
-        rest = ["--config", "digits", *(word for word in rest[1:] if word != "--json")]
+        run = Path(rest[0]).name
+        recipe = run if run in recipe_names() else "digits"
+        rest = ["--config", recipe, *(word for word in rest[1:] if word != "--json")]
         if "--checkpoint" in rest:
             del rest[(i := rest.index("--checkpoint")) : i + 2]
     if "--resume" in rest:
@@ -172,41 +176,123 @@ def test_python_runs(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         exec(compile(text, "block", "exec"), {"__name__": "__main__"})
 
 
-def defaults(kind: type, prefix: str, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Key -> default of a constructor's arguments; `inspect.Parameter.empty` where there is none."""
-    parameters = inspect.signature(kind).parameters
-    return {f"{prefix}.{key}": p.default for key, p in parameters.items() if key not in without}
+NOT_IN_RECIPES = ("class_names", "preprocessing", "seed")  # the command line sets them
+TASKS = [classification.ClassificationTask, detection.DetectionTask, segmentation.SegmentationTask]
+DATA = [classification.ImageFolderData, detection.CocoData, segmentation.MaskFolderData]
+# heading in docs/recipes.md -> whose arguments its table explains, and how their keys begin
+EXPLAINED: dict[str, tuple[Any, str]] = {
+    "model.optimizer": (OptimizerSettings, "model.optimizer"),
+    "model.schedule": (ScheduleSettings, "model.schedule"),
+    "model.mixup": (classification.MixupSettings, "model.mixup"),
+    "model.inference": (segmentation.InferenceSettings, "model.inference"),
+    **{f"model: `{task.__module__.rpartition('.')[0]}.{task.__name__}`": (task, "model") for task in TASKS},
+    **{f"data: `{data.__module__.rpartition('.')[0]}.{data.__name__}`": (data, "data") for data in DATA},
+    **{
+        f"data.augmentation: `{room.__name__}.Augmentation`": (room.Augmentation, "data.augmentation")
+        for room in (classification, detection, segmentation)
+    },
+}
+SHARED = {"model": ("model: shared by the tasks", TASKS), "data": ("data: shared by the tasks", DATA)}
+# options of a task -> models by the names in the table's column "of", and arguments that the task or the data gives
+OPTIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "model.detector_options": (
+        {"RetinaNet": detection.retinanet, "Mask R-CNN": detection.mask_rcnn},
+        ("min_size", "max_size", "mean", "std"),
+    ),
+    "model.segmenter_options": ({"Semantic FPN": segmentation.semantic_fpn, "UperNet": segmentation.upernet}, ()),
+}
+GIVEN = (
+    *("name", "num_classes", "in_chans", "scale_value", "drop_path_rate", "window_size", "network_options"),
+    "grad_checkpointing",
+)
 
 
-def test_every_key_of_a_recipe_is_explained_with_its_default() -> None:
-    expected = {
-        **defaults(
-            ClassificationTask,
-            "model",
-            without=("class_names", "preprocessing", "seed", "optimizer", "schedule"),
-        ),
-        **defaults(OptimizerSettings, "model.optimizer"),
-        **defaults(ScheduleSettings, "model.schedule"),
-        **defaults(MixupSettings, "model.mixup"),
-        **defaults(ImageFolderData, "data", without=("seed",)),
-        **defaults(Augmentation, "data.augmentation"),
-    }
-    rows = re.findall(
-        r"^\| `(?!model\.safetensors)((?:model|data)\.[\w.]+)` \| (.+?) \|",
-        (ROOT / "docs/recipes.md").read_text(),
-        re.MULTILINE,
-    )
-    found = dict(rows)
+def key_rows(heading: str) -> list[list[str]]:
+    """Cells of the rows that explain a key, in the section of docs/recipes.md with that heading."""
+    text = (ROOT / "docs/recipes.md").read_text()
+    assert f"\n### {heading}\n" in text, f"there is no section {heading}"
+    section = re.split(r"^#+ ", text.partition(f"\n### {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in section.splitlines()]
+    return [row for row in rows if row[0].startswith(("`model.", "`data."))]
+
+
+def found_defaults(heading: str) -> dict[str, str]:
+    rows = key_rows(heading)
+    found = {row[0].strip("`").rpartition(".")[2]: row[1] for row in rows}
     assert len(found) == len(rows)
+    return found
+
+
+def expected_defaults(kind: Any, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Argument -> default; `inspect.Parameter.empty` where there is none."""
+    return {key: p.default for key, p in inspect.signature(kind).parameters.items() if key not in without}
+
+
+def assert_default(written: str, default: Any, where: str) -> None:
+    if dataclasses.is_dataclass(default):
+        assert written == "see below", where
+    elif default is inspect.Parameter.empty:
+        assert written == "required", where
+    else:
+        plain = list(default) if isinstance(default, tuple) else default
+        assert yaml.safe_load(written.strip("`")) == pytest.approx(plain), where
+
+
+def test_all_sections_with_keys_are_known() -> None:
+    headings = re.findall(r"^### ((?:model|data)[.:].*)$", (ROOT / "docs/recipes.md").read_text(), re.MULTILINE)
+    assert sorted(headings) == sorted([*EXPLAINED, *OPTIONS, *(heading for heading, _ in SHARED.values())])
+
+
+@pytest.mark.parametrize("heading", EXPLAINED)
+def test_every_key_of_a_recipe_is_explained_with_its_default(heading: str) -> None:
+    kind, prefix = EXPLAINED[heading]
+    assert all(row[0].startswith(f"`{prefix}.") for row in key_rows(heading))
+    found = found_defaults(heading)
+    expected = expected_defaults(
+        kind, without=(*NOT_IN_RECIPES, "optimizer", "schedule") if kind in TASKS + DATA else ()
+    )
+    if prefix in SHARED:
+        shared = found_defaults(SHARED[prefix][0])
+        assert not shared.keys() & found.keys(), "explained twice"
+        found |= shared
     assert found.keys() == expected.keys()
     for key, default in expected.items():
-        if dataclasses.is_dataclass(default):
-            assert found[key] == "see below", key
-        elif default is inspect.Parameter.empty:
-            assert found[key] == "required", key
-        else:
-            plain = list(default) if isinstance(default, tuple) else default
-            assert yaml.safe_load(found[key].strip("`")) == pytest.approx(plain), key
+        assert_default(found[key], default, f"{prefix}.{key}")
+
+
+@pytest.mark.parametrize("heading", OPTIONS)
+def test_every_option_of_a_model_is_explained_with_its_default(heading: str) -> None:
+    models, given = OPTIONS[heading]
+    found: dict[tuple[str, str], str] = {}
+    for key, default, of, *_ in key_rows(heading):
+        assert key.startswith(f"`{heading}.")
+        for model in models if of == "both" else [of]:
+            assert (key, model) not in found
+            found[key.strip("`").rpartition(".")[2], model] = default
+    expected = {
+        (key, model): default
+        for model, build in models.items()
+        for key, default in expected_defaults(build, without=(*GIVEN, *given)).items()
+    }
+    assert found.keys() == expected.keys()
+    for (key, model), default in expected.items():
+        assert_default(found[key, model], default, f"{heading}.{key} of {model}")
+
+
+def test_every_recipe_is_listed() -> None:
+    rows = re.findall(
+        r"^\| (`.+?`) \| ", (ROOT / "docs/recipes.md").read_text().partition("## Changing")[0], re.MULTILINE
+    )
+    listed = [recipe for row in rows for recipe in re.findall(r"`(\w+)`", row)]
+    assert sorted(listed) == sorted(recipe_names())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_make_targets_exist(page: Path) -> None:
+    text = page.read_text()
+    mentioned = re.findall(r"`make ([a-z-]+)`", text) + re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(mentioned) <= set(targets)
 
 
 def test_costs_in_the_results_are_those_of_info() -> None:
@@ -225,6 +311,43 @@ def test_costs_in_the_results_are_those_of_info() -> None:
         cost = costs[variant + form]
         expected = [cost["parameters"] / 1e6, cost["multiply_adds"] / 1e9, cost["flops"] / 1e9]
         assert figures == [f"{value:.2f}" for value in expected], variant
+
+
+@pytest.mark.parametrize("model", ["RetinaNet", "Mask R-CNN", "Semantic FPN", "UperNet"])
+def test_costs_of_dense_models_are_those_of_info(model: str) -> None:
+    kind = {"RetinaNet": "retinanet", "Mask R-CNN": "mask_rcnn", "Semantic FPN": "semantic_fpn"}.get(model, "upernet")
+    rows = re.findall(
+        rf"^\| {model}, ([SBL]) \| ([\d.]+) M \| ([\d.]+) M \| (\d+) G \| (\d+) G \|",
+        (ROOT / "README.md").read_text(),
+        re.MULTILINE,
+    )
+    assert [row[0] for row in rows] == ["S", "B", "L"]
+    variants = {"S": "scalablevit_small", "B": "scalablevit_base", "L": "scalablevit_large"}
+    for letter, published_parameters, parameters, published_adds, multiply_adds in rows:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            assert main(["info", "--model", kind, variants[letter], "--json"]) == 0
+        cost = json.loads(out.getvalue())[variants[letter]]
+        assert parameters == f"{cost['parameters'] / 1e6:.1f}"
+        assert multiply_adds == f"{cost['multiply_adds'] / 1e9:.0f}"
+        assert float(published_parameters) == pytest.approx(float(parameters), abs=0.1)
+        assert float(published_adds) == pytest.approx(float(multiply_adds), rel=0.01)
+
+
+def test_kinds_of_problems_are_those_of_the_checks() -> None:
+    section = (ROOT / "docs/data.md").read_text().partition("\n## Bad files\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (error|warning)\b.*? \| (.+) \|$", section, re.MULTILINE)
+    listed = [(severity, kind) for severity, cells in rows for kind in re.findall(r"`([\w-]+)`", cells)]
+    known = {kind for _, kind in listed}
+    source = "\n".join(path.read_text() for path in (ROOT / "src/scalablevit").rglob("*.py"))
+    composed = {"no-categories"}  # f"no-{name}"
+    assert {kind for kind in known - composed if f'"{kind}"' not in source} == set()
+    raised = re.findall(r'(?:Problem\(\s*"(?:error|warning)",|_LayoutError\()\s*"([\w-]+)",', source)
+    raised += re.findall(r'(?:Coco|Image|Pair)Error\((?:(?!Error\().)*?\bkind="([\w-]+)"', source, re.DOTALL)
+    assert len(raised) > 30
+    assert set(raised) <= known
+    from scalablevit.detection.coco_json import _KINDS
+
+    assert {(severity, kind) for kind, (severity, _) in _KINDS.items()} <= set(listed)
 
 
 def test_citation_has_what_is_needed() -> None:

@@ -3,6 +3,7 @@
 The numbers of the published ones are those of the paper.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from tiny_runs import SMALL, assert_same_result, scalablevit, stop_at_batch, write_pictures
 
+from scalablevit.datasets.digit_scenes import write_ade20k, write_coco
 from scalablevit.recipes import find_recipe, recipe_names, recipe_text, recipe_title
 
 
@@ -65,20 +67,133 @@ def test_a_recipe_says_what_it_is_for(name: str) -> None:
     assert find_recipe(name).is_file()
 
 
+SIZES = ("small", "base", "large")
+DETECTORS = [f"{kind}_{{}}_{schedule}" for kind in ("retinanet", "mask_rcnn") for schedule in ("1x", "3x")]
+SEGMENTERS = ["semantic_fpn_{}_ade20k", "upernet_{}_ade20k"]
+
+
+@pytest.mark.parametrize("pattern", [*DETECTORS, *SEGMENTERS])
+def test_dense_recipes_differ_in_their_variant_alone(pattern: str) -> None:
+    recipes = [yaml.safe_load(recipe_text(pattern.format(size))) for size in SIZES]
+    for size, recipe in zip(SIZES, recipes, strict=True):
+        assert recipe["model"]["init_args"].pop("variant") == f"scalablevit_{size}"
+    assert recipes[0] == recipes[1] == recipes[2]
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "mask_rcnn"])
+@pytest.mark.parametrize(("schedule", "epochs", "milestones"), [("1x", 12, [8, 11]), ("3x", 36, [27, 33])])
+def test_detection_recipes_are_the_published_ones(kind: str, schedule: str, epochs: int, milestones: list[int]) -> None:
+    recipe = resolved(f"{kind}_small_{schedule}")
+    model, data, trainer = recipe["model"]["init_args"], recipe["data"]["init_args"], recipe["trainer"]
+    assert model["detector"] == kind
+    assert model["drop_path_rate"] == 0.2
+    assert model["global_batch"] == 16
+    assert model["optimizer"] == {
+        "lr": 1e-4, "lr_batch": 16, "weight_decay": 1e-4 if (kind, schedule) == ("retinanet", "1x") else 0.05,
+        "betas": [0.9, 0.999], "eps": 1e-8, "layer_decay": None,
+    }  # fmt: skip
+    assert (model["schedule"]["name"], model["schedule"]["milestones"]) == ("multistep", milestones)
+    assert (model["schedule"]["gamma"], model["schedule"]["warmup_steps"]) == (0.1, 500)
+    assert model["detector_options"] is None
+    assert (data["min_size"], data["max_size"], data["masks"]) == (800, 1333, kind == "mask_rcnn")
+    assert data["keep_empty"] is False
+    augmentation = data["augmentation"]
+    assert augmentation["hflip_prob"] == 0.5
+    if schedule == "1x":
+        assert augmentation["sizes"] is None
+        assert augmentation["crop_prob"] == 0
+    else:
+        assert augmentation["sizes"] == list(range(480, 801, 32))
+        assert augmentation["crop_prob"] == 0.5
+    assert trainer["max_epochs"] == epochs
+    assert 16 % data["batch_size"] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps", "lr", "weight_decay", "power", "warmup"),
+    [("semantic_fpn", 80_000, 1e-4, 1e-4, 0.9, 0), ("upernet", 160_000, 6e-5, 0.01, 1.0, 1500)],
+)
+def test_segmentation_recipes_are_the_published_ones(
+    kind: str, steps: int, lr: float, weight_decay: float, power: float, warmup: int
+) -> None:
+    recipe = resolved(f"{kind}_small_ade20k")
+    model, data, trainer = recipe["model"]["init_args"], recipe["data"]["init_args"], recipe["trainer"]
+    assert model["segmenter"] == kind
+    assert model["segmenter_options"] is None
+    assert model["auxiliary_weight"] == 0.4
+    assert model["global_batch"] == 16
+    assert (model["optimizer"]["lr"], model["optimizer"]["lr_batch"]) == (lr, 16)
+    assert model["optimizer"]["weight_decay"] == weight_decay
+    schedule = model["schedule"]
+    assert (schedule["name"], schedule["power"], schedule["warmup_steps"]) == ("poly", power, warmup)
+    assert schedule["min_lr"] == 0
+    assert data["reduce_zero_label"] is True
+    assert (data["crop_size"], data["short_side"], data["long_side"]) == (512, 512, 2048)
+    augmentation = data["augmentation"]
+    assert (augmentation["scale"], augmentation["cat_max_ratio"]) == ([0.5, 2.0], 0.75)
+    assert (augmentation["hflip_prob"], augmentation["photometric_prob"]) == (0.5, 0.5)
+    assert (trainer["max_steps"], trainer["max_epochs"]) == (steps, -1)
+    assert steps % trainer["val_check_interval"] == 0
+    assert trainer["sync_batchnorm"] is True
+
+
+def task_of(name: str) -> str:
+    return str(yaml.safe_load(recipe_text(name))["model"]["class_path"]).split(".")[1]
+
+
+def one_of_each_size(name: str) -> bool:
+    """Not the larger variants of recipes that differ in nothing else: made tiny, they are the same."""
+    pattern = name.replace("_base_", "_{}_").replace("_large_", "_{}_")
+    return pattern not in (*DETECTORS, *SEGMENTERS)
+
+
+def tiny(name: str, data: Path) -> list[str | Path]:
+    """Words that make a recipe small enough for a test, and write the data that it needs."""
+    recipe = yaml.safe_load(recipe_text(name))["model"]["init_args"]
+    dense = (
+        "--model.variant=scalablevit_atto", "--model.window_size=2", "--data.batch_size=4", "--data.num_workers=0",
+        "--precision=32-true", "--trainer.accelerator=cpu", "--trainer.sync_batchnorm=false",
+        "--trainer.enable_progress_bar=true",
+    )  # fmt: skip
+    match task_of(name):
+        case "classification":
+            write_pictures(data, num_train=3, num_val=2)
+            return [*SMALL]
+        case "detection":
+            write_coco(data, num_train=8, num_val=2, size=(40, 56))
+            options = {"anchor_sizes": [8, 16, 32, 64, 128], "fpn_channels": 16, "head_norm": True}
+            if recipe["detector"] == "mask_rcnn":
+                options |= {"box_head_channels": 16, "mask_channels": 16, "box_batch_size_per_image": 8}
+            sizes = ["--data.min_size=32", "--data.max_size=48"]
+            if recipe_text(name).count("sizes:"):
+                sizes.append("--data.augmentation.sizes=[24,32]")
+            return [*dense, *sizes, f"--model.detector_options={json.dumps(options)}"]
+        case _:
+            write_ade20k(data, num_train=8, num_val=2, size=(40, 56))
+            channels = {"fpn_channels": 16} if recipe["segmenter"] == "semantic_fpn" else {"auxiliary_channels": 16}
+            options = {"channels": 16, **channels}
+            sizes = ["--data.crop_size=32", "--data.short_side=32", "--data.long_side=48"]
+            return [*dense, *sizes, f"--model.segmenter_options={json.dumps(options)}"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", filter(one_of_each_size, recipe_names()))
 def test_a_recipe_trains_stops_resumes_and_predicts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two epochs of two steps; stopped after the first."""
-    data = write_pictures(tmp_path / "data", num_train=3, num_val=2)
+    data = tmp_path / "data"
+    small = tiny(name, data)
     recipe = resolved(name)
-    words = ["fit", "--config", name, *SMALL, "--data.root", data, "--epochs", "2"]
+    words = ["fit", "--config", name, *small, "--data.root", data, "--epochs", "2"]
     # the recipe's warm-up is longer than the run
     words += ["--model.schedule.warmup_steps", "1", "--model.schedule.min_lr", "0"]
     words += ["--model.schedule.warmup_lr", "0"]
+    if recipe["trainer"]["max_steps"] != -1:
+        words += ["--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]
     if recipe["model"]["init_args"]["global_batch"] is not None:
-        words += ["--model.global_batch", "8"]
+        words += ["--model.global_batch", "8" if task_of(name) == "classification" else "4"]
     if recipe["model"]["init_args"]["optimizer"]["layer_decay"] is not None:
-        start = scalablevit("fit", "--config", "train_folder", *SMALL, "--data.root", data, "--epochs", "1",
+        pictures = write_pictures(tmp_path / "pictures", num_train=3, num_val=2)
+        start = scalablevit("fit", "--config", "train_folder", *SMALL, "--data.root", pictures, "--epochs", "1",
                             "--run", tmp_path / "start")  # fmt: skip
         assert start.code == 0, start.err
         words += ["--model.weights", tmp_path / "start"]
@@ -91,7 +206,8 @@ def test_a_recipe_trains_stops_resumes_and_predicts(name: str, tmp_path: Path, m
     resumed = scalablevit("fit", "--resume", tmp_path / "cut")
     assert resumed.code == 0, resumed.err
     assert_same_result(tmp_path / "cut", tmp_path / "whole")
-    predicted = scalablevit("predict", data / "val", "--weights", tmp_path / "cut")
+    pictures = {"classification": "val", "detection": "val", "segmentation": "images/validation"}[task_of(name)]
+    predicted = scalablevit("predict", data / pictures, "--weights", tmp_path / "cut")
     assert predicted.code == 0, predicted.err
 
 

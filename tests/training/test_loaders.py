@@ -219,7 +219,7 @@ def test_batches_hold_one_group_while_there_are_enough(n: int, batch: int, world
     for rank in ranks:
         rank.set_epoch(epoch)
     drawn = [[key.index for key in rank] for rank in ranks]
-    assert set(sum(drawn, [])) == set(range(n))
+    assert {i for indices in drawn for i in indices} == set(range(n))
     full = sum(group_of.count(group) // (batch * world) for group in set(group_of))
     for indices in drawn:
         for k in range(full):

@@ -8,13 +8,15 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from scalablevit.abridged import abridged
 from scalablevit.classification.image_folder import ClassFiles, read_class_names, scan_folder
 from scalablevit.classification.preprocessing import Augmentation, Preprocessing, Transform
+from scalablevit.datasets.builtin import write_builtin
 from scalablevit.images import ImageError, read_image
+from scalablevit.input_settings import height_and_width, per_channel
 from scalablevit.training.data_module import TaskData
 
 _log = logging.getLogger(__name__)
@@ -26,8 +28,6 @@ NOTHING_READABLE_TARGET = -2
 """Target of a training picture that stands for a folder in which no picture at all could be read."""
 
 _IMAGENET_AUGMENTATION = Augmentation()
-# ImageNet's mean and deviation over the three colours, for networks that take grayscale.
-_GRAY_MEAN, _GRAY_STD = (0.449,), (0.226,)
 
 
 class ClassificationSample(NamedTuple):
@@ -197,17 +197,17 @@ class ImageFolderData(TaskData):
         )
         self.augmentation = augmentation
         self._preprocessing = Preprocessing(
-            image_size=_height_and_width(image_size),
+            image_size=height_and_width("image_size", image_size),
             crop_ratio=crop_ratio,
             interpolation=interpolation,
-            mean=_per_channel("mean", mean, in_chans),
-            std=_per_channel("std", std, in_chans),
+            mean=per_channel("mean", mean, in_chans),
+            std=per_channel("std", std, in_chans),
         )
         train_transform = self._preprocessing.train_transform(augmentation)
 
         root = Path(root).expanduser()
         if builtin is not None:
-            _write_builtin(builtin, root)
+            write_builtin(builtin, root, form="class folders")
         self._scan = scan_folder(root, train=train, val=val, val_fraction=val_fraction)
         self._scan.raise_for_errors()
         for problem in self._scan.problems:
@@ -256,7 +256,6 @@ class ImageFolderData(TaskData):
         scan, preprocessing = self._scan, self._preprocessing
         sizes = {name: len(files) for name, files in scan.train.items()}
         smallest, largest = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
-        names = ", ".join(self._class_names[:8]) + (", ..." if self.num_classes > 8 else "")
         spread = f"{sizes[smallest]:,}"
         if sizes[smallest] != sizes[largest]:
             spread += f" (of {smallest}) to {sizes[largest]:,} (of {largest})"
@@ -267,45 +266,8 @@ class ImageFolderData(TaskData):
                 f"data        {scan.root}",
                 f"training    {len(self.train_dataset):,} pictures",
                 f"validation  {len(self.val_dataset):,} pictures ({origin})",
-                f"classes     {self.num_classes:,}: {names}",
+                f"classes     {self.num_classes:,}: {abridged(self._class_names, 8)}",
                 f"per class   {spread} training pictures",
                 f"input       {preprocessing.in_chans} x {height} x {width}, {preprocessing.interpolation}",
             ]
         )
-
-
-def _height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
-    if isinstance(image_size, int):
-        return image_size, image_size
-    if len(image_size) != 2:
-        raise ValueError(f"image_size must be one number or [height, width], got {image_size}")
-    return image_size[0], image_size[1]
-
-
-def _per_channel(name: str, values: Sequence[float] | None, in_chans: int) -> tuple[float, ...]:
-    if in_chans not in (1, 3):
-        raise ValueError(
-            f"in_chans must be 3 (RGB) or 1 (grayscale) for picture files, got {in_chans}; for other "
-            "channels write a LightningDataModule of your own"
-        )
-    if values is None:
-        defaults = {
-            ("mean", 3): IMAGENET_DEFAULT_MEAN,
-            ("std", 3): IMAGENET_DEFAULT_STD,
-            ("mean", 1): _GRAY_MEAN,
-            ("std", 1): _GRAY_STD,
-        }
-        return defaults[name, in_chans]
-    if len(values) != in_chans:
-        raise ValueError(f"{name} needs {in_chans} value(s), one per channel of in_chans, got {list(values)}")
-    return tuple(values)
-
-
-def _write_builtin(name: str, root: Path) -> None:
-    if name != "digits":
-        raise ValueError(f"builtin must be 'digits' or null, got {name!r}")
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        # scikit-learn takes a second to import, and only this data set needs it.
-        from scalablevit.datasets.digits import write_digits_folder
-
-        write_digits_folder(root)

@@ -3,39 +3,21 @@
 Imports neither torch nor lightning, so that checking data starts at once.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
+from scalablevit.abridged import abridged
+from scalablevit.data_check import Problem, raise_for_errors
 from scalablevit.images import has_image_suffix, walk_images
+from scalablevit.train_val import TRAIN_NAMES, VAL_NAMES, check_val_fraction, split_by_hash, why_no_folder
 
-TRAIN_NAMES = ("train", "training")
-VAL_NAMES = ("val", "validation", "valid", "test")
 _NOT_CLASSES = ("__MACOSX",)
 
 ClassFiles = dict[str, list[str]]
 """Class folder's name -> pictures in it, relative to the folder that holds the class folders."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a data folder.
-
-    Args:
-        severity: training is not possible or loses pictures ("error"), or it is but look at it ("warning").
-        kind: one word that programs can sort by, such as "empty-class" or "truncated".
-        path: file or folder.
-        message: what is wrong and what to do.
-    """
-
-    severity: Literal["error", "warning"]
-    kind: str
-    path: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -66,12 +48,7 @@ class FolderScan:
 
     def raise_for_errors(self) -> None:
         """Raise a ValueError that names every layout error."""
-        errors = [problem.message for problem in self.problems if problem.severity == "error"]
-        if len(errors) == 1:
-            raise ValueError(errors[0])
-        if errors:
-            listed = "\n".join(f"  - {message}" for message in errors)
-            raise ValueError(f"{self.root}: the data folder has {len(errors)} faults:\n{listed}")
+        raise_for_errors(self.root, self.problems)
 
 
 def scan_folder(root: str | Path, *, train: str = "auto", val: str = "auto", val_fraction: float = 0.1) -> FolderScan:
@@ -91,12 +68,10 @@ def scan_folder(root: str | Path, *, train: str = "auto", val: str = "auto", val
     Raises:
         ValueError: `val_fraction` is out of range.
     """
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction}; 0.1 is usual")
+    check_val_fraction(val_fraction)
     root = Path(root).expanduser()
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "does not exist"
-        return _faulty(root, "missing-root", f"{root}: the data folder {what}; check the path given as root")
+    if (missing := why_no_folder(root)) is not None:
+        return _faulty(root, "missing-root", missing)
 
     train_folder = _find_part(root, train, TRAIN_NAMES)
     if train_folder is None and train != "auto":
@@ -123,7 +98,7 @@ def scan_folder(root: str | Path, *, train: str = "auto", val: str = "auto", val
     if val_folder is None:
         scan = FolderScan(root, train_folder, train_folder)
         for name, files in _class_files(train_folder).items():
-            scan.train[name], scan.val[name] = split_by_hash(files, val_fraction)
+            scan.train[name], scan.val[name] = split_by_hash(files, val_fraction, name=str)
     else:
         scan = FolderScan(root, train_folder, val_folder, _class_files(train_folder), _class_files(val_folder))
         if train_folder == root:
@@ -131,21 +106,6 @@ def scan_folder(root: str | Path, *, train: str = "auto", val: str = "auto", val
             scan.train.pop(val_folder.name, None)
     scan.problems.extend(_layout_problems(scan))
     return scan
-
-
-def split_by_hash(files: list[str], fraction: float) -> tuple[list[str], list[str]]:
-    """Split off `fraction` of the files, at least one where there are two; chosen by a hash of the names.
-
-    Returns:
-        kept, split off: both in the order of `files`.
-    """
-    count = min(max(1, round(len(files) * fraction)), len(files) - 1) if len(files) > 1 else 0
-    chosen = set(sorted(files, key=_name_hash)[:count])
-    return [name for name in files if name not in chosen], [name for name in files if name in chosen]
-
-
-def _name_hash(name: str) -> bytes:
-    return hashlib.sha256(os.fsencode(Path(name).as_posix())).digest()
 
 
 def read_class_names(path: str | Path, folders: list[str]) -> list[str]:
@@ -171,7 +131,7 @@ def read_class_names(path: str | Path, folders: list[str]) -> list[str]:
     missing = [folder for folder in folders if folder not in names]
     if missing:
         raise ValueError(
-            f"{path}: no name for {len(missing)} of {len(folders)} class folders ({_some(missing)}); add "
+            f"{path}: no name for {len(missing)} of {len(folders)} class folders ({abridged(map(repr, missing))}); add "
             "a line 'FOLDER NAME' for each"
         )
     chosen = [names[folder] for folder in folders]
@@ -275,7 +235,7 @@ def _layout_problems(scan: FolderScan) -> list[Problem]:
                 "class-without-validation",
                 str(scan.val_folder),
                 f"{scan.val_folder}: {len(lacking)} of {len(scan.train)} classes have no validation pictures "
-                f"({why}): {_some(lacking)}; their accuracy will not be measured",
+                f"({why}): {abridged(map(repr, lacking))}; their accuracy will not be measured",
             )
         )
     return problems
@@ -322,13 +282,8 @@ def _validation_folder_problems(scan: FolderScan) -> list[Problem]:
     if unknown:
         message = (
             f"{folder}: {len(unknown)} validation classes are not among the {len(scan.train)} training "
-            f"classes of {scan.train_folder}: {_some(unknown)}; rename them as in training, add training "
+            f"classes of {scan.train_folder}: {abridged(map(repr, unknown))}; rename them as in training, add training "
             "pictures of them, or remove them"
         )
         return [Problem("error", "unknown-class", str(folder), message)]
     return []
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(repr(name) for name in names[:most]) + more

@@ -1,8 +1,8 @@
 """From an RGB picture to the network's input: for evaluation, and with augmentation for training."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from timm.data import create_transform
 from timm.data.auto_augment import posterize as timm_posterize
 from torch import Tensor, nn
 from torchvision.transforms import v2
+
+from scalablevit.input_settings import InputSettings, check_mean_std
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -70,7 +72,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(InputSettings):
     """What a network was trained to be fed; it travels with the weights.
 
     Args:
@@ -99,10 +101,7 @@ class Preprocessing:
             raise ValueError(f"crop_ratio must be above 0 and at most 1, got {self.crop_ratio}")
         if self.interpolation not in _INTERPOLATIONS:
             raise ValueError(f"interpolation must be one of {', '.join(_INTERPOLATIONS)}, got {self.interpolation!r}")
-        if len(mean) not in (1, 3) or len(mean) != len(std):
-            raise ValueError(f"mean and std need one value each (grayscale) or three each (RGB), got {mean} and {std}")
-        if min(std) <= 0:
-            raise ValueError(f"std must be above 0, got {std}")
+        check_mean_std(mean, std)
         # Lists come in from YAML and JSON; tuples make the settings hashable and comparable.
         object.__setattr__(self, "image_size", size)
         object.__setattr__(self, "mean", mean)
@@ -118,28 +117,6 @@ class Preprocessing:
         """(height, width) in pixels that the resized picture must at least have; rounded down, as in timm."""
         height, width = self.image_size
         return math.floor(height / self.crop_ratio), math.floor(width / self.crop_ratio)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Settings as JSON takes them; `from_dict` reads them back."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> "Preprocessing":
-        """Read what `to_dict` wrote.
-
-        Raises:
-            ValueError: a key is missing or unknown, or a value is out of its range.
-        """
-        expected, given = {field.name for field in fields(cls)}, set(settings)
-        if expected != given:
-            raise ValueError(
-                f"preprocessing needs exactly the keys {sorted(expected)}: "
-                f"missing {sorted(expected - given)}, unknown {sorted(given - expected)}"
-            )
-        try:
-            return cls(**settings)
-        except TypeError as error:
-            raise ValueError(f"preprocessing has a value of the wrong type: {dict(settings)}") from error
 
     def eval_transform(self) -> Transform:
         """RGB picture to (in_chans, height, width) float32: resize, centre crop, normalise.

@@ -1,123 +1,69 @@
 """Find everything that is wrong with COCO data before training does."""
 
-import hashlib
-import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from scalablevit.detection.coco_json import (
-    AnnotationFrame,
-    CocoAnnotations,
-    CocoError,
-    CocoPart,
-    CocoSplit,
+from scalablevit.data_check import (
+    DataReport,
+    Look,
+    PictureFile,
     Problem,
-    applied_orientation,
-    find_parts,
-    read_split,
+    check_num_workers,
+    look_at_all,
+    look_at_picture,
+    repeated_pictures,
+    size_range,
 )
-from scalablevit.images import ImageError, has_image_suffix, read_upright
-
-_MOST_WORKERS = 16
-_FILES_PER_TASK = 64
-# Below this, starting processes takes longer than decoding.
-_FEW_FILES = 2000
-_MOST_LISTED = 20
+from scalablevit.detection.coco_file import CocoError
+from scalablevit.detection.coco_folder import CocoPart, find_parts
+from scalablevit.detection.coco_json import CocoAnnotations
+from scalablevit.detection.coco_split import CocoSplit, read_split
+from scalablevit.detection.orientation import AnnotationFrame, applied_orientation
+from scalablevit.images import ImageError, has_image_suffix
 
 
 @dataclass(frozen=True)
-class CheckReport:
-    """What `check_coco` found.
+class CheckReport(DataReport):
+    """What `check_coco` found: `DataReport`, with `classes` in objects that can be used.
 
     Args:
-        root: the data folder.
-        num_train: training pictures whose files are there, readable or not.
-        num_val: validation pictures, likewise.
-        num_readable: pictures of both that can be trained on.
+        num_readable: pictures of both parts that can be trained on.
         num_crowd: crowd regions of both, which are for evaluation only.
         num_empty: pictures of both without an object.
         has_masks: whether there are masks; None: they were not looked for.
-        classes: class name -> (training, validation) objects that can be used.
-        smallest: (width, height) of the picture with the shortest side, in pixels; None without pictures.
-        largest: (width, height) of the picture with the most pixels; None without pictures.
         unlisted: pictures in the image folders that no annotation file lists.
         counts: kind of problem -> how many there are; of each kind in an annotation file, `problems` lists 1,000.
-        problems: everything that is wrong, errors first.
     """
 
-    root: str
-    num_train: int = 0
-    num_val: int = 0
     num_readable: int = 0
     num_crowd: int = 0
     num_empty: int = 0
     has_masks: bool | None = None
-    classes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    smallest: tuple[int, int] | None = None
-    largest: tuple[int, int] | None = None
     unlisted: int = 0
     counts: dict[str, int] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
 
-    @property
-    def errors(self) -> list[Problem]:
-        """What makes training impossible or loses data."""
-        return [problem for problem in self.problems if problem.severity == "error"]
-
-    @property
-    def warnings(self) -> list[Problem]:
-        """What is worth a look."""
-        return [problem for problem in self.problems if problem.severity == "warning"]
-
-    @property
-    def ok(self) -> bool:
-        """Whether there are no errors."""
-        return not self.errors
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON takes it."""
-        return {**asdict(self), "ok": self.ok}
-
-    def to_json(self) -> str:
-        """Everything, as indented JSON."""
-        return json.dumps(self.to_dict(), indent=2)
-
-    def to_text(self) -> str:
-        """For people; of each kind of problem the first 20."""
+    def _facts(self) -> list[str]:
         train, val = (sum(counts[part] for counts in self.classes.values()) for part in (0, 1))
         masks = {None: "not looked for", True: "yes", False: "no, for boxes only"}[self.has_masks]
         lines = [
-            f"data        {self.root}",
             f"training    {self.num_train:,} pictures, {train:,} objects",
             f"validation  {self.num_val:,} pictures, {val:,} objects",
             f"classes     {len(self.classes):,}",
             f"masks       {masks}",
             f"empty       {self.num_empty:,} pictures have no object",
             f"crowd       {self.num_crowd:,} regions, for evaluation only",
+            *self._sizes(),
         ]
-        if self.smallest is not None and self.largest is not None:
-            lines.append("sizes       {} x {} to {} x {} pixels".format(*self.smallest, *self.largest))
         if self.unlisted:
             lines.append(f"unlisted    {self.unlisted:,} pictures in the folders are in no annotation file")
-        by_kind: dict[tuple[str, str], list[Problem]] = defaultdict(list)
-        for problem in self.problems:
-            by_kind[problem.severity, problem.kind].append(problem)
-        for (severity, kind), problems in by_kind.items():
-            lines += ["", f"{severity}: {kind} ({self.counts[kind]:,})"]
-            lines += [f"  {problem.message}" for problem in problems[:_MOST_LISTED]]
-            if self.counts[kind] > _MOST_LISTED:
-                lines.append(f"  ... and {self.counts[kind] - _MOST_LISTED:,} more; the JSON report lists more")
-        kinds = {kind: severity for severity, kind in by_kind}
-        errors = sum(count for kind, count in self.counts.items() if kinds[kind] == "error")
-        warnings = sum(count for kind, count in self.counts.items() if kinds[kind] == "warning")
-        verdict = "no errors" if self.ok else f"{errors:,} error{'s' if errors != 1 else ''}"
-        lines += ["", f"{verdict}, {warnings:,} warnings"]
-        return "\n".join(lines)
+        return lines
+
+    def _count(self, kind: str, listed: int) -> int:
+        return self.counts[kind]
 
 
 def check_coco(
@@ -158,8 +104,7 @@ def check_coco(
     Raises:
         ValueError: an argument is out of range.
     """
-    if num_workers != "auto" and num_workers < 0:
-        raise ValueError(f"num_workers must be at least 0 or 'auto', got {num_workers}")
+    check_num_workers(num_workers)
     root = Path(root).expanduser()
     try:
         train, val = find_parts(
@@ -179,12 +124,12 @@ def check_coco(
     for annotations in dict.fromkeys([split.train, split.val]):
         counts.update(annotations.problem_counts)
         problems += annotations.problems
-    pictures = [_Picture("train", split.train, int(i)) for i in split.train_indices]
-    pictures += [_Picture("val", split.val, int(i)) for i in split.val_indices]
+    pictures = [_Picture("training", split.train, int(i)) for i in split.train_indices]
+    pictures += [_Picture("validation", split.val, int(i)) for i in split.val_indices]
     found = _examine(pictures, annotation_frame, min_size, num_workers, on_progress)
     problems += found.problems
     counts.update(problem.kind for problem in found.problems)
-    problems.sort(key=lambda problem: problem.severity != "error")  # stable: errors first
+    smallest, largest = size_range(found.sizes)
 
     train_counts = split.train.class_counts(split.train_indices)
     val_counts = split.val.class_counts(split.val_indices)
@@ -198,8 +143,8 @@ def check_coco(
         num_empty=sum(int((part.count_objects(indices) == 0).sum()) for part, indices in parts),
         has_masks=split.train.has_masks if masks else None,
         classes={name: (int(train_counts[k]), int(val_counts[k])) for k, name in enumerate(split.train.class_names)},
-        smallest=min(found.sizes, key=min) if found.sizes else None,
-        largest=max(found.sizes, key=lambda size: size[0] * size[1]) if found.sizes else None,
+        smallest=smallest,
+        largest=largest,
         unlisted=_count_unlisted(split),
         counts=dict(counts),
         problems=problems,
@@ -216,19 +161,13 @@ def _read(train: CocoPart, val: CocoPart | None, *, root: Path, val_fraction: fl
 
 
 class _Picture(NamedTuple):
-    part: str
+    part: Literal["training", "validation"]
     annotations: CocoAnnotations
     position: int
 
     @property
     def path(self) -> str:
         return str(self.annotations.file(self.position))
-
-
-class _Look(NamedTuple):
-    stored_size: tuple[int, int]  # width, height
-    orientation: int
-    digest: bytes  # of size and RGB pixels
 
 
 @dataclass
@@ -246,10 +185,10 @@ def _examine(
 ) -> _Findings:
     """Decode all pictures and compare them with what their annotations say."""
     found = _Findings()
-    seen: dict[bytes, list[_Picture]] = defaultdict(list)
-    looks = _look_at_all([picture.path for picture in pictures], num_workers, on_progress)
-    for picture, look in zip(pictures, looks, strict=True):
-        path = picture.path
+    seen: list[tuple[bytes, PictureFile]] = []
+    paths = [picture.path for picture in pictures]
+    looks = look_at_all(look_at_picture, paths, num_workers=num_workers, on_progress=on_progress)
+    for picture, path, look in zip(pictures, paths, looks, strict=True):
         if isinstance(look, ImageError):
             found.problems.append(Problem("error", look.kind, path, str(look)))
             continue
@@ -262,16 +201,16 @@ def _examine(
         if look.orientation != 1:
             found.problems.append(_orientation_note(path, (width, height), look, orientation, frame))
         found.sizes.append((width, height))
-        seen[look.digest].append(picture)
+        seen.append((look.digest, PictureFile(picture.part, path)))
         if min(width, height) < min_size:
             message = f"{path}: only {width} x {height} pixels; look at it, it may be a thumbnail or a spacer"
             found.problems.append(Problem("warning", "tiny", path, message))
-    found.problems.extend(_repeated_pictures(seen))
+    found.problems.extend(repeated_pictures(seen))
     return found
 
 
 def _orientation_note(
-    path: str, annotated_size: tuple[int, int], look: _Look, orientation: int, frame: AnnotationFrame
+    path: str, annotated_size: tuple[int, int], look: Look, orientation: int, frame: AnnotationFrame
 ) -> Problem:
     width, height = look.stored_size
     upright_size = (height, width) if look.orientation >= 5 else (width, height)
@@ -285,54 +224,6 @@ def _orientation_note(
     how = "boxes and masks are turned along" if orientation != 1 else "boxes and masks fit the turned picture"
     size = "{} x {}".format(*annotated_size)
     return Problem("warning", "orientation", path, f"{turned}; as annotated at {size} pixels, {how}")
-
-
-def _look_at_all(
-    paths: list[str], num_workers: int | Literal["auto"], on_progress: Callable[[int, int], None] | None
-) -> Iterator[_Look | ImageError]:
-    """Looks at pictures, in the order of `paths`."""
-    enough = 0 if len(paths) < _FEW_FILES else min(os.cpu_count() or 1, _MOST_WORKERS)
-    processes = enough if num_workers == "auto" else num_workers
-    tasks = [paths[i : i + _FILES_PER_TASK] for i in range(0, len(paths), _FILES_PER_TASK)]
-    done = 0
-    pool = ProcessPoolExecutor(processes) if processes > 0 else None
-    try:
-        for looks in pool.map(_look_at, tasks) if pool is not None else map(_look_at, tasks):
-            yield from looks
-            done += len(looks)
-            if on_progress is not None:
-                on_progress(done, len(paths))
-    finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
-
-
-def _look_at(paths: list[str]) -> list[_Look | ImageError]:
-    looks: list[_Look | ImageError] = []
-    for path in paths:
-        try:
-            upright = read_upright(path)
-        except ImageError as error:
-            looks.append(error)
-            continue
-        digest = hashlib.blake2b(f"{upright.image.size}".encode(), digest_size=16)
-        digest.update(upright.image.tobytes())
-        looks.append(_Look(upright.stored_size, upright.orientation, digest.digest()))
-    return looks
-
-
-def _repeated_pictures(seen: dict[bytes, list[_Picture]]) -> Iterator[Problem]:
-    for pictures in seen.values():
-        if len(pictures) == 1:
-            continue
-        first, others = pictures[0].path, ", ".join(picture.path for picture in pictures[1:4])
-        more = f" and {len(pictures) - 4} more" if len(pictures) > 4 else ""
-        same = f"{first}: the same picture as {others}{more}"
-        if len({picture.part for picture in pictures}) > 1:
-            message = f"{same}, in training and validation; the figures will be too good: remove one"
-            yield Problem("warning", "leak", first, message)
-        else:
-            yield Problem("warning", "duplicate", first, f"{same}; remove it if that is not meant")
 
 
 def _count_unlisted(split: CocoSplit) -> int:

@@ -13,15 +13,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from scalablevit.detection.coco_json import (
-    AnnotationFrame,
-    CocoAnnotations,
-    applied_orientation,
-    find_parts,
-    orient_boxes,
-    orient_mask,
-    read_split,
-)
+from scalablevit.abridged import abridged
+from scalablevit.datasets.builtin import write_builtin
+from scalablevit.detection.coco_folder import find_parts
+from scalablevit.detection.coco_json import CocoAnnotations
+from scalablevit.detection.coco_split import read_split
+from scalablevit.detection.orientation import AnnotationFrame, applied_orientation, orient_boxes, orient_mask
 from scalablevit.detection.transforms import Augmentation, Preprocessing, TrainTransform
 from scalablevit.images import ImageError, UprightImage, read_upright
 from scalablevit.training.data_module import TaskData
@@ -258,7 +255,7 @@ class CocoData(TaskData):
 
         root = Path(root).expanduser()
         if builtin is not None:
-            _write_builtin(builtin, root)
+            write_builtin(builtin, root, form="coco")
         train, val = find_parts(
             root,
             train_annotations=train_annotations,
@@ -325,7 +322,6 @@ class CocoData(TaskData):
         objects = annotations.count_objects(indices)
         counts = annotations.class_counts(indices)
         rarest, commonest = int(counts.argmin()), int(counts.argmax())
-        names = ", ".join(self.class_names[:8]) + (", ..." if self.num_classes > 8 else "")
         spread = f"{counts[rarest]:,}"
         if counts[rarest] != counts[commonest]:
             spread += f" (of {self.class_names[rarest]}) to {counts[commonest]:,} (of {self.class_names[commonest]})"
@@ -338,7 +334,7 @@ class CocoData(TaskData):
                 f"training    {len(indices):,} pictures with {objects.sum():,} objects ({annotations.path.name})",
                 f"empty       {(objects == 0).sum():,} training pictures have no object",
                 f"validation  {len(self.val_dataset):,} pictures with {val_objects.sum():,} objects ({origin})",
-                f"classes     {self.num_classes:,}: {names}",
+                f"classes     {self.num_classes:,}: {abridged(self.class_names, 8)}",
                 f"per class   {spread} training objects",
                 f"masks       {'read' if self.masks else 'not read'}",
                 f"input       shorter side {preprocessing.min_size}, longer at most {preprocessing.max_size} pixels",
@@ -359,13 +355,3 @@ def _refuse_missing(annotations: CocoAnnotations, max_unreadable: int) -> None:
             f"max_unreadable={max_unreadable} allows, such as {first}; fetch them, name the right folder with "
             "data.train_images or data.val_images, or raise data.max_unreadable"
         )
-
-
-def _write_builtin(name: str, root: Path) -> None:
-    if name != "digit_scenes":
-        raise ValueError(f"builtin must be 'digit_scenes' or null, got {name!r}")
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        # scikit-learn takes a second to import, and only this data set needs it.
-        from scalablevit.datasets.digit_scenes import write_coco
-
-        write_coco(root)

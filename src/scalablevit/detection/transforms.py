@@ -1,8 +1,8 @@
 """From an upright picture with boxes and masks to a training sample: crop, resize, flip, colours."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,14 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from scalablevit.input_settings import InputSettings, check_mean_std
+
 _SLIVER = 1.0  # pixels of the picture that has to be left of a box whose object was cut
 _THINNEST = 1e-3  # pixels of the resized picture; losses take the logarithm of widths
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(InputSettings):
     """What a detector was trained to be fed; it travels with the weights. The detector applies it itself.
 
     Args:
@@ -45,8 +47,7 @@ class Preprocessing:
         mean, std = tuple(self.mean), tuple(self.std)
         if len(mean) != 3 or len(std) != 3:
             raise ValueError(f"mean and std need three values each (red, green, blue), got {mean} and {std}")
-        if min(std) <= 0:
-            raise ValueError(f"std must be above 0, got {std}")
+        check_mean_std(mean, std)
         # Lists come in from YAML and JSON; tuples make the settings hashable and comparable.
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
@@ -62,28 +63,6 @@ class Preprocessing:
         shorter, longer = min(height, width), max(height, width)
         scale = min((min_size or self.min_size) / shorter, self.max_size / longer)
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Settings as JSON takes them; `from_dict` reads them back."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> "Preprocessing":
-        """Read what `to_dict` wrote.
-
-        Raises:
-            ValueError: a key is missing or unknown, or a value is out of its range.
-        """
-        expected, given = {field.name for field in fields(cls)}, set(settings)
-        if expected != given:
-            raise ValueError(
-                f"preprocessing needs exactly the keys {sorted(expected)}: "
-                f"missing {sorted(expected - given)}, unknown {sorted(given - expected)}"
-            )
-        try:
-            return cls(**settings)
-        except TypeError as error:
-            raise ValueError(f"preprocessing has a value of the wrong type: {dict(settings)}") from error
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from scalablevit.abridged import abridged
+from scalablevit.datasets.builtin import write_builtin
 from scalablevit.drawing import class_colours
 from scalablevit.images import ImageError, read_upright_mask
+from scalablevit.input_settings import height_and_width, per_channel
 from scalablevit.segmentation.labels import (
     IGNORED,
     OUTSIDE_REMEDY,
@@ -32,8 +34,6 @@ from scalablevit.training.data_module import TaskData, available_cores
 _log = logging.getLogger(__name__)
 
 _AUGMENTATION = Augmentation()
-# ImageNet's mean and deviation over the three colours, for networks that take grayscale.
-_GRAY_MEAN, _GRAY_STD = (0.449,), (0.226,)
 # So many training pairs are read before training starts, to find what is wrong with all of them.
 _PROBES = 32
 _UNREADABLE_SIZE = (32, 32)
@@ -258,10 +258,10 @@ class MaskFolderData(TaskData):
             collate_fn=collate,
             val_batch_size=1,
         )
-        crop = _height_and_width(crop_size)
+        crop = height_and_width("crop_size", crop_size)
         settings = Preprocessing(
-            mean=_per_channel("mean", mean, in_chans),
-            std=_per_channel("std", std, in_chans),
+            mean=per_channel("mean", mean, in_chans),
+            std=per_channel("std", std, in_chans),
             short_side=short_side,
             long_side=long_side,
         )
@@ -273,7 +273,7 @@ class MaskFolderData(TaskData):
 
         root = Path(root).expanduser()
         if builtin is not None:
-            _write_builtin(builtin, root)
+            write_builtin(builtin, root, form="ade20k")
         self._scan = scan_pairs(root, train=train, val=val, images=images, masks=masks, val_fraction=val_fraction)
         self._scan.raise_for_errors()
         for sentence in self._scan.unpaired_summary():
@@ -362,7 +362,6 @@ class MaskFolderData(TaskData):
     def summary(self) -> str:
         """What was found, in a few lines for people."""
         scan, settings = self._scan, self._preprocessing
-        names = ", ".join(self._class_names[:8]) + (", ..." if self.num_classes > 8 else "")
         origin = "set aside from training" if scan.is_split else scan.val_folder
         resized = "as they are"
         if settings.short_side is not None or settings.long_side is not None:
@@ -374,7 +373,7 @@ class MaskFolderData(TaskData):
                 f"data        {scan.root}",
                 f"training    {len(self.train_dataset):,} images with masks",
                 f"validation  {len(self.val_dataset):,} images with masks ({origin})",
-                f"classes     {self.num_classes:,}: {names}",
+                f"classes     {self.num_classes:,}: {abridged(self._class_names, 8)}",
                 f"masks       {self.label_map.describe()}",
                 f"images      {resized}",
                 f"input       {settings.in_chans} x {height} x {width} in training",
@@ -437,39 +436,3 @@ def _class_palette(palette: Iterable[tuple[int, int, int]] | None, label_map: La
         return None
     colours = tuple(palette)[label_map.first_label : label_map.last_label + 1]
     return colours if len(set(colours)) == label_map.num_classes else None
-
-
-def _height_and_width(crop_size: int | Sequence[int]) -> tuple[int, int]:
-    size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
-    if len(size) != 2:
-        raise ValueError(f"crop_size must be one number or [height, width], got {list(size)}")
-    return size[0], size[1]
-
-
-def _per_channel(name: str, values: Sequence[float] | None, in_chans: int) -> tuple[float, ...]:
-    defaults: dict[tuple[str, int], tuple[float, ...]] = {
-        ("mean", 3): IMAGENET_DEFAULT_MEAN,
-        ("std", 3): IMAGENET_DEFAULT_STD,
-        ("mean", 1): _GRAY_MEAN,
-        ("std", 1): _GRAY_STD,
-    }
-    if (name, in_chans) not in defaults:
-        raise ValueError(
-            f"in_chans must be 3 (RGB) or 1 (grayscale) for picture files, got {in_chans}; for other channels write a "
-            "LightningDataModule of your own"
-        )
-    if values is None:
-        return defaults[name, in_chans]
-    if len(values) != in_chans:
-        raise ValueError(f"{name} needs {in_chans} value(s), one per channel of in_chans, got {list(values)}")
-    return tuple(values)
-
-
-def _write_builtin(name: str, root: Path) -> None:
-    if name != "digit_scenes":
-        raise ValueError(f"builtin must be 'digit_scenes' or null, got {name!r}")
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        # scikit-learn takes a second to import, and only this data set needs it.
-        from scalablevit.datasets.digit_scenes import write_ade20k
-
-        write_ade20k(root)

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from scalablevit.abridged import abridged
+
 IGNORED = 255
 """Class index of pixels that are left out of losses and metrics."""
 
@@ -41,7 +43,7 @@ class OutsideLabelsError(ValueError):
 
     def __init__(self, labels: Sequence[int], label_map: "LabelMap") -> None:
         self.labels = list(labels)
-        shown = ", ".join(map(str, self.labels[:8])) + (", ..." if len(self.labels) > 8 else "")
+        shown = abridged(self.labels, 8)
         what = f"label {shown}" if len(self.labels) == 1 else f"labels {shown}"
         super().__init__(f"it has the {what}, but {label_map.describe()}")
 

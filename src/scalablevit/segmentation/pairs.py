@@ -3,7 +3,6 @@
 Imports neither torch nor lightning, so that checking data starts at once.
 """
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from scalablevit.abridged import abridged
+from scalablevit.data_check import Problem, raise_for_errors
 from scalablevit.images import read_upright, read_upright_mask, turn_upright, walk_images
+from scalablevit.train_val import TRAIN_NAMES, VAL_NAMES, check_val_fraction, split_by_hash, why_no_folder
 
-TRAIN_NAMES = ("train", "training")
-VAL_NAMES = ("val", "validation", "valid", "test")
 IMAGE_NAMES = ("images", "image", "imgs", "img", "jpegimages", "pictures")
 MASK_NAMES = (
     *("masks", "mask", "annotations", "annotation", "labels", "label"),
@@ -25,7 +25,6 @@ MASK_NAMES = (
 
 # Data sets that name masks for their images do it with one of these.
 _MASK_ENDINGS = ("_mask", "-mask", "_masks", "_label", "_labels", "_seg", "_segmentation", "_gt", "_L")
-_MOST_SHOWN = 5
 
 MaskFrame = Literal["auto", "stored", "upright"]
 """Whether masks follow the EXIF orientation of their images; see `read_pair`."""
@@ -34,23 +33,6 @@ _LAYOUTS = (
     "known layouts are ROOT/images/{training,validation} with ROOT/annotations/{training,validation}, "
     "ROOT/{train,val}/{images,masks}, and ROOT/images with ROOT/masks"
 )
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a data folder.
-
-    Args:
-        severity: training is not possible or loses pictures ("error"), or it is but look at it ("warning").
-        kind: one word that programs can sort by, such as "no-mask" or "truncated".
-        path: file or folder.
-        message: what is wrong and what to do.
-    """
-
-    severity: Literal["error", "warning"]
-    kind: str
-    path: str
-    message: str
 
 
 class Pair(NamedTuple):
@@ -87,19 +69,16 @@ class PairScan:
 
     def raise_for_errors(self) -> None:
         """Raise a ValueError that names every fault of the layout."""
-        errors = [problem.message for problem in self.problems if problem.severity == "error"]
-        if len(errors) == 1:
-            raise ValueError(errors[0])
-        if errors:
-            listed = "\n".join(f"  - {message}" for message in errors)
-            raise ValueError(f"{self.root}: the data folder has {len(errors)} faults:\n{listed}")
+        raise_for_errors(self.root, self.problems)
 
     def unpaired_summary(self) -> list[str]:
         """A sentence for each kind of files that are left out, with their number and the first of them."""
         found: dict[str, list[str]] = {}
         for problem in self.unpaired:
             found.setdefault(problem.kind, []).append(problem.path)
-        return [f"{self.root}: left out {len(paths):,} {_KINDS[kind]}: {_some(paths)}" for kind, paths in found.items()]
+        return [
+            f"{self.root}: left out {len(paths):,} {_KINDS[kind]}: {abridged(paths)}" for kind, paths in found.items()
+        ]
 
 
 _KINDS = {
@@ -206,12 +185,10 @@ def scan_pairs(
     Raises:
         ValueError: `val_fraction` is out of range.
     """
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction}; 0.1 is usual")
+    check_val_fraction(val_fraction)
     root = Path(root).expanduser()
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "does not exist"
-        return _faulty(root, "missing-root", f"{root}: the data folder {what}; check the path given as root")
+    if (missing := why_no_folder(root)) is not None:
+        return _faulty(root, "missing-root", missing)
     try:
         folders = _find_folders(root, train=train, val=val, images=images, masks=masks)
     except _LayoutError as error:
@@ -326,7 +303,7 @@ def _pair_all(root: Path, folders: _Folders, val_fraction: float) -> PairScan:
     train, unpaired = _pair_up(root, *folders.train)
     problems = _pairing_problems(root, train, *folders.train)
     if folders.val is None:
-        train, val = _split_by_hash(train, val_fraction)
+        train, val = split_by_hash(train, val_fraction, name=lambda pair: pair.image)
         if len(train) == 1 and not val and not problems:
             message = (
                 f"{folders.train[0]}: it has one image with a mask only, too few to set one aside for validation; add "
@@ -406,21 +383,5 @@ def _pairing_problems(root: Path, pairs: list[Pair], image_folder: Path, mask_fo
     return [Problem("error", "no-pairs", str(image_folder), message)]
 
 
-def _split_by_hash(pairs: list[Pair], fraction: float) -> tuple[list[Pair], list[Pair]]:
-    """Kept and split off, at least one where there are two; chosen by a hash of the images' names."""
-    count = min(max(1, round(len(pairs) * fraction)), len(pairs) - 1) if len(pairs) > 1 else 0
-    chosen = set(sorted(pairs, key=_name_hash)[:count])
-    return [pair for pair in pairs if pair not in chosen], [pair for pair in pairs if pair in chosen]
-
-
-def _name_hash(pair: Pair) -> bytes:
-    return hashlib.sha256(os.fsencode(Path(pair.image).as_posix())).digest()
-
-
 def _faulty(root: Path, kind: str, message: str) -> PairScan:
     return PairScan(root, problems=[Problem("error", kind, str(root), message)])
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-    return ", ".join(names[:_MOST_SHOWN]) + more

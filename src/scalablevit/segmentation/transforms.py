@@ -1,8 +1,7 @@
 """From an image and its mask to the network's input: for evaluation, and with augmentation for training."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from scalablevit.drawing import class_colours
+from scalablevit.input_settings import InputSettings, check_mean_std
 from scalablevit.segmentation.labels import IGNORED
 
 ImageTransform = Callable[[Image.Image], Tensor]
@@ -72,7 +72,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(InputSettings):
     """What a network was trained to be fed and how its classes are drawn; it travels with the weights.
 
     Args:
@@ -94,10 +94,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         mean, std = tuple(self.mean), tuple(self.std)
-        if len(mean) not in (1, 3) or len(mean) != len(std):
-            raise ValueError(f"mean and std need one value each (grayscale) or three each (RGB), got {mean} and {std}")
-        if min(std) <= 0:
-            raise ValueError(f"std must be above 0, got {std}")
+        check_mean_std(mean, std)
         for name in ("short_side", "long_side"):
             side = getattr(self, name)
             if side is not None and side < 1:
@@ -119,29 +116,6 @@ class Preprocessing:
     def colours(self, count: int) -> list[tuple[int, int, int]]:
         """RGB colour in 0..255 of each of `count` classes: the palette, or made up where that has fewer."""
         return list(self.palette[:count]) if len(self.palette) >= count else class_colours(count)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Settings as JSON takes them; `from_dict` reads them back."""
-        lists = {"mean": list(self.mean), "std": list(self.std), "palette": [list(colour) for colour in self.palette]}
-        return asdict(self) | lists
-
-    @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> "Preprocessing":
-        """Read what `to_dict` wrote.
-
-        Raises:
-            ValueError: a key is missing or unknown, or a value is out of its range.
-        """
-        expected, given = {field.name for field in fields(cls)}, set(settings)
-        if expected != given:
-            raise ValueError(
-                f"preprocessing needs exactly the keys {sorted(expected)}: "
-                f"missing {sorted(expected - given)}, unknown {sorted(given - expected)}"
-            )
-        try:
-            return cls(**settings)
-        except TypeError as error:
-            raise ValueError(f"preprocessing has a value of the wrong type: {dict(settings)}") from error
 
     def eval_transform(self) -> ImageTransform:
         """RGB picture to (in_chans, H, W) float32 at its own size: only normalised."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LambdaCallback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -279,7 +280,12 @@ class TrainingCommand(LightningCLI):
 
     def write_recipe(self) -> None:
         """Keep the resolved recipe and the environment; `fit --config RUN/recipe.yaml` repeats the run."""
-        write_atomically(self.folder.recipe, lambda file: file.write(self.recipe_text.encode()))
+        text = self.recipe_text
+        if self.model.settled:
+            recipe = yaml.safe_load(text)
+            recipe["model"]["init_args"].update(self.model.settled)
+            text = yaml.safe_dump(recipe, sort_keys=False)
+        write_atomically(self.folder.recipe, lambda file: file.write(text.encode()))
         self.folder.write_environment(seed=int(self.config["seed_everything"]))
 
     def write_results(self) -> None:

@@ -13,7 +13,23 @@ from scalablevit.training.run_folder import read_metrics
 # Okabe and Ito's palette, which colour-blind readers tell apart
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _PANEL_INCHES = (5.2, 3.6)
-_RATIO_WORDS = ("top1", "top5", "top-1", "top-5", "acc", "accuracy", "miou", "iou", "map", "ap")
+_RATIO_WORDS = (
+    "top1",
+    "top5",
+    "top-1",
+    "top-5",
+    "acc",
+    "accuracy",
+    "mean",
+    "miou",
+    "iou",
+    "map",
+    "ap",
+    "ap50",
+    "ap75",
+    "box",
+    "mask",
+)
 
 
 def plot_curves(metrics_csv: str | os.PathLike[str], out_png: str | os.PathLike[str]) -> None:

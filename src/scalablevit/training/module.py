@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
+from scalablevit.abridged import abridged
 from scalablevit.training import schedules
 from scalablevit.training.loaders import ResumableLoader
 from scalablevit.training.nonfinite_guard import NonFiniteGuard
@@ -116,6 +117,7 @@ class TrainingModule(LightningModule):
         monitor: metric by which the best checkpoint is chosen, and "max" or "min".
         unreadable: the account of files that could not be read.
         train_loss: mean of the epoch; unlike what `self.log` averages, it goes into checkpoints.
+        settled: arguments that the weights decided; the run's recipe keeps them, as a resumed run reads no weights.
 
     Args:
         optimizer: see `OptimizerSettings`.
@@ -160,6 +162,7 @@ class TrainingModule(LightningModule):
         self._loader_state: dict[str, int] | None = None
         self.unreadable = UnreadableFiles(0)  # setup() asks the data how many
         self.train_loss = MeanMetric()
+        self.settled: dict[str, Any] = {}
         # a small evaluation set may leave a rank without a sample; evaluation does not talk between batches
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
@@ -358,8 +361,8 @@ class TrainingModule(LightningModule):
             )
         if theirs["class_names"] != self.class_names:
             raise ValueError(
-                f"the checkpoint's {len(theirs['class_names'])} classes ({_some(theirs['class_names'])}) are "
-                f"not the {len(self.class_names)} of the data ({_some(self.class_names)}): give the data it "
+                f"the checkpoint's {len(theirs['class_names'])} classes ({abridged(theirs['class_names'])}) are "
+                f"not the {len(self.class_names)} of the data ({abridged(self.class_names)}): give the data it "
                 "was trained on, or data with the same classes; for other classes fine-tune with "
                 "fit --model.weights"
             )
@@ -378,7 +381,3 @@ class TrainingModule(LightningModule):
         seed_all(self.seed, self.global_rank, self.current_epoch, batch_idx)
         groups = self.trainer.optimizers[0].param_groups
         self.log("lr", max(group["lr"] for group in groups), on_step=True, on_epoch=False)
-
-
-def _some(names: list[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -8,6 +8,8 @@ from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 
+_MOST_METRICS = 5
+
 
 class ProgressLine(RichProgressBar):
     """Lightning's live bar, narrower and with short names; nothing where the output is no terminal."""
@@ -42,7 +44,7 @@ class ProgressLine(RichProgressBar):
 
 
 class EpochLines(Checkpoint):
-    """Leaves a line with the metrics of every epoch, in a terminal and in a log file.
+    """Leaves a line with the metrics of every epoch, in a terminal and in a log file; of many, those of the bar.
 
     It is a `Checkpoint` so that Lightning calls it after the task, which logs the epoch's metrics.
     """
@@ -66,7 +68,11 @@ class EpochLines(Checkpoint):
         metrics = trainer.callback_metrics
         if "train/loss_epoch" in metrics:
             parts.append(f"loss {metrics['train/loss_epoch']:.4f}")
-        parts += [f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if name.startswith("val/")]
+        shown = {name: value for name, value in sorted(metrics.items()) if name.startswith("val/")}
+        if len(shown) > _MOST_METRICS:
+            chosen = {"val/loss", *trainer.progress_bar_metrics}
+            shown = {name: value for name, value in shown.items() if name in chosen}
+        parts += [f"{name} {value:.4f}" for name, value in shown.items()]
         parts.append(f"{time.monotonic() - self._began:.0f} s")
         # The live bar's own console puts the line above it.
         console = getattr(trainer.progress_bar_callback, "_console", None) or Console(soft_wrap=True)

@@ -1,0 +1,259 @@
+"""Checking a data folder: what can be wrong with it, the report on it, and a look at every picture.
+
+Imports neither torch nor lightning, so that checking data starts at once.
+"""
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from PIL import Image
+
+from scalablevit.abridged import abridged
+from scalablevit.images import ImageError, read_upright
+
+_MOST_WORKERS = 16
+_PICTURES_PER_TASK = 64
+# Below this, starting processes takes longer than decoding.
+_FEW_PICTURES = 2000
+_MOST_LISTED = 20
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a data folder.
+
+    Args:
+        severity: training is not possible or loses data ("error"), or it is but look at it ("warning").
+        kind: one word that programs can sort by, such as "empty-class" or "truncated".
+        path: file or folder.
+        message: what is wrong, what is done about it, and what to do.
+    """
+
+    severity: Literal["error", "warning"]
+    kind: str
+    path: str
+    message: str
+
+
+def raise_for_errors(root: Path, problems: Iterable[Problem]) -> None:
+    """Raise a ValueError that names every error among the problems of a data folder."""
+    errors = [problem.message for problem in problems if problem.severity == "error"]
+    if len(errors) == 1:
+        raise ValueError(errors[0])
+    if errors:
+        listed = "\n".join(f"  - {message}" for message in errors)
+        raise ValueError(f"{root}: the data folder has {len(errors)} faults:\n{listed}")
+
+
+@dataclass(frozen=True)
+class DataReport(ABC):
+    """What a check of a data folder found; each task adds to it what its data have beside.
+
+    Args:
+        root: the data folder.
+        num_train: training pictures whose files are there, readable or not.
+        num_val: validation pictures, likewise.
+        classes: class -> how much of it there is in (training, validation), in what the task counts.
+        smallest: (width, height) of the picture with the shortest side, in pixels; None without readable pictures.
+        largest: (width, height) of the picture with the most pixels; None without readable pictures.
+        problems: everything that is wrong; errors come first.
+    """
+
+    root: str
+    num_train: int = 0
+    num_val: int = 0
+    classes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    smallest: tuple[int, int] | None = None
+    largest: tuple[int, int] | None = None
+    problems: list[Problem] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        errors_first = sorted(self.problems, key=lambda problem: problem.severity != "error")
+        object.__setattr__(self, "problems", errors_first)
+
+    @property
+    def errors(self) -> list[Problem]:
+        """What makes training impossible or loses data."""
+        return [problem for problem in self.problems if problem.severity == "error"]
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """What is worth a look."""
+        return [problem for problem in self.problems if problem.severity == "warning"]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are no errors."""
+        return not self.errors
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON takes it."""
+        content = asdict(self)
+        problems = content.pop("problems")  # the longest goes last
+        return {**content, "problems": problems, "ok": self.ok}
+
+    def to_json(self) -> str:
+        """Everything, as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def to_text(self) -> str:
+        """For people; of each kind of problem the first 20."""
+        lines = [f"data        {self.root}", *self._facts()]
+        by_kind: dict[tuple[str, str], list[Problem]] = defaultdict(list)
+        for problem in self.problems:
+            by_kind[problem.severity, problem.kind].append(problem)
+        totals: Counter[str] = Counter()
+        for (severity, kind), problems in by_kind.items():
+            count = self._count(kind, len(problems))
+            totals[severity] += count
+            lines += ["", f"{severity}: {kind} ({count:,})"]
+            lines += [f"  {problem.message}" for problem in problems[:_MOST_LISTED]]
+            if count > _MOST_LISTED:
+                rest = "all" if count == len(problems) else "more"
+                lines.append(f"  ... and {count - _MOST_LISTED:,} more; the JSON report lists {rest}")
+        errors = totals["error"]
+        verdict = f"{errors:,} error{'s' if errors != 1 else ''}" if errors else "no errors"
+        return "\n".join([*lines, "", f"{verdict}, {totals['warning']:,} warnings"])
+
+    @abstractmethod
+    def _facts(self) -> list[str]:
+        """Lines of the text that tell what was found."""
+
+    def _sizes(self) -> list[str]:
+        if self.smallest is None or self.largest is None:
+            return []
+        return ["sizes       {} x {} to {} x {} pixels".format(*self.smallest, *self.largest)]
+
+    def _count(self, kind: str, listed: int) -> int:
+        """How many problems of a kind there are, of which so many are listed."""
+        return listed
+
+
+class Look(NamedTuple):
+    """What a look at a picture tells.
+
+    Fields:
+        size: (width, height) of the upright picture, in pixels.
+        orientation: EXIF's, 1 to 8.
+        stored_size: (width, height) of the file's own pixel grid.
+        digest: equal where size and RGB pixels are.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    stored_size: tuple[int, int]
+    digest: bytes
+
+
+def look_at_picture(path: str) -> Look | ImageError:
+    """Decode a picture; an error is handed back."""
+    try:
+        image, orientation, stored_size = read_upright(path)
+    except ImageError as error:
+        return error
+    return Look(image.size, orientation, stored_size, pixel_digest(image))
+
+
+def pixel_digest(image: Image.Image) -> bytes:
+    """Equal for pictures of the same size and pixels."""
+    digest = hashlib.blake2b(f"{image.size}".encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.digest()
+
+
+def look_at_all(
+    look_at: Callable[[T], R],
+    items: Sequence[T],
+    *,
+    num_workers: int | Literal["auto"] = "auto",
+    on_progress: Callable[[int, int], None] | None = None,
+    pictures_each: int = 1,
+) -> Iterator[R]:
+    """Look at pictures in several processes.
+
+    Args:
+        look_at: what to do with each item; goes to the processes, so a function of a module.
+        items: what it takes, such as paths.
+        num_workers: processes; 0 takes this one; "auto" takes all cores, 16 at most, where that is faster.
+        on_progress: called with (items done, all items) now and then.
+        pictures_each: how many pictures an item stands for.
+
+    Returns:
+        What `look_at` returns, in the order of `items`.
+    """
+    few = len(items) * pictures_each < _FEW_PICTURES
+    auto = 0 if few else min(os.cpu_count() or 1, _MOST_WORKERS)
+    processes = auto if num_workers == "auto" else num_workers
+    at_once = max(1, _PICTURES_PER_TASK // pictures_each)
+    pool = ProcessPoolExecutor(processes) if processes > 0 else None
+    try:
+        looks = map(look_at, items) if pool is None else pool.map(look_at, items, chunksize=at_once)
+        for done, look in enumerate(looks, start=1):
+            yield look
+            if on_progress is not None and (done % at_once == 0 or done == len(items)):
+                on_progress(done, len(items))
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+
+def check_num_workers(num_workers: int | Literal["auto"]) -> None:
+    """Raise a ValueError unless it is "auto" or a number of processes."""
+    if num_workers != "auto" and num_workers < 0:
+        raise ValueError(f"num_workers must be at least 0 or 'auto', got {num_workers}")
+
+
+def size_range(sizes: Iterable[tuple[int, int]]) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    """Of pictures' (width, height) the one with the shortest side and the one with the most pixels."""
+    different = sorted(set(sizes))
+    return min(different, key=min, default=None), max(different, key=lambda size: size[0] * size[1], default=None)
+
+
+class PictureFile(NamedTuple):
+    """A picture of a data set.
+
+    Fields:
+        part: training or validation.
+        path: of the file.
+        class_folder: that it lies in; "" where pictures do not lie in classes.
+    """
+
+    part: Literal["training", "validation"]
+    path: str
+    class_folder: str = ""
+
+
+def repeated_pictures(seen: Iterable[tuple[bytes, PictureFile]]) -> Iterator[Problem]:
+    """Warn of pictures that are there more than once: in two classes, in training and validation, or just twice.
+
+    Args:
+        seen: digest of each picture, and its file.
+    """
+    files_of: dict[bytes, list[PictureFile]] = defaultdict(list)
+    for digest, file in seen:
+        files_of[digest].append(file)
+    for files in files_of.values():
+        if len(files) == 1:
+            continue
+        first = files[0].path
+        same = f"{first}: the same picture as {abridged((file.path for file in files[1:]), 3)}"
+        classes = sorted({file.class_folder for file in files})
+        if len(classes) > 1:
+            message = f"{same}, in the classes {', '.join(map(repr, classes))}; keep it in the right one"
+            yield Problem("warning", "contradiction", first, message)
+        if len({file.part for file in files}) > 1:
+            message = f"{same}, in training and validation; the figures will be too good: remove one"
+            yield Problem("warning", "leak", first, message)
+        elif len(classes) == 1:
+            yield Problem("warning", "duplicate", first, f"{same}; remove it if that is not meant")

@@ -1,0 +1,28 @@
+"""Built-in data sets by name, written where they are missing."""
+
+from pathlib import Path
+from typing import Literal
+
+from scalablevit.datasets import digit_scenes, digits
+
+
+def write_builtin(name: str, root: Path, *, form: Literal["class folders", "coco", "ade20k"]) -> None:
+    """Write a built-in data set into `root` if that is missing or an empty folder.
+
+    Args:
+        name: "digits" as class folders, "digit_scenes" in the other forms.
+        root: the data folder.
+        form: how the data are laid out, which is for classification, detection and segmentation.
+
+    Raises:
+        ValueError: there is no such data set in this form.
+    """
+    known, write = {
+        "class folders": ("digits", digits.write_digits_folder),
+        "coco": ("digit_scenes", digit_scenes.write_coco),
+        "ade20k": ("digit_scenes", digit_scenes.write_ade20k),
+    }[form]
+    if name != known:
+        raise ValueError(f"builtin must be {known!r} or null, got {name!r}")
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        write(root)

@@ -1,0 +1,197 @@
+"""Where annotation files and the images they name lie in a data folder.
+
+Imports neither torch nor lightning, so that checking data starts at once.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scalablevit.detection.coco_file import CocoError
+from scalablevit.train_val import TRAIN_NAMES, VAL_NAMES, why_no_folder
+
+
+@dataclass(frozen=True)
+class CocoPart:
+    """Annotation file of a part of the data, and the folders that may hold its images, likeliest first."""
+
+    annotations: Path
+    image_folders: list[Path]
+
+
+def find_parts(
+    root: str | Path,
+    *,
+    train_annotations: str | Path | None = None,
+    val_annotations: str | Path | None = None,
+    train_images: str | Path | None = None,
+    val_images: str | Path | None = None,
+) -> tuple[CocoPart, CocoPart | None]:
+    """Find the annotation files of a data folder; the second is None where there is only one.
+
+    Looked through are `root`, `root/annotations` and the folders `root/{train,val,...}` for JSON files, which
+    are told apart by the words train, val, valid, validation or test in their names or their folder's name.
+
+    Args:
+        root: the data folder, or one annotation file.
+        train_annotations: file; relative to `root`, or else as it stands.
+        val_annotations: likewise.
+        train_images: folder, likewise; None: look for it.
+        val_images: likewise.
+
+    Raises:
+        CocoError: `root` or a named file or folder is missing, or the files cannot be told apart.
+    """
+    root = Path(root).expanduser()
+    is_one_file = root.is_file() and train_annotations is None
+    if is_one_file:
+        root, train_annotations = root.parent, root.absolute()
+    if (missing := why_no_folder(root)) is not None:
+        raise CocoError(missing, kind="missing-root", path=root)
+    train_file = _named(root, train_annotations, "train_annotations", folder=False)
+    val_file = _named(root, val_annotations, "val_annotations", folder=False)
+    roles = _annotation_files(root, leave_out=(train_file, val_file))
+    if val_file is None and not is_one_file:
+        val_file = _choose(root, roles["val"] or roles["test"], "val_annotations")
+    if train_file is None:
+        train_file = _choose(root, roles["train"] or roles[""], "train_annotations")
+        if train_file is None:
+            found = f", only {val_file}, which seems to be for validation" if val_file is not None else ""
+            raise CocoError(
+                f"{root}: no annotation file for training was found{found}; looked for *.json in it, in annotations/ "
+                "and in train/ (such as annotations/instances_train2017.json or train/_annotations.coco.json); name "
+                "it with train_annotations",
+                kind="no-annotation-file",
+                path=root,
+            )
+    train = CocoPart(train_file, _image_folders(root, train_file, train_images, "train_images", TRAIN_NAMES))
+    if val_file is None:
+        return train, None
+    return train, CocoPart(val_file, _image_folders(root, val_file, val_images, "val_images", VAL_NAMES))
+
+
+def locate_images(names: list[str], folders: Sequence[Path]) -> tuple[Path, list[str], np.ndarray]:
+    """Find the image files of an annotation file.
+
+    Args:
+        names: as the annotations have them; those of another system or machine are understood.
+        folders: that may hold them, likeliest first; the one with most of them is taken.
+
+    Returns:
+        folder: that was taken.
+        names: in that folder.
+        present: (N,) bool, which of them are there.
+    """
+    sample = names[:: max(1, len(names) // 50)]
+    # Paths of another system or machine: Windows' separators, then folders that are not here.
+    forms = (str, _with_slashes, _base_name)
+    scores = {
+        (form, folder): sum(os.path.isfile(folder / form(name)) for name in sample)
+        for form in forms
+        for folder in folders
+    }
+    form, folder = max(scores, key=scores.__getitem__)  # the first of the best
+    if scores[form, folder] == 0:
+        # The few that are there may lie between the sampled ones.
+        form, folder = forms[0], folders[0]
+    names = [form(name) for name in names]
+    return folder, names, _are_files(folder, names)
+
+
+def _named(root: Path, given: str | Path | None, argument: str, *, folder: bool) -> Path | None:
+    """A file or folder that the user named, within `root` or as it stands."""
+    if given is None:
+        return None
+    for path in (root / Path(given).expanduser(), Path(given).expanduser()):
+        if path.is_dir() if folder else path.is_file():
+            return path
+    what = "folder" if folder else "file"
+    raise CocoError(
+        f"{given}: there is no such {what}, neither in {root} nor from here; check {argument}",
+        kind=f"missing-{what}",
+        path=str(given),
+    )
+
+
+def _annotation_files(root: Path, *, leave_out: Sequence[Path | None]) -> dict[str, list[Path]]:
+    """JSON files by role: "train", "val", "test" or ""."""
+    known_files = [file.resolve() for file in leave_out if file is not None]
+    roles: dict[str, list[Path]] = {"train": [], "val": [], "test": [], "": []}
+    known = ("annotations", "labels", *TRAIN_NAMES, *VAL_NAMES)
+    folders = [root, *(entry for entry in sorted(root.iterdir()) if entry.is_dir() and entry.name.lower() in known)]
+    for folder in folders:
+        for file in sorted(folder.glob("*.json")):
+            # COCO's other tasks, and lists of class names, which lie beside
+            is_other = re.match(
+                r"(captions|person_keypoints|stuff|panoptic|image_info)_|(classes|class_names)\.json$|\.", file.name
+            )
+            if is_other or file.resolve() in known_files:
+                continue
+            roles[_role(file.stem) or (_role(folder.name) if folder != root else "")].append(file)
+    return roles
+
+
+def _role(name: str) -> str:
+    words = re.findall(r"[a-z]+", name.lower())
+    if any(word in TRAIN_NAMES for word in words):
+        return "train"
+    if any(word in ("val", "valid", "validation") for word in words):
+        return "val"
+    return "test" if "test" in words else ""
+
+
+def _choose(root: Path, files: list[Path], argument: str) -> Path | None:
+    """The only one, or the only one that is named as COCO or Roboflow name it."""
+    usual = [file for file in files if file.name.startswith(("instances_", "_annotations.coco"))]
+    files = usual or files
+    if len(files) > 1:
+        listed = ", ".join(str(file.relative_to(root)) for file in files[:5])
+        raise CocoError(
+            f"{root}: several annotation files may be meant: {listed}; name one with {argument}",
+            kind="ambiguous-annotations",
+            path=root,
+        )
+    return files[0] if files else None
+
+
+def _image_folders(
+    root: Path, annotations: Path, given: str | Path | None, argument: str, part_names: Sequence[str]
+) -> list[Path]:
+    """Folders that may hold the images of an annotation file, likeliest first."""
+    named = _named(root, given, argument, folder=True)
+    if named is not None:
+        return [named]
+    # "instances_train2017" -> "train2017"
+    words = [annotations.stem, annotations.stem.partition("_")[2], *part_names]
+    places = [root, root / "images"]
+    folders = [place / word for place in places for word in words if word]
+    folders += [annotations.parent, annotations.parent / "images", root / "images", root, root / "data"]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def _with_slashes(name: str) -> str:
+    return name.replace("\\", "/")
+
+
+def _base_name(name: str) -> str:
+    return _with_slashes(name).rpartition("/")[2]
+
+
+def _are_files(folder: Path, names: list[str]) -> np.ndarray:
+    """Which files are there, (N,) bool; by listing folders, as asking for each file takes minutes on a network."""
+    listings: dict[str, set[str]] = {}
+    there = np.zeros(len(names), bool)
+    for i, name in enumerate(names):
+        place, base = os.path.split(os.path.join(folder, name))
+        if place not in listings:
+            try:
+                with os.scandir(place) as entries:
+                    listings[place] = {entry.name for entry in entries}
+            except OSError:
+                listings[place] = set()
+        there[i] = base in listings[place]
+    return there

@@ -1,0 +1,143 @@
+"""Masks of many annotations: outlines and run lengths, as COCO files have them.
+
+Imports neither torch nor lightning, so that checking data starts at once.
+"""
+
+from array import array
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from scalablevit.detection.coco_file import append_numbers, called, shown
+from scalablevit.detection.run_lengths import MaskSizeError, decode_runs, run_lengths
+
+_NO_MASK, _POLYGONS, _RUNS = 0, 1, 2
+
+
+class CocoMasks:
+    """A mask for each annotation, or none, in flat arrays: small objects would be copied into each loading process.
+
+    `append` fills it, `pack` ends that; then masks are read by their row.
+    """
+
+    def __init__(self) -> None:
+        self._points: Any = array("d")
+        self._polygon_ends: Any = array("q", [0])
+        self._runs: Any = array("I")
+        self._kinds: Any = array("b")
+        # first and last polygon of an annotation, or first and last run
+        self._spans: Any = array("q")
+
+    def append(self, entry: Mapping[str, Any], number: int, *, width: int, height: int) -> list[tuple[str, str]]:
+        """Append the mask of one annotation.
+
+        Args:
+            entry: the annotation, as the file has it.
+            number: its place in the file, for messages.
+            width: of the image, in pixels.
+            height: likewise.
+
+        Returns:
+            For each thing that is wrong: its kind, and words that go on after the image's path.
+        """
+        segmentation, problems = entry.get("segmentation"), []
+        kind, first = _NO_MASK, len(self._polygon_ends) - 1
+        last = first
+        if isinstance(segmentation, dict):
+            try:
+                runs = run_lengths(segmentation, width=width, height=height)
+            except MaskSizeError as error:
+                problems.append(("mask-size", f"the mask of {called(entry, number)} {error}"))
+            except ValueError as error:
+                problems.append(("bad-mask", f"the mask of {called(entry, number)} {error}"))
+            else:
+                kind, first = _RUNS, len(self._runs)
+                self._runs.frombytes(runs.astype(np.uint32).tobytes())
+                last = len(self._runs)
+        else:
+            polygons = segmentation if isinstance(segmentation, list) else []
+            if polygons and isinstance(polygons[0], int | float):
+                polygons = [polygons]  # one polygon without the list around it
+            for polygon in polygons:
+                if append_numbers(self._points, polygon):
+                    self._polygon_ends.append(len(self._points))
+                    kind, last = _POLYGONS, last + 1
+                else:
+                    whose = f"a polygon of {called(entry, number)} is {shown(polygon)}"
+                    problems.append(("bad-polygon", f"{whose}; it needs x and y of at least three points"))
+            if kind == _NO_MASK:
+                problems.append(("no-mask", f"{called(entry, number)} has no mask"))
+        self._kinds.append(kind)
+        self._spans.extend((first, last))
+        return problems
+
+    def pack(self) -> None:
+        """End appending."""
+        self._kinds = np.array(self._kinds, np.int8)
+        self._spans = np.array(self._spans, np.int64).reshape(-1, 2)
+        self._points, self._runs = np.array(self._points), np.array(self._runs, np.uint32)
+        self._polygon_ends = np.array(self._polygon_ends, np.int64)
+
+    def usable(self) -> np.ndarray:
+        """Which annotations have a mask, (A,) bool."""
+        there: np.ndarray = self._kinds != _NO_MASK
+        return there
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Keep the masks of these annotations, in this order."""
+        self._kinds, self._spans = self._kinds[rows], self._spans[rows]
+
+    def decode(self, row: int, *, width: int, height: int) -> np.ndarray:
+        """A mask, (H, W) uint8 of 0 and 1.
+
+        Args:
+            row: of the annotation.
+            width: of the image, in pixels.
+            height: likewise.
+        """
+        first, last = self._spans[row]
+        if self._kinds[row] == _RUNS:
+            return decode_runs(self._runs[first:last], height, width)
+        polygons = []
+        for polygon in range(first, last):
+            points = self._polygon(polygon).reshape(-1, 2)
+            # Outlines are drawn point by point: one that runs off to a million would take minutes and gigabytes.
+            points = points.clip((-width, -height), (2 * width, 2 * height))
+            polygons.append(points.ravel().tolist())
+        # Import takes a moment, and only masks need it.
+        from faster_coco_eval.core import mask as coco_mask
+
+        mask: np.ndarray = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
+        return mask
+
+    def segmentation(self, row: int, *, width: int, height: int) -> Any:
+        """A mask as COCO files hold it: polygons, or lengths of runs.
+
+        Args:
+            row: of the annotation.
+            width: of the image, in pixels.
+            height: likewise.
+        """
+        first, last = (int(i) for i in self._spans[row])
+        if self._kinds[row] == _POLYGONS:
+            return [self._polygon(polygon).tolist() for polygon in range(first, last)]
+        return {"size": [height, width], "counts": self._runs[first:last].tolist()}
+
+    def area(self, row: int) -> float:
+        """Of a mask, in pixels; parts of polygons that overlap count twice."""
+        first, last = (int(i) for i in self._spans[row])
+        if self._kinds[row] == _RUNS:
+            return float(self._runs[first:last][1::2].sum())
+        return sum(_polygon_area(self._polygon(polygon)) for polygon in range(first, last))
+
+    def _polygon(self, polygon: int) -> np.ndarray:
+        """x, y, x, y, ... of one polygon."""
+        ends = self._polygon_ends
+        points: np.ndarray = self._points[ends[polygon] : ends[polygon + 1]]
+        return points
+
+
+def _polygon_area(points: np.ndarray) -> float:
+    x, y = points[::2], points[1::2]
+    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2

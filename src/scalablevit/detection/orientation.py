@@ -1,0 +1,68 @@
+"""Boxes and masks that follow the EXIF orientation of their picture.
+
+Imports neither torch nor lightning, so that checking data starts at once.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from scalablevit.images import turn_upright
+
+AnnotationFrame = Literal["auto", "stored", "upright"]
+"""Which pixels boxes and masks count in: the file's own ("stored") or those after EXIF's turn ("upright")."""
+
+
+def applied_orientation(
+    annotated_size: tuple[int, int],
+    stored_size: tuple[int, int],
+    orientation: int,
+    *,
+    frame: AnnotationFrame = "auto",
+) -> int | None:
+    """By which EXIF orientation boxes and masks have to be turned to fit the upright picture.
+
+    Args:
+        annotated_size: (width, height) that the annotations give.
+        stored_size: (width, height) of the file's own pixel grid.
+        orientation: EXIF's, 1 to 8, that turns the stored picture upright.
+        frame: "auto" goes by the size, and takes stored pixels, as COCO does, where it does not tell (a half turn,
+            a mirror image, a square).
+
+    Returns:
+        1 to 8; None if the sizes contradict.
+    """
+    upright_size = stored_size[::-1] if orientation >= 5 else stored_size
+    if frame != "upright" and annotated_size == stored_size:
+        return orientation
+    if frame != "stored" and annotated_size == upright_size:
+        return 1
+    return None
+
+
+def orient_boxes(boxes_xyxy: np.ndarray, stored_size: tuple[int, int], orientation: int) -> np.ndarray:
+    """Boxes of the stored picture as boxes of the upright one, (R, 4), in pixels.
+
+    Args:
+        boxes_xyxy: (R, 4), left, top, right, bottom.
+        stored_size: (width, height) before the turn.
+        orientation: EXIF's, 1 to 8.
+    """
+    left, top, right, bottom = boxes_xyxy.T
+    width, height = stored_size
+    turned = {
+        1: (left, top, right, bottom),
+        2: (width - right, top, width - left, bottom),
+        3: (width - right, height - bottom, width - left, height - top),
+        4: (left, height - bottom, right, height - top),
+        5: (top, left, bottom, right),
+        6: (height - bottom, left, height - top, right),
+        7: (height - bottom, width - right, height - top, width - left),
+        8: (top, width - right, bottom, width - left),
+    }[orientation]
+    return np.stack(turned, axis=1)
+
+
+def orient_mask(mask: np.ndarray, orientation: int) -> np.ndarray:
+    """A mask (H, W) of the stored picture, turned upright by EXIF's orientation, 1 to 8."""
+    return np.ascontiguousarray(turn_upright(mask, orientation))

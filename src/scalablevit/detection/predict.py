@@ -1,0 +1,305 @@
+"""What a detector finds in picture files."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as F
+
+from scalablevit.detection.models import build_detector, paste_mask
+from scalablevit.detection.transforms import Preprocessing
+from scalablevit.device import choose_device
+from scalablevit.images import ImageError, read_image
+from scalablevit.weights import WeightsError, load_network, read_metadata
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object in a picture.
+
+    Attributes:
+        label: index of its class.
+        name: of its class.
+        score: how sure the detector is, in 0..1.
+        box_xyxy: left, top, right and bottom in pixels of the upright picture, from its upper left corner.
+        mask: COCO's run-length code of the object's pixels, {"size": [height, width], "counts": text}; None where
+            the detector finds boxes only.
+    """
+
+    label: int
+    name: str
+    score: float
+    box_xyxy: tuple[float, float, float, float]
+    mask: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        entry: dict[str, Any] = {"class": self.name, "score": self.score, "box": list(self.box_xyxy)}
+        if self.mask is not None:
+            entry["mask"] = self.mask
+        return entry
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector finds in one file.
+
+    Attributes:
+        path: the file.
+        width: of the upright picture, in pixels; 0 where the file could not be read.
+        height: likewise.
+        detections: the surest first.
+        error: why the file could not be read, or None.
+        image: the picture, where it was asked for.
+    """
+
+    path: Path
+    width: int
+    height: int
+    detections: list[Detection]
+    error: str | None = None
+    image: Image.Image | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        if self.error is not None:
+            return {"path": str(self.path), "error": self.error}
+        return {
+            "path": str(self.path),
+            "width": self.width,
+            "height": self.height,
+            "predictions": [detection.to_dict() for detection in self.detections],
+        }
+
+    def table_rows(self) -> list[tuple[str, str]]:
+        """A line for each class that was found: (how many of what, how sure)."""
+        scores: dict[str, list[float]] = {}
+        for detection in self.detections:
+            scores.setdefault(detection.name, []).append(detection.score)
+        rows = []
+        for name, values in scores.items():
+            what = name if len(values) == 1 else f"{len(values)} x {name}"
+            low, high = f"{min(values):.1%}", f"{max(values):.1%}"
+            rows.append((what, high if low == high else f"{low} to {high}"))
+        return rows or [("nothing", "")]
+
+    def pictures(self) -> dict[str, Image.Image]:
+        """{"": the picture with boxes, names, scores and masks}; nothing where the picture was not kept."""
+        if self.image is None:
+            return {}
+        from scalablevit.detection.pictures import annotate
+
+        return {"": annotate(self.image, self.detections)}
+
+
+def detections_of(
+    output: Mapping[str, Tensor], class_names: Sequence[str], *, size: tuple[int, int], first_label: int = 0
+) -> list[Detection]:
+    """The objects in what a network of `scalablevit.detection.models` returns for one picture, the surest first.
+
+    Args:
+        output: "boxes" (R, 4) xyxy in pixels, "scores" (R,), "labels" (R,), and of Mask R-CNN "masks" (R, H, W) or
+            "mask_probs" (R, M, M).
+        class_names: by class index.
+        size: height and width of the picture.
+        first_label: the network's label of the first class: 1 where 0 is the background.
+
+    Returns:
+        boxes to 1/1000 pixel and scores to 6 digits, so that what is written into files is what is measured.
+    """
+    order = output["scores"].argsort(descending=True, stable=True)
+    # float32 first: of bfloat16, which autocast may leave, float64 would show digits that are not there
+    boxes = np.round(output["boxes"][order].float().cpu().numpy().astype(np.float64), 3).tolist()
+    scores = np.round(output["scores"][order].float().cpu().numpy().astype(np.float64), 6).tolist()
+    labels = (output["labels"][order].cpu() - first_label).tolist()
+    found = []
+    for i, box, score, label in zip(order.tolist(), boxes, scores, labels, strict=True):
+        mask = None
+        if "mask_probs" in output:  # one at a time: a hundred masks of a large photograph are gigabytes
+            mask = encode_mask(paste_mask(output["mask_probs"][i], output["boxes"][i], size).cpu().numpy())
+        elif "masks" in output:
+            mask = encode_mask(output["masks"][i].cpu().numpy())
+        found.append(Detection(label, class_names[label], score, (box[0], box[1], box[2], box[3]), mask))
+    return found
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's compressed run-length code of a (H, W) boolean mask, as JSON takes it."""
+    from faster_coco_eval import mask as coco_mask
+
+    code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    counts = code["counts"]
+    return {"size": [int(side) for side in code["size"]], "counts": counts.decode("ascii")}
+
+
+def decode_mask(code: Mapping[str, Any]) -> np.ndarray:
+    """(H, W) boolean mask of COCO's run-length code, compressed or not."""
+    from faster_coco_eval import mask as coco_mask
+
+    height, width = code["size"]
+    if isinstance(code["counts"], list):
+        code = coco_mask.frPyObjects(dict(code), height, width)
+    return coco_mask.decode(dict(code)).astype(bool)
+
+
+class Detector:
+    """A trained detector with its class names and preprocessing.
+
+    Args:
+        network: a RetinaNet or Mask R-CNN of `scalablevit.detection.models`.
+        class_names: by class index.
+        preprocessing: how large pictures are made for the network.
+        device: where to compute; None: a GPU if there is one.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        class_names: Sequence[str],
+        preprocessing: Preprocessing,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.device = choose_device(device)
+        self.network = network.eval().to(self.device)
+        self.class_names = list(class_names)
+        self.preprocessing = preprocessing
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str], *, device: str | torch.device | None = None) -> "Detector":
+        """Read a run folder, or the `model.safetensors` in it.
+
+        Raises:
+            WeightsError: not weights of a detector that was trained here.
+            FileNotFoundError: no such file.
+            ValueError: this machine has no such device.
+        """
+        path = Path(source)
+        if path.is_file() and path.suffix != ".safetensors":
+            raise WeightsError(
+                f"{path}: predicting takes a run folder or its model.safetensors, which know the class names "
+                "and the preprocessing; from other checkpoints a run can start: scalablevit fit --model.weights ..."
+            )
+        metadata = read_metadata(source)
+        if metadata.get("task") != "detection":
+            raise WeightsError(f"{source} holds weights for {metadata.get('task')!r}, not for detection")
+        try:
+            preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
+            class_names = list(metadata["class_names"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{source} lacks class names or preprocessing ({error}); train it with fit") from error
+        network, _ = load_network(source, _build)
+        return cls(network, class_names=class_names, preprocessing=preprocessing, device=device)
+
+    def predict(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        batch_size: int = 1,
+        threshold: float = 0.5,
+        keep_images: bool = False,
+        min_size: int | None = None,
+        max_size: int | None = None,
+    ) -> Iterator[Prediction]:
+        """Find objects in files, in order, a batch at a time.
+
+        Args:
+            paths: picture files.
+            batch_size: pictures at a time.
+            threshold, min_size, max_size: see `detect`.
+            keep_images: hand the pictures out as well.
+
+        Yields:
+            one `Prediction` per file; files that cannot be read carry the reason.
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        todo = iter(paths)
+        while batch := [Path(path) for path in islice(todo, batch_size)]:
+            images: dict[Path, Image.Image] = {}
+            errors: dict[Path, str] = {}
+            for path in batch:
+                try:
+                    images[path] = read_image(path)
+                except ImageError as error:
+                    errors[path] = str(error)
+            detections = self.detect(list(images.values()), threshold=threshold, min_size=min_size, max_size=max_size)
+            found = dict(zip(images, detections, strict=True))
+            for path in batch:
+                if path in errors:
+                    yield Prediction(path, 0, 0, [], error=errors[path])
+                    continue
+                image = images[path]
+                kept = image if keep_images else None
+                yield Prediction(path, image.width, image.height, found[path], image=kept)
+
+    @torch.inference_mode()
+    def detect(
+        self,
+        images: Sequence[Image.Image],
+        *,
+        threshold: float = 0.5,
+        min_size: int | None = None,
+        max_size: int | None = None,
+    ) -> list[list[Detection]]:
+        """Find objects in pictures, all at once.
+
+        Args:
+            images: upright RGB pictures of any sizes.
+            threshold: objects score above it; in [0, 1].
+            min_size: pixels that the shorter side is resized to; None: as in training.
+            max_size: pixels that the longer side may then have at most; None: as in training.
+
+        Returns:
+            for each picture its objects, the surest first.
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
+        shortest = self.preprocessing.min_size if min_size is None else min_size
+        longest = self.preprocessing.max_size if max_size is None else max_size
+        if not 1 <= shortest <= longest:
+            raise ValueError(
+                f"min_size must be at least 1 and at most max_size, got min_size {shortest} and max_size {longest}: "
+                "give both"
+            )
+        if not images:
+            return []
+        network: Any = self.network
+        head, transform = getattr(network, "roi_heads", network), network.transform
+        before = head.score_thresh, transform.min_size, transform.max_size, transform.paste_masks
+        # The threshold is set in the network: one below that of the evaluation has an effect too, and masks that nobody
+        # wants are not made. As NMS goes by score, the result is the same as behind it.
+        head.score_thresh, transform.min_size, transform.max_size = threshold, shortest, longest
+        transform.paste_masks = False
+        try:
+            batch = [F.to_dtype(F.pil_to_tensor(image).to(self.device), torch.float32, scale=True) for image in images]
+            outputs = network(batch)
+        finally:  # others may measure with it
+            head.score_thresh, transform.min_size, transform.max_size, transform.paste_masks = before
+        return [
+            detections_of(output, self.class_names, size=(image.height, image.width), first_label=network.first_label)
+            for image, output in zip(images, outputs, strict=True)
+        ]
+
+
+def _build(metadata: Mapping[str, Any]) -> nn.Module:
+    """The network that the metadata of weights describes."""
+    return build_detector(
+        metadata["detector"], metadata["variant"], len(metadata["class_names"]), **metadata["model_args"]
+    )

@@ -1,0 +1,265 @@
+"""Training and validating a detector."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from scalablevit import __version__
+from scalablevit.backbone import VARIANTS
+from scalablevit.detection.data import DetectionBatch
+from scalablevit.detection.evaluate import AveragePrecision, Findings, evaluate
+from scalablevit.detection.models import build_detector
+from scalablevit.detection.transforms import Preprocessing
+from scalablevit.safe_write import write_atomically
+from scalablevit.training.module import (
+    DEFAULT_OPTIMIZER,
+    DEFAULT_SCHEDULE,
+    OptimizerSettings,
+    ScheduleSettings,
+    TrainingModule,
+)
+from scalablevit.weights import holds_scaled_values, load_weights, save_network
+
+_SHEET_PICTURES = 8
+
+
+class DetectionTask(TrainingModule):
+    """A RetinaNet or Mask R-CNN on a ScalableViT, with its losses and COCO's average precision.
+
+    Args:
+        variant: name of the backbone, see `scalablevit.backbone.VARIANTS`.
+        class_names: names of the classes by index; the command line takes them from the data.
+        preprocessing: how large pictures are made for the network, as `Preprocessing.to_dict` gives it; the command
+            line takes it from the data.
+        detector: "retinanet" finds boxes, "mask_rcnn" boxes and masks.
+        weights: where to start from: anything `load_weights` reads, of a classifier, a backbone or a detector; None:
+            from scratch. Layers for other classes stay fresh.
+        drop_path_rate: drop-path probability of the backbone's last block, in [0, 1).
+        scale_value: scaled-value form of SSA; None: as in `weights`; without them as published, for scalablevit_small
+            only.
+        window_size: side of IWSA's windows in tokens, or a list of one (or [rows, columns]) per stage.
+        grad_checkpointing: recompute the backbone's blocks in the backward pass, for less memory.
+        network_options: further arguments of the backbone, see `ScalableViT`.
+        detector_options: further arguments of `retinanet` or `mask_rcnn`, such as {anchor_sizes: [8, 16, 32, 64, 128]}.
+        optimizer, schedule, global_batch, ema_decay, max_nonfinite_steps, seed: see `TrainingModule`.
+
+    Raises:
+        ValueError: no such variant or detector, weights that do not fit, or an argument out of range.
+    """
+
+    task = "detection"
+    monitor = ("val/box_ap", "max")
+
+    def __init__(
+        self,
+        variant: str,
+        *,
+        class_names: list[str],
+        preprocessing: dict[str, Any],
+        detector: Literal["retinanet", "mask_rcnn"],
+        weights: str | None = None,
+        drop_path_rate: float = 0.2,
+        scale_value: bool | None = None,
+        window_size: int | list[int] | list[list[int]] = 7,
+        grad_checkpointing: bool = False,
+        network_options: dict[str, Any] | None = None,
+        detector_options: dict[str, Any] | None = None,
+        optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
+        schedule: ScheduleSettings = DEFAULT_SCHEDULE,
+        global_batch: int | None = None,
+        ema_decay: float | None = None,
+        max_nonfinite_steps: int = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            optimizer=optimizer,
+            schedule=schedule,
+            global_batch=global_batch,
+            ema_decay=ema_decay,
+            max_nonfinite_steps=max_nonfinite_steps,
+            seed=seed,
+        )
+        if variant not in VARIANTS:
+            raise ValueError(f"model.variant: there is no variant {variant!r}; choose from {', '.join(VARIANTS)}")
+        self.variant = variant
+        self.class_names = class_names
+        self.detector = detector
+        self.preprocessing = Preprocessing.from_dict(preprocessing)
+        if scale_value is None and weights is not None:
+            scale_value = holds_scaled_values(weights)
+            self.settled = {"scale_value": scale_value}
+        self.model_args: dict[str, Any] = {
+            "scale_value": scale_value,
+            "window_size": window_size,
+            "network_options": network_options,
+            "min_size": self.preprocessing.min_size,
+            "max_size": self.preprocessing.max_size,
+            "mean": list(self.preprocessing.mean),
+            "std": list(self.preprocessing.std),
+        }
+        for name, value in (detector_options or {}).items():
+            if name in self.model_args or name in ("num_classes", "drop_path_rate", "grad_checkpointing"):
+                raise ValueError(
+                    f"model.detector_options.{name}: the task or the data gives it; set it there and remove it here"
+                )
+            self.model_args[name] = value
+        # Initialisation is part of the run's seed, wherever the task is built.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network: Any = build_detector(
+                detector,
+                variant,
+                len(class_names),
+                drop_path_rate=drop_path_rate,
+                grad_checkpointing=grad_checkpointing,
+                **self.model_args,
+            )
+        self.network.transform.paste_masks = False  # a hundred masks of a large picture are gigabytes
+        self.load_report = None if weights is None else load_weights(self.network, weights, class_names=class_names)
+        self.findings = Findings()
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the network finds masks, beside boxes."""
+        return self.detector == "mask_rcnn"
+
+    def setup(self, stage: str) -> None:
+        """Compare the data with the network; see `TrainingModule.setup`.
+
+        Raises:
+            ValueError: the data has other classes than the network, or no masks where it needs them.
+        """
+        super().setup(stage)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.class_names != self.class_names:
+            raise ValueError(
+                f"the data has {len(data.class_names)} classes, the network {len(self.class_names)}, or they have "
+                "other names: give data with the classes that the network was made for"
+            )
+        if self.has_masks and not data.masks:
+            raise ValueError(
+                "model.detector mask_rcnn learns from masks, and data.masks is false: set it to true, or choose "
+                "retinanet"
+            )
+
+    def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
+        """Sum of the detector's losses."""
+        nothing_left = not any(batch.readable) and len(set(batch.unreadable)) >= self._num_train_pictures()
+        self.unreadable.collect(batch.unreadable, nothing_left=nothing_left)
+        first_label = self.network.first_label
+        targets = [{**target, "labels": target["labels"] + first_label} for target in batch.targets]
+        losses: dict[str, Tensor] = self.network(batch.images, targets)
+        loss = torch.stack([value.float() for value in losses.values()]).sum()
+        parts = {f"loss_{name.removeprefix('loss_')}": value for name, value in losses.items()}
+        self.log_train_loss(loss, len(batch.images), parts)
+        return loss
+
+    def _num_train_pictures(self) -> int:
+        return len(self.trainer.datamodule.train_dataset)  # type: ignore[attr-defined]
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an earlier validation found, be it a complete one or not."""
+        self.findings = Findings()
+
+    def validation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
+        """Find objects in the pictures that could be read."""
+        self.unreadable.collect(batch.unreadable)
+        images = [image for image, is_readable in zip(batch.images, batch.readable, strict=True) if is_readable]
+        outputs = self.network(images) if images else []
+        annotations = self.trainer.datamodule.val_annotations  # type: ignore[attr-defined]
+        self.findings.add(
+            batch,
+            outputs,
+            category_ids=annotations.category_ids,
+            first_label=self.network.first_label,
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the whole set, the same on all ranks."""
+        annotations = self.trainer.datamodule.val_annotations  # type: ignore[attr-defined]
+        findings, self.findings = self.findings.gathered(), Findings()
+        for kind in self._kinds():
+            for name, value in findings.measure(annotations, kind).figures().items():
+                metric = f"val/{kind}_{name}"
+                # The monitored one must be there, be it of a set without an object.
+                if value is not None or metric == self.monitor[0]:
+                    shown = name in ("ap", "ap50")
+                    self.log(metric, math.nan if value is None else value, prog_bar=shown, sync_dist=False)
+
+    def _kinds(self) -> list[Literal["box", "mask"]]:
+        return ["box", "mask"] if self.has_masks else ["box"]
+
+    def write_results(self, folder: Path, best: Path | None) -> list[str]:
+        """Write the weights to ship, and what they find in the validation pictures.
+
+        Args:
+            folder: gets `model.safetensors`, `results.json` (average precision), `detections.json` (every object, in
+                COCO's format of results) and `predictions.png`.
+            best: checkpoint to take the weights from; None: those of now.
+
+        Returns:
+            lines for the user.
+        """
+        from scalablevit.detection.pictures import draw_sheet
+        from scalablevit.detection.predict import Detector
+
+        if best is not None:
+            load_weights(self.network, best)
+        file = save_network(
+            self.network,
+            folder,
+            metadata={
+                "task": self.task,
+                "detector": self.detector,
+                "variant": self.variant,
+                "model_args": self.model_args,
+                "class_names": self.class_names,
+                "preprocessing": self.preprocessing.to_dict(),
+                "scalablevit_version": __version__,
+            },
+        )
+        # The file is read back: what is measured here is what the user ships.
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        device = self.trainer.strategy.root_device  # self.device is the CPU again by now
+        detector = Detector.load(folder, device=device)
+        findings = evaluate(
+            detector.network,
+            data.val_dataset,
+            data.val_annotations,
+            batch_size=data.val_batch_size,
+            device=device,
+            num_workers=data.num_workers,
+        )
+        measured = {kind: findings.measure(data.val_annotations, kind) for kind in self._kinds()}
+        results: dict[str, Any] = {
+            **{kind: precision.to_dict() for kind, precision in measured.items()},
+            "count": len(findings.image_ids),
+            "unreadable": findings.unreadable,
+            "checkpoint": None if best is None else best.name,
+        }
+        _write_json(folder / "results.json", results, indent=2)
+        _write_json(folder / "detections.json", findings.records)
+        draw_sheet(detector, data.val_dataset, data.val_annotations, folder / "predictions.png", count=_SHEET_PICTURES)
+        figures = "; ".join(_in_words(kind, precision) for kind, precision in measured.items())
+        return [f"validation of {file}: {figures} on {len(findings.image_ids):,} pictures"]
+
+    def example_inputs(self) -> list[str]:
+        """A few validation pictures, for the command that the user may try next."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        count = len(data.val_dataset)
+        return [str(data.val_dataset.path(i * count // 4)) for i in range(min(3, count))]
+
+
+def _in_words(kind: str, precision: AveragePrecision) -> str:
+    if precision.ap is None or precision.ap50 is None:
+        return f"{kind} AP unknown, as there is no object"
+    return f"{kind} AP {precision.ap:.1%}, AP50 {precision.ap50:.1%}"
+
+
+def _write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
+    text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))

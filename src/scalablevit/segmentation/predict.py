@@ -1,0 +1,282 @@
+"""What a segmenter says of picture files."""
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from scalablevit.device import choose_device
+from scalablevit.images import ImageError, read_image
+from scalablevit.segmentation.evaluate import MOST_SCORES, label_map, needs_bands, shown_pixels
+from scalablevit.segmentation.inference import DEFAULT_TILE, InferenceSettings, class_pixels, segment_large
+from scalablevit.segmentation.models import build_segmenter
+from scalablevit.segmentation.pictures import draw_labels, draw_overlay
+from scalablevit.segmentation.transforms import Preprocessing
+from scalablevit.weights import WeightsError, load_network
+
+_MOST_PIXELS = 2**21
+"""Pixels that the network sees at once; UperNet needs some 1.2 kB for each."""
+_SMALLEST_TILE = 32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a segmenter says of one file.
+
+    Attributes:
+        path: the file.
+        labels: (H, W) class index of each pixel of the upright picture, uint8 or, above 255 classes, uint16; None
+            where the file could not be read.
+        class_names: by class index.
+        palette: RGB in 0..255, by class index.
+        error: why the file could not be read, or None.
+        image: the picture, where it was asked for.
+    """
+
+    path: Path
+    labels: np.ndarray | None
+    class_names: Sequence[str]
+    palette: Sequence[tuple[int, int, int]]
+    error: str | None = None
+    image: Image.Image | None = None
+
+    def areas(self) -> list[tuple[str, int, float]]:
+        """(class, pixels, share of the picture in 0..1) of each class that is there, the largest first."""
+        if self.labels is None:
+            return []
+        pixels = class_pixels(self.labels, len(self.class_names))
+        order = sorted((k for k, count in enumerate(pixels) if count), key=lambda k: -pixels[k])
+        return [(self.class_names[k], pixels[k], pixels[k] / self.labels.size) for k in order]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it: path, width, height and the area of each class, the largest first."""
+        if self.labels is None:
+            return {"path": str(self.path), "error": self.error}
+        height, width = self.labels.shape
+        classes = [{"class": name, "pixels": n, "share": round(share, 6)} for name, n, share in self.areas()]
+        return {"path": str(self.path), "width": width, "height": height, "classes": classes}
+
+    def table_rows(self) -> list[tuple[str, str]]:
+        """(class, share of the picture), the largest first."""
+        return [(name, f"{share:.1%}") for name, _, share in self.areas()]
+
+    def pictures(self) -> dict[str, Image.Image]:
+        """Pictures to save, by what is added to the file's name; none where the picture was not kept.
+
+        Returns:
+            "": the picture under the colours of its classes, with a legend.
+            "-mask": the labels; a pixel's value is its class's index.
+        """
+        if self.labels is None or self.image is None:
+            return {}
+        return {
+            "": draw_overlay(self.image, self.labels, class_names=self.class_names, palette=self.palette),
+            "-mask": draw_labels(self.labels, num_classes=len(self.class_names), palette=self.palette),
+        }
+
+
+class Segmenter:
+    """A trained network with its class names and preprocessing.
+
+    Args:
+        network: from images (B, C, H, W) to logits (B, K, H, W).
+        class_names: by class index.
+        preprocessing: how a picture becomes the network's input.
+        inference: how the network is applied where `predict` is not told otherwise; its scales and flip are not used.
+        device: where to compute; None: a GPU if there is one.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        class_names: Sequence[str],
+        preprocessing: Preprocessing,
+        inference: InferenceSettings | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.device = choose_device(device)
+        self.network = network.eval().to(self.device)
+        self.class_names = list(class_names)
+        self.preprocessing = preprocessing
+        self.transform = preprocessing.eval_transform()
+        self.inference = inference or InferenceSettings()
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str], *, device: str | torch.device | None = None) -> "Segmenter":
+        """Read a run folder, or the `model.safetensors` in it.
+
+        Raises:
+            WeightsError: not weights of a segmenter that was trained here.
+            FileNotFoundError: no such file.
+            ValueError: this machine has no such device.
+        """
+        path = Path(source)
+        if path.is_file() and path.suffix != ".safetensors":
+            raise WeightsError(
+                f"{path}: predicting takes a run folder or its model.safetensors, which know the class names "
+                "and the preprocessing; from other checkpoints a run can start: scalablevit fit --model.weights ..."
+            )
+        network, metadata = load_network(source, build_network)
+        try:
+            preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
+            inference = InferenceSettings.from_dict(metadata["inference"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{source} lacks preprocessing or inference ({error}); train it with fit") from error
+        return cls(
+            network,
+            class_names=metadata["class_names"],
+            preprocessing=preprocessing,
+            inference=inference,
+            device=device,
+        )
+
+    def predict(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        batch_size: int = 1,
+        keep_images: bool = False,
+        tile: int | None = None,
+        short_side: int | None = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+    ) -> Iterator[Prediction]:
+        """Label the pixels of files, in order.
+
+        A picture is shown to the network at the size of `short_side`: as a whole, or in overlapping tiles where that
+        would take too much memory. Labels are those of the picture's own pixels either way.
+
+        Args:
+            paths: picture files.
+            batch_size: tiles at a time; pictures differ in size and go through one by one.
+            keep_images: hand the pictures out as well.
+            tile: side of the tiles in pixels, at least 32; every picture larger than one is tiled then. None: only
+                pictures that are too large, in tiles of 512 pixels or of the crop of sliding-window inference.
+            short_side: the picture's short side as the network sees it, in pixels; 0: its own; None: as in training.
+            scales: factors on that size; the probabilities of several are averaged.
+            flip: average with those of the mirrored picture.
+
+        Yields:
+            one `Prediction` per file; files that cannot be read carry the reason.
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if tile is not None and tile < _SMALLEST_TILE:
+            raise ValueError(f"tile must be at least {_SMALLEST_TILE} pixels, got {tile}")
+        if short_side is not None and short_side < 0:
+            raise ValueError(f"short_side must be at least 1 pixel, or 0 for the picture's own size, got {short_side}")
+        settings = replace(self.inference, scales=scales, flip=flip)
+        if short_side is not None:
+            settings = replace(settings, short_side=short_side or None, long_side=None)
+        return self._predict(paths, settings, batch_size=batch_size, keep_images=keep_images, tile=tile)
+
+    def _predict(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        settings: InferenceSettings,
+        *,
+        batch_size: int,
+        keep_images: bool,
+        tile: int | None,
+    ) -> Iterator[Prediction]:
+        named: dict[str, Any] = {"class_names": self.class_names, "palette": self.palette}
+        for path in map(Path, paths):
+            try:
+                with warnings.catch_warnings():
+                    # Pillow warns of pictures that are large, which are what the tiles are for.
+                    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                    image = read_image(path)
+            except ImageError as error:
+                yield Prediction(path, None, error=str(error), **named)
+                continue
+            labels = self.label(image, settings, batch_size=batch_size, tile=tile)
+            yield Prediction(path, labels, image=image if keep_images else None, **named)
+
+    @property
+    def palette(self) -> list[tuple[int, int, int]]:
+        """RGB in 0..255, by class index."""
+        return self.preprocessing.colours(len(self.class_names))
+
+    @torch.inference_mode()
+    def label(
+        self, image: Image.Image, settings: InferenceSettings, *, batch_size: int = 1, tile: int | None = None
+    ) -> np.ndarray:
+        """Class index of each pixel of a picture.
+
+        Args:
+            image: RGB picture.
+            settings: how the network is applied.
+            batch_size, tile: as for `predict`.
+
+        Returns:
+            (H, W) uint8, or uint16 above 255 classes.
+        """
+        K = len(self.class_names)
+        height, width = settings.resized(image.height, image.width)
+        largest = height * width * max(1.0, *settings.scales) ** 2
+        if tile is not None:
+            whole = max(height, width) <= tile
+        else:
+            fits = largest <= _MOST_PIXELS or settings.mode == "slide"
+            kept = min(image.height * image.width, shown_pixels(settings, image.height, image.width))
+            whole = fits and K * max(largest, kept) <= MOST_SCORES
+        if whole:
+            size = (image.height, image.width)
+            if needs_bands(settings, *size, num_classes=K):
+                # A large picture would take four times its memory again as numbers for the network.
+                seen = settings.resized(*size, max(1.0, *settings.scales))
+                if seen[0] < size[0] and seen[1] < size[1]:
+                    image = image.resize((seen[1], seen[0]), Image.Resampling.BILINEAR)
+            pixels = self.transform(image).to(self.device)
+            labels = label_map(self.network, pixels, settings, num_classes=K, size=size).cpu().numpy()
+            return labels if K <= 255 else labels.astype(np.uint16)
+        shown = image if self.preprocessing.in_chans == 3 else image.convert("L")
+        if (width, height) != image.size:
+            shown = shown.resize((width, height), Image.Resampling.BILINEAR)
+        tiled = segment_large(
+            self.network,
+            shown,
+            num_classes=K,
+            mean=self.preprocessing.mean,
+            std=self.preprocessing.std,
+            tile=tile or (settings.crop if settings.mode == "slide" else DEFAULT_TILE),
+            batch_size=batch_size,
+            scales=settings.scales,
+            flip=settings.flip,
+            device=self.device,
+        )
+        return tiled if shown.size == image.size else _nearest(tiled, image.height, image.width)
+
+
+def build_network(metadata: Mapping[str, Any]) -> nn.Module:
+    """The network that the metadata of a `model.safetensors` describes, with fresh weights.
+
+    Raises:
+        KeyError, TypeError, ValueError: the metadata is not that of a segmenter.
+    """
+    if metadata.get("task") != "segmentation":
+        raise ValueError(f"it holds weights for {metadata.get('task')!r}, not for segmentation")
+    return build_segmenter(
+        metadata["segmenter"], metadata["variant"], len(metadata["class_names"]), **metadata["model_args"]
+    )
+
+
+def _nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(h, w) labels at another size."""
+    rows = (np.arange(height) * 2 + 1) * labels.shape[0] // (2 * height)
+    columns = (np.arange(width) * 2 + 1) * labels.shape[1] // (2 * width)
+    return labels[rows[:, None], columns]

@@ -1,0 +1,282 @@
+"""Training and validating a segmenter."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from scalablevit import __version__
+from scalablevit.backbone import VARIANTS
+from scalablevit.safe_write import write_atomically
+from scalablevit.segmentation.data import SegmentationBatch
+from scalablevit.segmentation.evaluate import Example, PixelConfusion, evaluate, probability_bands
+from scalablevit.segmentation.inference import InferenceSettings
+from scalablevit.segmentation.labels import IGNORED
+from scalablevit.segmentation.models import SegmentationModel, build_segmenter
+from scalablevit.segmentation.transforms import Preprocessing
+from scalablevit.training.module import (
+    DEFAULT_OPTIMIZER,
+    DEFAULT_SCHEDULE,
+    OptimizerSettings,
+    ScheduleSettings,
+    TrainingModule,
+)
+from scalablevit.weights import holds_scaled_values, load_network, load_weights, save_network
+
+_DEFAULT_INFERENCE = InferenceSettings()
+_MOST_EXAMPLES = 8
+_THUMBNAIL = 384
+
+
+class SegmentationTask(TrainingModule):
+    """A ScalableViT under Semantic FPN or UperNet, with its loss and its metrics.
+
+    Args:
+        variant: name of the network, see `scalablevit.backbone.VARIANTS`.
+        class_names: names of the classes by index; the command line takes them from the data.
+        preprocessing: how a picture becomes the network's input, as `Preprocessing.to_dict` gives it; the command line
+            takes it from the data.
+        segmenter: the decoder, "semantic_fpn" or "upernet".
+        weights: where to start from: anything `load_weights` reads, such as a classifier's checkpoint, of which the
+            backbone is taken; None: from scratch.
+        drop_path_rate: drop-path probability of the last block, in [0, 1).
+        window_size: side of IWSA's windows in tokens, or a list of one (or [rows, columns]) per stage.
+        scale_value: scaled-value form of SSA; None: as in `weights`; without them as published, for scalablevit_small
+            only.
+        grad_checkpointing: recompute blocks in the backward pass, for less memory.
+        network_options: further arguments of `create_backbone`, such as {lim: false}.
+        segmenter_options: further arguments of `semantic_fpn` or `upernet`, such as {channels: 128}.
+        auxiliary_weight: of the auxiliary head's loss, where the decoder has such a head; at least 0.
+        ignored_in_mean: divide the loss by all pixels of a batch, ignored ones too, as mmsegmentation does unless told
+            otherwise; False: by those with a class.
+        inference: how the network is applied in validation and, but for scales and flip, in prediction. A null short
+            and long side are those of `preprocessing`.
+        optimizer, schedule, global_batch, ema_decay, max_nonfinite_steps, seed: see `TrainingModule`.
+
+    Raises:
+        ValueError: no such variant, weights that do not fit, or an argument out of range.
+    """
+
+    task = "segmentation"
+    monitor = ("val/miou", "max")
+    network: SegmentationModel
+
+    def __init__(
+        self,
+        variant: str,
+        *,
+        class_names: list[str],
+        preprocessing: dict[str, Any],
+        segmenter: Literal["semantic_fpn", "upernet"],
+        weights: str | None = None,
+        drop_path_rate: float = 0.2,
+        window_size: int | list[int] | list[list[int]] = 7,
+        scale_value: bool | None = None,
+        grad_checkpointing: bool = False,
+        network_options: dict[str, Any] | None = None,
+        segmenter_options: dict[str, Any] | None = None,
+        auxiliary_weight: float = 0.4,
+        ignored_in_mean: bool = False,
+        inference: InferenceSettings = _DEFAULT_INFERENCE,
+        optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
+        schedule: ScheduleSettings = DEFAULT_SCHEDULE,
+        global_batch: int | None = None,
+        ema_decay: float | None = None,
+        max_nonfinite_steps: int = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            optimizer=optimizer,
+            schedule=schedule,
+            global_batch=global_batch,
+            ema_decay=ema_decay,
+            max_nonfinite_steps=max_nonfinite_steps,
+            seed=seed,
+        )
+        if variant not in VARIANTS:
+            raise ValueError(f"model.variant: there is no variant {variant!r}; choose from {', '.join(VARIANTS)}")
+        if auxiliary_weight < 0:
+            raise ValueError(f"model.auxiliary_weight must be at least 0, got {auxiliary_weight}")
+        self.variant = variant
+        self.class_names = class_names
+        self.preprocessing = Preprocessing.from_dict(preprocessing)
+        self.segmenter: Literal["semantic_fpn", "upernet"] = segmenter
+        self.auxiliary_weight = auxiliary_weight
+        self.ignored_in_mean = ignored_in_mean
+        if inference.short_side is None and inference.long_side is None:
+            inference = replace(
+                inference, short_side=self.preprocessing.short_side, long_side=self.preprocessing.long_side
+            )
+        self.inference = inference
+        K = len(class_names)
+        if scale_value is None and weights is not None:
+            scale_value = holds_scaled_values(weights)
+            self.settled = {"scale_value": scale_value}
+        self.model_args: dict[str, Any] = {
+            "in_chans": self.preprocessing.in_chans,
+            "window_size": window_size,
+            "scale_value": scale_value,
+            "network_options": network_options,
+            **(segmenter_options or {}),
+        }
+        # Initialisation is part of the run's seed, wherever the task is built.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                self.network = build_segmenter(
+                    segmenter,
+                    variant,
+                    K,
+                    **{
+                        "drop_path_rate": drop_path_rate,
+                        "grad_checkpointing": grad_checkpointing,
+                        **self.model_args,
+                    },
+                )
+            except TypeError as error:
+                raise ValueError(f"model.segmenter_options: {error}; see {segmenter} for its arguments") from error
+        self.load_report = None if weights is None else load_weights(self.network, weights, class_names=class_names)
+        self.val_confusion = PixelConfusion(K)
+        self.val_loss = MeanMetric()
+
+    def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
+        """Loss of a batch."""
+        # A sample that stays unreadable has tried as many others as the cap allows, or all there are.
+        few = len(set(batch.unreadable)) <= self.unreadable.max_files
+        self.unreadable.collect(batch.unreadable, nothing_left=few and not all(batch.readable))
+        logits, auxiliary = self.network.forward_with_auxiliary(batch.images)
+        loss = segmentation_loss(logits, batch.masks, ignored_in_mean=self.ignored_in_mean)
+        parts = {}
+        if auxiliary is not None:
+            side = segmentation_loss(auxiliary, batch.masks, ignored_in_mean=self.ignored_in_mean)
+            parts = {"loss_decoder": loss, "loss_auxiliary": side}
+            loss = loss + self.auxiliary_weight * side
+        self.log_train_loss(loss, len(batch.images), parts)
+        return loss
+
+    def validation_step(self, batch: SegmentationBatch, batch_idx: int) -> None:
+        """Count pixels; pictures that could not be read do not count."""
+        self.unreadable.collect(batch.unreadable)
+        K = len(self.class_names)
+        for image, mask, readable in zip(batch.images, batch.masks, batch.readable, strict=True):
+            if not readable:
+                continue
+            for top, probabilities in probability_bands(self.network, image, self.inference, num_classes=K):
+                here = mask[top : top + probabilities.shape[1]]  # (h, W)
+                self.val_confusion.update(probabilities.argmax(0), here)
+                known = here != IGNORED
+                if known.any():
+                    right = probabilities.gather(0, here.where(known, 0)[None])[0][known]
+                    loss = -right.clamp_min(torch.finfo(torch.float32).tiny).log().mean()
+                    self.val_loss.update(loss, weight=int(known.sum()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the whole set."""
+        # The metrics talk to the other ranks, which may differ in batches, so not before the end.
+        scores = self.val_confusion.scores()
+        self.log("val/loss", self.val_loss.compute(), sync_dist=False)
+        self.log("val/miou", scores.miou, prog_bar=True, sync_dist=False)
+        self.log("val/mean_accuracy", scores.mean_accuracy, sync_dist=False)
+        self.log("val/accuracy", scores.accuracy, sync_dist=False)
+        self.val_confusion.reset()
+        self.val_loss.reset()
+
+    def write_results(self, folder: Path, best: Path | None) -> list[str]:
+        """Write the weights to ship, and what they do on the validation pictures.
+
+        Args:
+            folder: gets `model.safetensors`, `results.json` and `predictions.png`.
+            best: checkpoint to take the weights from; None: those of now.
+
+        Returns:
+            lines for the user.
+        """
+        from scalablevit.segmentation.pictures import draw_predictions
+        from scalablevit.segmentation.predict import build_network
+
+        if best is not None:
+            load_weights(self.network, best)
+        save_network(
+            self.network,
+            folder,
+            metadata={
+                "task": self.task,
+                "variant": self.variant,
+                "segmenter": self.segmenter,
+                "model_args": self.model_args,
+                "class_names": self.class_names,
+                "preprocessing": self.preprocessing.to_dict(),
+                "inference": self.inference.to_dict(),
+                "scalablevit_version": __version__,
+            },
+        )
+        # The file is read back: what is measured here is what the user ships.
+        network, _ = load_network(folder, build_network)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        total = len(data.val_dataset)
+        result = evaluate(
+            network,
+            data.val_dataset,
+            num_classes=len(self.class_names),
+            settings=self.inference,
+            device=self.trainer.strategy.root_device,  # self.device is the CPU again by now
+            num_workers=data.num_workers,
+            keep={i * total // _MOST_EXAMPLES for i in range(_MOST_EXAMPLES)},
+        )
+        summary = {
+            **result.summary(self.class_names),
+            "inference": self.inference.to_dict(),
+            "checkpoint": None if best is None else best.name,
+        }
+        text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(folder / "results.json", lambda file: file.write(text.encode()))
+        draw_predictions(
+            [self._drawable(example) for example in result.examples],
+            folder / "predictions.png",
+            class_names=self.class_names,
+            palette=self.preprocessing.colours(len(self.class_names)),
+        )
+        scores = result.scores
+        return [
+            f"validation of {folder / 'model.safetensors'}: mIoU {scores.miou:.2%}, "
+            f"mean accuracy {scores.mean_accuracy:.2%}, pixel accuracy {scores.accuracy:.2%} "
+            f"on {result.count:,} pictures"
+        ]
+
+    def _drawable(self, example: Example) -> tuple[Image.Image, np.ndarray, np.ndarray, str]:
+        """Picture, mask and labels of a sheet's size, and a title."""
+        mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (self.preprocessing.mean, self.preprocessing.std))
+        pixels = ((example.image * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0)  # (H, W, C)
+        picture = Image.fromarray(pixels.expand(-1, -1, 3).numpy())  # grayscale has one channel
+        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        step = -(-max(example.mask.shape) // _THUMBNAIL)
+        known = example.mask != IGNORED
+        right = (example.labels == example.mask)[known]
+        title = f"prediction, {right.mean():.1%} right" if right.size else "prediction"
+        return picture, example.mask[::step, ::step], example.labels[::step, ::step], title
+
+    def example_inputs(self) -> list[str]:
+        """A few validation pictures, for the command that the user may try next."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        count = len(data.val_dataset)
+        return [str(data.val_dataset.path(i * count // 4)) for i in range(min(3, count))]
+
+
+def segmentation_loss(logits: Tensor, masks: Tensor, *, ignored_in_mean: bool = False) -> Tensor:
+    """Cross-entropy of pixels, in float32. Without a pixel of a class it is 0, and its gradient 0 for every parameter.
+
+    Args:
+        logits: (B, K, H, W).
+        masks: (B, H, W) int64 class indices, 255 where ignored.
+        ignored_in_mean: divide the sum by all pixels; False: by those with a class.
+    """
+    total = F.cross_entropy(logits.float(), masks, ignore_index=IGNORED, reduction="sum")
+    count = masks.numel() if ignored_in_mean else (masks != IGNORED).sum().clamp_min(1)
+    return total / count

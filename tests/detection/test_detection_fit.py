@@ -1,0 +1,274 @@
+"""The whole path: a COCO folder becomes a run, stops, resumes, predicts; two processes agree; pictures are learned."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from scalablevit.cli import main
+from scalablevit.datasets.digit_scenes import write_coco
+from scalablevit.detection import DetectionTask, Detector
+from scalablevit.images import read_image
+from scalablevit.training.run_folder import read_metrics
+from scalablevit.weights import read_metadata
+
+SCRIPT = str(Path(sys.executable).with_name("scalablevit"))
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+# Of each detector: small enough for a test.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "retinanet": {
+        "fpn_channels": 16, "num_convs": 1, "anchor_sizes": [16, 24, 40, 64, 96], "score_thresh": 1e-4,
+    },
+    "mask_rcnn": {
+        "fpn_channels": 16, "box_head_channels": 32, "mask_convs": 1, "mask_channels": 16,
+        "rpn_post_nms_top_n_train": 50, "rpn_post_nms_top_n_test": 50, "anchor_sizes": [8, 16, 32, 64, 96],
+        "score_thresh": 1e-4,
+    },
+}  # fmt: skip
+
+
+def write_recipe(path: Path, root: Path, detector: str, **changes: dict[str, Any]) -> Path:
+    """A tiny recipe; `changes` to the arguments of model, data and trainer."""
+    model = {
+        "variant": "scalablevit_atto",
+        "detector": detector,
+        "detector_options": OPTIONS[detector],
+        "window_size": 4,
+        "optimizer": {"lr": 1e-3, "lr_batch": None},
+        "schedule": {"name": "multistep", "milestones": [1], "warmup_steps": 1},
+    }
+    inputs = {
+        "root": str(root), "masks": detector == "mask_rcnn", "min_size": 48, "max_size": 64, "batch_size": 2,
+        "num_workers": 0,
+    }  # fmt: skip
+    trainer = {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False}
+    content = {
+        "model": {
+            "class_path": "scalablevit.detection.DetectionTask",
+            "init_args": {**model, **changes.get("model", {})},
+        },
+        "data": {
+            "class_path": "scalablevit.detection.CocoData",
+            "init_args": {**inputs, **changes.get("data", {})},
+        },
+        "trainer": {**trainer, **changes.get("trainer", {})},
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def scalablevit(*words: str | Path, code: int = 0) -> tuple[str, str]:
+    """Run the command in this process: (what it said, on both streams). An exception fails the test."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            ended = main([str(word) for word in words])
+        except SystemExit as stopped:
+            ended = int(stopped.code or 0)
+    assert ended == code, err.getvalue()
+    return out.getvalue(), err.getvalue()
+
+
+def stop_at_batch(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    """Let a run get Ctrl-C at its `batch`-th training batch, once."""
+    original, begun = DetectionTask.on_train_batch_start, []
+
+    def and_stop(self: DetectionTask, *args: Any) -> None:
+        begun.append(True)
+        if len(begun) == batch:
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self, *args)
+
+    monkeypatch.setattr(DetectionTask, "on_train_batch_start", and_stop)
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(run / "model.safetensors")
+
+
+def pycocotools_ap(annotations: Path, results: Path, kind: str) -> list[float]:
+    """AP, AP50 and AP75 of files on the disk."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        evaluation = COCOeval(truth, truth.loadRes(str(results)), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats[:3].tolist()
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4 training and 3 validation scenes, with a crowd and an empty one among them. Not to be written to."""
+    return write_coco(tmp_path_factory.mktemp("data") / "scenes", num_train=4, num_val=3, size=(40, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", ["retinanet", "mask_rcnn"])
+def test_a_run_stops_resumes_and_predicts(
+    detector: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two epochs of two steps; stopped within the second."""
+    recipe = write_recipe(tmp_path / "tiny.yaml", scenes, detector)
+    said, _ = scalablevit("fit", "--config", recipe, "--run", tmp_path / "whole")
+    assert "validation  3 pictures" in said
+    assert f"validation of {tmp_path}/whole/model.safetensors: box AP " in said
+    assert ("mask AP" in said) == (detector == "mask_rcnn")
+    with monkeypatch.context() as patch:
+        stop_at_batch(patch, 3)
+        scalablevit("fit", "--config", recipe, "--run", tmp_path / "cut", code=130)
+    scalablevit("fit", "--resume", tmp_path / "cut")
+    whole, cut = weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut")
+    assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []
+    for name in ("metrics.csv", "results.json", "detections.json"):
+        assert (tmp_path / "whole" / name).read_text() == (tmp_path / "cut" / name).read_text(), name
+
+    run = tmp_path / "cut"
+    rows = read_metrics(run / "metrics.csv")
+    assert len(rows) == 2
+    results = json.loads((run / "results.json").read_text())
+    assert (results["count"], results["unreadable"]) == (3, [])
+    assert results["box"]["ap"] == pytest.approx(max(row["val/box_ap"] for row in rows), abs=1e-6)
+    assert list(results["box"]["per_class"]) == read_metadata(run)["class_names"]
+    annotations = scenes / "annotations" / "instances_val.json"
+    for ours, theirs in (("box", "bbox"), ("mask", "segm")):
+        if ours in results:
+            (tmp_path / "of.json").write_text((run / "detections.json").read_text())
+            if ours == "mask":  # pycocotools sorts by the area of the box where there is one
+                records = json.loads((run / "detections.json").read_text())
+                records = [{key: r[key] for key in r if key != "bbox"} for r in records]
+                (tmp_path / "of.json").write_text(json.dumps(records))
+            expected = pycocotools_ap(annotations, tmp_path / "of.json", theirs)
+            assert [results[ours][name] for name in ("ap", "ap50", "ap75")] == pytest.approx(expected, abs=1e-12)
+    sheet = read_image(run / "predictions.png")
+    assert min(sheet.size) > 400
+
+    measured, _ = scalablevit("validate", run, "--json")
+    assert json.loads(measured)["val/box_ap"] == pytest.approx(results["box"]["ap"], abs=1e-6)
+    words = ("predict", scenes / "val", "--weights", run, "--threshold", "0.001")
+    said, _ = scalablevit(*words, "--json", "--save", tmp_path / "drawn")
+    found = [json.loads(line) for line in said.splitlines()]
+    assert len(found) == len(list((tmp_path / "drawn").iterdir())) == 3
+    detector_itself = Detector.load(run, device="cpu")
+    expected = detector_itself.predict([entry["path"] for entry in found], threshold=0.001)
+    assert [prediction.to_dict() for prediction in expected] == found
+    assert sum(len(entry["predictions"]) for entry in found) > 0
+    said, _ = scalablevit(*words)
+    assert "000000" in said
+
+
+@pytest.mark.slow
+def test_mask_rcnn_starts_from_a_retinanet(scenes: Path, tmp_path: Path) -> None:
+    """What fits is taken: the backbone; the heads stay fresh."""
+    first = write_recipe(tmp_path / "first.yaml", scenes, "retinanet", trainer={"max_epochs": 1})
+    scalablevit("fit", "--config", first, "--run", tmp_path / "first")
+    second = write_recipe(
+        tmp_path / "second.yaml", scenes, "mask_rcnn", trainer={"max_epochs": 1},
+        model={
+            "weights": str(tmp_path / "first"), "optimizer": {"lr": 1e-9, "lr_batch": None},
+            "schedule": {"name": "constant", "warmup_steps": 0},
+        },
+    )  # fmt: skip
+    said, _ = scalablevit("fit", "--config", second, "--run", tmp_path / "second")
+    assert "weights     loaded" in said
+    before, after = weights_of(tmp_path / "first"), weights_of(tmp_path / "second")
+    name = "backbone.body.stages.0.patch_embed.proj.weight"
+    assert torch.allclose(before[name], after[name], atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
+@pytest.mark.parametrize("detector", ["retinanet", "mask_rcnn"])
+def test_two_processes_one_of_them_without_a_box(detector: str, scenes: Path, tmp_path: Path) -> None:
+    """Of four training pictures one has a box: every step has a rank without; each picture is measured once."""
+    root = tmp_path / "data"
+    (root / "annotations").mkdir(parents=True)
+    (root / "val").symlink_to(scenes / "val")
+    validation = (scenes / "annotations" / "instances_val.json").read_text()
+    (root / "annotations" / "instances_val.json").write_text(validation)
+    (root / "train").mkdir()
+    for i in range(4):
+        pixels = np.random.default_rng(i).integers(0, 255, (40, 60, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(root / "train" / f"{i}.png")
+    categories = json.loads(validation)["categories"]
+    box = {
+        "id": 1, "image_id": 2, "category_id": categories[0]["id"], "bbox": [10, 10, 20, 20], "area": 400, "iscrowd": 0,
+        "segmentation": [[10, 10, 30, 10, 30, 30, 10, 30]],
+    }  # fmt: skip
+    images = [{"id": i, "file_name": f"{i}.png", "width": 60, "height": 40} for i in range(4)]
+    content = {"images": images, "annotations": [box], "categories": categories}
+    (root / "annotations" / "instances_train.json").write_text(json.dumps(content))
+
+    recipe, run = write_recipe(tmp_path / "tiny.yaml", root, detector, data={"batch_size": 1}), tmp_path / "run"
+    words = ["fit", "--config", recipe, "--run", run, "--devices", "2"]
+    result = subprocess.run([SCRIPT, *map(str, words)], capture_output=True, text=True, env=ENVIRONMENT, timeout=240)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    rows = read_metrics(run / "metrics.csv")
+    assert [row["step"] for row in rows] == [1, 3]
+    results = json.loads((run / "results.json").read_text())
+    assert results["count"] == 3
+    best = max(row["val/box_ap"] for row in rows)
+    assert results["box"]["ap"] == pytest.approx(best, rel=1e-4), "one process counts what two counted"
+    assert best > 0 or detector == "mask_rcnn", "or that would say nothing"
+    assert all(torch.isfinite(value).all() for value in weights_of(run).values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("detector", "epochs", "model"),
+    [
+        ("retinanet", 40, {
+            "optimizer": {"lr": 2e-3, "lr_batch": None, "weight_decay": 0.0},
+            "detector_options": {
+                "fpn_channels": 64, "num_convs": 2, "head_norm": True, "anchor_sizes": [16, 24, 40, 64, 96],
+            },
+        }),
+        ("mask_rcnn", 90, {
+            "optimizer": {"lr": 4e-3, "lr_batch": None, "weight_decay": 0.0},
+            "detector_options": {
+                "fpn_channels": 32, "box_head_channels": 256, "mask_convs": 2, "mask_channels": 32, "head_norm": True,
+                "anchor_sizes": [16, 32, 48, 64, 96], "rpn_fg_iou_thresh": 0.5, "rpn_pre_nms_top_n_train": 200,
+                "rpn_pre_nms_top_n_test": 200, "rpn_post_nms_top_n_train": 100, "rpn_post_nms_top_n_test": 50,
+                "box_batch_size_per_image": 64, "box_positive_fraction": 0.5,
+            },
+        }),
+    ],
+)  # fmt: skip
+def test_a_few_pictures_are_learned(detector: str, epochs: int, model: dict[str, Any], tmp_path: Path) -> None:
+    """Four scenes, from scratch, one step an epoch, measured on the same four."""
+    root = write_coco(tmp_path / "data", num_train=4, num_val=1, size=(64, 80), seed=2)
+    file = "annotations/instances_train.json"
+    recipe = write_recipe(
+        tmp_path / "tiny.yaml", root, detector,
+        model={
+            **model,
+            "drop_path_rate": 0.0,
+            "schedule": {"name": "cosine", "warmup_steps": 5, "warmup_lr": 1e-5, "min_lr": 1e-5},
+        },
+        data={
+            "train_annotations": file, "val_annotations": file, "train_images": "train", "val_images": "train",
+            "min_size": 64, "max_size": 80, "batch_size": 4, "augmentation": None,
+        },
+        trainer={"max_epochs": epochs, "check_val_every_n_epoch": epochs, "gradient_clip_val": 5.0},
+    )  # fmt: skip
+    scalablevit("fit", "--config", recipe, "--run", tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["count"] == 4
+    assert results["box"]["ap50"] >= 0.9
+    if detector == "mask_rcnn":
+        assert results["mask"]["ap50"] >= 0.9

@@ -1,0 +1,251 @@
+"""The whole path: a folder of images and masks becomes a run, resumes, predicts; two processes agree."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from PIL import Image
+
+from scalablevit.cli import main
+from scalablevit.segmentation import SegmentationTask, Segmenter
+from scalablevit.training.run_folder import read_metrics
+
+CLASSES = ("ground", "red thing", "grün", "never there")
+COLOURS = ((90, 90, 90), (220, 40, 40), (40, 200, 60))
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+RECIPE: dict[str, Any] = {
+    "model": {
+        "class_path": "scalablevit.segmentation.SegmentationTask",
+        "init_args": {
+            "variant": "scalablevit_atto",
+            "segmenter": "upernet",
+            "segmenter_options": {"channels": 32, "auxiliary_channels": 16},
+            "drop_path_rate": 0.0,
+            "optimizer": {"lr": 2e-3, "lr_batch": None, "weight_decay": 0.01},
+            "schedule": {"name": "poly", "warmup_steps": 1, "warmup_lr": 1e-4, "min_lr": 0.0},
+        },
+    },
+    "data": {
+        "class_path": "scalablevit.segmentation.MaskFolderData",
+        "init_args": {"crop_size": 32, "short_side": None, "long_side": None, "batch_size": 2, "num_workers": 0},
+    },
+    "trainer": {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False},
+}
+
+
+def write_folder(root: Path, *, num_train: int = 4, num_val: int = 3, wider: int = 8) -> Path:
+    """Coloured rectangles on noise, masks with a strip that is ignored; each picture is `wider` than the last."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", num_train), ("val", num_val)):
+        for kind in ("images", "masks"):
+            (root / part / kind).mkdir(parents=True)
+        for i in range(count):
+            mask = np.zeros((40, 40 + wider * i), dtype=np.uint8)
+            for k in (1, 2):
+                top, left = rng.integers(0, np.array(mask.shape) - 18)
+                mask[top : top + 16, left : left + 18] = k
+            pixels = np.array(COLOURS)[mask] + rng.integers(-30, 30, (*mask.shape, 3))
+            mask[:, -3:] = 255
+            Image.fromarray(pixels.astype(np.uint8)).save(root / part / "images" / f"{i}.png")
+            Image.fromarray(mask).save(root / part / "masks" / f"{i}.png")
+    (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    return root
+
+
+def write_recipe(path: Path, **model: Any) -> Path:
+    recipe = {**RECIPE, "model": {**RECIPE["model"], "init_args": {**RECIPE["model"]["init_args"], **model}}}
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def scalablevit(*words: str | Path) -> tuple[str, str]:
+    """Run the command in this process, which must end well; its two streams."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(word) for word in words])
+    assert code == 0, err.getvalue()
+    return out.getvalue(), err.getvalue()
+
+
+def scores_by_numpy(pairs: list[tuple[np.ndarray, np.ndarray]], K: int) -> tuple[float, float, list[float | None]]:
+    """mIoU, pixel accuracy and IoU by class of (labels, mask) pairs."""
+    confusion = np.zeros((K, K), dtype=np.int64)
+    for labels, mask in pairs:
+        assert labels.shape == mask.shape
+        np.add.at(confusion, (mask[mask < K], labels[mask < K]), 1)
+    inter, union = confusion.diagonal(), confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
+    ious = [int(i) / int(u) if u else None for i, u in zip(inter, union, strict=True)]
+    known = [iou for iou in ious if iou is not None]
+    return sum(known) / len(known), inter.sum() / confusion.sum(), ious
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4 pictures to train on, 3 to validate. Not to be written to."""
+    return write_folder(tmp_path_factory.mktemp("data") / "my scenes")
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs of two steps under UperNet. Not to be written to."""
+    place = tmp_path_factory.mktemp("runs")
+    recipe = write_recipe(place / "tiny.yaml")
+    out, _ = scalablevit("fit", "--config", recipe, "--data.root", folder, "--run", place / "run")
+    assert "mIoU" in out
+    return place / "run"
+
+
+def test_a_run_leaves_weights_results_and_pictures(run: Path) -> None:
+    for name in ("model.safetensors", "results.json", "predictions.png", "curves.png", "recipe.yaml"):
+        assert (run / name).stat().st_size > 0, name
+    results = json.loads((run / "results.json").read_text())
+    assert [row["class"] for row in results["classes"]] == list(CLASSES)
+    assert results["count"] == 3
+    assert results["unreadable"] == []
+    assert results["classes"][3]["pixels"] == 0
+    assert results["classes"][3]["accuracy"] is None
+    rows = read_metrics(run / "metrics.csv")
+    assert len(rows) == 2
+    logged = {"train/loss", "val/loss", "val/miou", "val/accuracy", "val/mean_accuracy"}
+    assert logged <= set(rows[0])
+    assert max(row["val/miou"] for row in rows) == pytest.approx(results["miou"], rel=1e-5)
+
+
+def test_figures_equal_a_count_over_saved_masks(run: Path, folder: Path, tmp_path: Path) -> None:
+    """The labels go through PNG files; NumPy counts them against the mask files."""
+    files = sorted((folder / "val" / "images").iterdir())
+    pairs = []
+    for prediction in Segmenter.load(run, device="cpu").predict(files, keep_images=True):
+        prediction.pictures()["-mask"].save(tmp_path / prediction.path.name)
+        labels = np.asarray(Image.open(tmp_path / prediction.path.name))
+        pairs.append((labels, np.asarray(Image.open(folder / "val" / "masks" / prediction.path.name))))
+    miou, accuracy, ious = scores_by_numpy(pairs, len(CLASSES))
+    results = json.loads((run / "results.json").read_text())
+    assert results["miou"] == pytest.approx(miou, abs=1e-12)
+    assert results["accuracy"] == pytest.approx(accuracy, abs=1e-12)
+    assert [row["iou"] for row in results["classes"]] == [None if x is None else pytest.approx(x) for x in ious]
+
+
+def test_validate_in_several_scales_with_flips(run: Path, folder: Path) -> None:
+    single = json.loads(scalablevit("validate", run, "--json")[0])
+    results = json.loads((run / "results.json").read_text())
+    assert single["val/miou"] == pytest.approx(results["miou"], abs=1e-6)
+    words = ("--model.inference.scales", "[0.5,0.75,1.0,1.25,1.5,1.75]", "--model.inference.flip", "true", "--json")
+    several = json.loads(scalablevit("validate", run, *words)[0])
+    files = sorted((folder / "val" / "images").iterdir())
+    scales = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    predictions = list(Segmenter.load(run, device="cpu").predict(files, scales=scales, flip=True))
+    masks = [np.asarray(Image.open(folder / "val" / "masks" / file.name)) for file in files]
+    pairs = [(prediction.labels, mask) for prediction, mask in zip(predictions, masks, strict=True)]
+    assert several["val/miou"] == pytest.approx(scores_by_numpy(pairs, len(CLASSES))[0], abs=1e-6)
+    assert several["val/loss"] != pytest.approx(single["val/loss"], abs=1e-6)
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(
+    run: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of the second epoch."""
+    recipe = write_recipe(tmp_path / "tiny.yaml")
+    original = SegmentationTask.on_train_batch_start
+
+    def stop(self: SegmentationTask, batch: Any, batch_idx: int) -> None:
+        if self.current_epoch == 1 and batch_idx == 1:
+            raise KeyboardInterrupt
+        original(self, batch, batch_idx)
+
+    monkeypatch.setattr(SegmentationTask, "on_train_batch_start", stop)
+    words = ["fit", "--config", recipe, "--data.root", folder, "--run", tmp_path / "run"]
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
+        main([str(word) for word in words])
+    monkeypatch.undo()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    scalablevit("fit", "--resume", tmp_path / "run")
+    assert read_metrics(tmp_path / "run" / "metrics.csv") == read_metrics(run / "metrics.csv")
+    ours, theirs = (safetensors.torch.load_file(folder / "model.safetensors") for folder in (tmp_path / "run", run))
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("segmenter", "options"),
+    [
+        ("semantic_fpn", {"channels": 32, "fpn_channels": 32}),
+        ("upernet", {"channels": 32, "auxiliary_channels": 16}),
+    ],
+)
+def test_a_few_pictures_are_learned_by_heart(segmenter: str, options: dict[str, int], tmp_path: Path) -> None:
+    """Four pictures, which are the validation pictures too, in 80 steps from scratch."""
+    data = write_folder(tmp_path / "data", num_val=0, wider=0)
+    shutil.rmtree(data / "val")
+    shutil.copytree(data / "train", data / "val")
+    optimizer = {"lr": 5e-3, "lr_batch": None, "weight_decay": 0.01}
+    schedule = {"name": "poly", "warmup_steps": 10, "warmup_lr": 1e-4, "min_lr": 0.0}
+    recipe = write_recipe(
+        tmp_path / "tiny.yaml", segmenter=segmenter, segmenter_options=options, optimizer=optimizer, schedule=schedule
+    )
+    words = ("--data.crop_size=40", "--data.batch_size=4", "--data.augmentation=null", "--epochs=80")
+    words = (*words, "--trainer.check_val_every_n_epoch=80", "--trainer.gradient_clip_val=1.0")
+    scalablevit("fit", "--config", recipe, "--data.root", data, "--run", tmp_path / "run", *words)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["count"] == 4
+    assert results["miou"] >= 0.9
+    assert results["accuracy"] >= 0.95
+
+
+# An all-ignored crop for one of two ranks, in the first step.
+_ALL_IGNORED_ON_RANK_1 = """
+import sys
+import torch
+from scalablevit.cli import main
+from scalablevit.segmentation import SegmentationTask
+
+original = SegmentationTask.training_step
+
+def training_step(self, batch, batch_idx):
+    if self.global_rank == 1:
+        batch.masks.fill_(255)
+    loss = original(self, batch, batch_idx)
+    if self.global_rank == 1:
+        assert loss.item() == 0.0
+    return loss
+
+SegmentationTask.training_step = training_step
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
+def test_two_processes_with_nothing_but_ignored_pixels_on_one(folder: Path, tmp_path: Path) -> None:
+    """Batch size 1 under UperNet, whose pooling then makes a map of one pixel. 3 validation pictures: 2 and 1."""
+    script = tmp_path / "ignored.py"
+    script.write_text(_ALL_IGNORED_ON_RANK_1)
+    recipe, run = write_recipe(tmp_path / "tiny.yaml"), tmp_path / "run"
+    words = ("fit", "--config", recipe, "--data.root", folder, "--run", run, "--devices", "2", "--data.batch_size", "1")
+    result = subprocess.run(
+        [sys.executable, str(script), *map(str, words)], capture_output=True, text=True, env=ENVIRONMENT, timeout=240
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    rows = read_metrics(run / "metrics.csv")
+    assert len(rows) == 2
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
+    results = json.loads((run / "results.json").read_text())
+    assert results["count"] == 3
+    # counted over both ranks during training, and by one process afterwards
+    best = max(rows, key=lambda row: row["val/miou"])
+    assert results["miou"] == pytest.approx(best["val/miou"], rel=1e-5)
+    assert results["accuracy"] == pytest.approx(best["val/accuracy"], rel=1e-5)
+    state = safetensors.torch.load_file(run / "model.safetensors")
+    assert all(torch.isfinite(value).all() for value in state.values())

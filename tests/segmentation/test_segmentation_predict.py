@@ -1,0 +1,293 @@
+"""Labels, areas and pictures of files, whole and in tiles."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from scalablevit.backbone import VARIANTS, ScalableViT
+from scalablevit.drawing import class_colours
+from scalablevit.segmentation import InferenceSettings, Preprocessing, Segmenter, predict
+from scalablevit.segmentation import evaluate as evaluation
+from scalablevit.segmentation.inference import segment
+from scalablevit.segmentation.models import build_segmenter
+from scalablevit.weights import WeightsError, save_model, save_network
+
+NAMES = ["night", "grün", "day"]
+LEVELS = (0.0, 0.5, 1.0)
+
+
+class Brightness(nn.Module):
+    """Class 0, 1 or 2 by how bright a pixel is; keeps the sizes of the images that it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, int, int]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in 0..1 -> (B, 3, H, W)."""
+        self.seen.append((len(images), *images.shape[2:]))
+        gray = images.mean(1, keepdim=True)
+        return -50 * (gray - torch.tensor(LEVELS).view(-1, 1, 1)) ** 2
+
+
+def segmenter(network: nn.Module | None = None, *, channels: int = 3, **inference: Any) -> Segmenter:
+    preprocessing = Preprocessing(mean=(0.0,) * channels, std=(1.0,) * channels, short_side=None, long_side=None)
+    settings = InferenceSettings(**inference)
+    made = Brightness() if network is None else network
+    return Segmenter(made, class_names=NAMES, preprocessing=preprocessing, inference=settings, device="cpu")
+
+
+def picture(path: Path, labels: np.ndarray, **save: Any) -> Path:
+    """A gray picture whose brightness is that of the classes."""
+    gray = np.array(LEVELS)[labels] * 255
+    Image.fromarray(gray.astype(np.uint8)).convert("RGB").save(path, **save)
+    return path
+
+
+def blocks(height: int, width: int) -> np.ndarray:
+    """Rectangles of the classes, of which class 2 has the fewest."""
+    labels = np.zeros((height, width), dtype=np.uint8)
+    labels[: height // 2, : width // 2] = 1
+    labels[-height // 4 :, -width // 4 :] = 2
+    return labels
+
+
+def shown(made: Segmenter) -> list[tuple[int, int, int]]:
+    """Sizes of what the network saw since the last call."""
+    assert isinstance(made.network, Brightness)
+    seen, made.network.seen = made.network.seen, []
+    return seen
+
+
+def test_labels_are_those_of_the_pixels(tmp_path: Path) -> None:
+    expected = blocks(30, 47)
+    (said,) = segmenter().predict([picture(tmp_path / "a.png", expected)])
+    assert said.labels is not None
+    assert said.labels.dtype == np.uint8
+    assert np.array_equal(said.labels, expected)
+    assert said.pictures() == {}, "the picture was not kept"
+
+
+def test_areas_as_json_and_table(tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png", blocks(40, 60))
+    (said,) = segmenter().predict([path])
+    assert json.loads(json.dumps(said.to_dict())) == {
+        "path": str(path),
+        "width": 60,
+        "height": 40,
+        "classes": [
+            {"class": "night", "pixels": 1650, "share": 0.6875},
+            {"class": "grün", "pixels": 600, "share": 0.25},
+            {"class": "day", "pixels": 150, "share": 0.0625},
+        ],
+    }
+    assert said.table_rows() == [("night", "68.8%"), ("grün", "25.0%"), ("day", "6.2%")]
+
+
+def test_pictures_to_save(tmp_path: Path) -> None:
+    expected = blocks(400, 360)
+    (said,) = segmenter().predict([picture(tmp_path / "a.png", expected)], keep_images=True)
+    pictures = said.pictures()
+    assert set(pictures) == {"", "-mask"}
+    assert pictures[""].width >= 360
+    assert pictures[""].height > 400
+    pictures["-mask"].save(tmp_path / "mask.png")
+    mask = Image.open(tmp_path / "mask.png")
+    assert mask.mode == "P"
+    assert np.array_equal(np.asarray(mask), expected)
+    assert mask.convert("RGB").getpixel((0, 0)) == class_colours(3)[1]
+
+
+def test_a_turned_picture_is_labelled_upright(tmp_path: Path) -> None:
+    upright = blocks(20, 50)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    path = picture(tmp_path / "a.png", np.rot90(upright).copy(), exif=exif)
+    (said,) = segmenter().predict([path])
+    assert said.labels is not None
+    assert np.array_equal(said.labels, upright)
+    assert (said.to_dict()["width"], said.to_dict()["height"]) == (50, 20)
+
+
+def test_a_broken_file_is_said_and_the_others_go_on(tmp_path: Path) -> None:
+    (tmp_path / "b.png").write_bytes(b"junk")
+    paths = [picture(tmp_path / "a.png", blocks(9, 9)), tmp_path / "b.png", picture(tmp_path / "c.png", blocks(1, 1))]
+    first, broken, last = segmenter().predict(paths, keep_images=True)
+    assert first.error is None
+    assert last.labels is not None
+    assert broken.error is not None
+    assert "b.png" in broken.error
+    assert broken.to_dict() == {"path": str(tmp_path / "b.png"), "error": broken.error}
+    assert broken.table_rows() == []
+    assert broken.pictures() == {}
+
+
+def test_size_scales_and_flip_reach_the_network(tmp_path: Path) -> None:
+    made, path = segmenter(short_side=16), picture(tmp_path / "a.png", blocks(40, 80))
+    for options, expected in (
+        ({}, [(1, 16, 32)]),
+        ({"short_side": 20}, [(1, 20, 40)]),
+        ({"short_side": 0}, [(1, 40, 80)]),
+        ({"flip": True}, [(1, 16, 32)] * 2),
+        ({"scales": (0.5, 2.0)}, [(1, 8, 16), (1, 32, 64)]),
+    ):
+        (said,) = made.predict([path], **options)  # type: ignore[arg-type]
+        assert shown(made) == expected, options
+        assert said.labels is not None
+        assert said.labels.shape == (40, 80)
+        assert (said.labels == blocks(40, 80)).mean() > 0.8
+
+
+def test_tiles_that_are_asked_for(tmp_path: Path) -> None:
+    """Labels as without them; a smaller picture goes whole."""
+    made, expected = segmenter(), blocks(100, 150)
+    (said,) = made.predict([picture(tmp_path / "a.png", expected)], tile=64, batch_size=2)
+    assert said.labels is not None
+    assert np.array_equal(said.labels, expected)
+    seen = shown(made)
+    assert {size for _, *size in seen for size in [tuple(size)]} == {(64, 64)}
+    assert max(batch for batch, *_ in seen) == 2
+    (said,) = made.predict([picture(tmp_path / "b.png", blocks(64, 40))], tile=64)
+    assert shown(made) == [(1, 64, 40)]
+
+
+def test_large_pictures_go_in_tiles_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, expected = segmenter(), blocks(700, 600)
+    path = picture(tmp_path / "a.png", expected)
+    monkeypatch.setattr(predict, "_MOST_PIXELS", 600_000)
+    (said,) = made.predict([path])
+    assert shown(made) == [(1, 700, 600)]
+    for scales in ((1.0,), (2.0,)):
+        monkeypatch.setattr(predict, "_MOST_PIXELS", 700 * 600 * scales[0] ** 2 - 1)
+        (said,) = made.predict([path], scales=scales)
+        assert set(shown(made)) == {(1, round(512 * scales[0]), round(512 * scales[0]))}
+        assert said.labels is not None
+        assert (said.labels == expected).mean() > 0.995
+    monkeypatch.setattr(predict, "_MOST_PIXELS", 10**9)
+    monkeypatch.setattr(predict, "MOST_SCORES", 3 * 700 * 600 - 1)
+    (said,) = made.predict([path])
+    assert set(shown(made)) == {(1, 512, 512)}, "for the memory of the probabilities"
+
+
+def test_large_pictures_of_a_sliding_window_have_tiles_of_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = segmenter(mode="slide", crop=48, stride=32)
+    path = picture(tmp_path / "a.png", blocks(60, 60))
+    list(made.predict([path]))
+    assert set(shown(made)) == {(1, 48, 48)}
+    monkeypatch.setattr(predict, "MOST_SCORES", 3 * 60 * 60 - 1)
+    (said,) = made.predict([path])
+    assert set(shown(made)) == {(1, 48, 48)}
+    assert said.labels is not None
+    assert np.array_equal(said.labels, blocks(60, 60))
+
+
+def test_a_large_picture_that_is_shown_small_is_enlarged_in_bands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = picture(tmp_path / "a.png", blocks(400, 600))
+    (exact,) = segmenter(short_side=40).predict([path])
+    for module in (predict, evaluation):
+        monkeypatch.setattr(module, "MOST_SCORES", 3 * 600 * 100)
+    made = segmenter(short_side=40)
+    (banded,) = made.predict([path])
+    assert shown(made) == [(1, 40, 60)]
+    assert exact.labels is not None
+    assert banded.labels is not None
+    assert (exact.labels == banded.labels).mean() > 0.999
+
+
+def test_tiles_of_a_picture_that_is_shown_at_another_size(tmp_path: Path) -> None:
+    made, expected = segmenter(short_side=100), blocks(50, 75)
+    (said,) = made.predict([picture(tmp_path / "a.png", expected)], tile=64)
+    assert set(shown(made)) == {(1, 64, 64)}
+    assert said.labels is not None
+    assert said.labels.shape == (50, 75)
+    assert (said.labels == expected).mean() > 0.95
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+def test_a_network_for_grayscale(tmp_path: Path, tile: int | None) -> None:
+    expected = blocks(50, 60)
+    (said,) = segmenter(channels=1).predict([picture(tmp_path / "a.png", expected)], tile=tile)
+    assert said.labels is not None
+    assert np.array_equal(said.labels, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"tile": 31}, "tile must be at least 32 pixels, got 31"),
+        ({"short_side": -1}, "short_side must be at least 1 pixel, or 0"),
+        ({"scales": ()}, "scales must be"),
+        ({"scales": (0.0,)}, "scales must be"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_once(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        segmenter().predict([], **options)
+
+
+def metadata(**changes: Any) -> dict[str, Any]:
+    preprocessing = Preprocessing(mean=(0.5,) * 3, std=(0.2,) * 3, short_side=40, long_side=None)
+    return {
+        "task": "segmentation",
+        "variant": "scalablevit_atto",
+        "segmenter": "semantic_fpn",
+        "model_args": {"channels": 16, "fpn_channels": 16},
+        "class_names": NAMES,
+        "preprocessing": preprocessing.to_dict(),
+        "inference": InferenceSettings(short_side=40).to_dict(),
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's model.safetensors."""
+    torch.manual_seed(0)
+    made = tmp_path_factory.mktemp("run")
+    save_network(build_segmenter("semantic_fpn", "scalablevit_atto", 3, channels=16, fpn_channels=16), made,
+                 metadata=metadata())  # fmt: skip
+    return made
+
+
+def test_saved_weights_predict_as_the_network_does(folder: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for source in (folder, folder / "model.safetensors"):
+        made = Segmenter.load(source, device="cpu")
+        assert made.class_names == NAMES
+        (said,) = made.predict([tmp_path / "a.png"])
+        image = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - 0.5) / 0.2
+        expected = segment(made.network, image, InferenceSettings(short_side=40)).argmax(0)
+        assert said.labels is not None
+        assert (torch.from_numpy(said.labels) == expected).float().mean() > 0.999
+
+
+def test_weights_of_other_kinds_are_refused(folder: Path, tmp_path: Path) -> None:
+    classifier = ScalableViT(num_classes=3, **VARIANTS["scalablevit_atto"])
+    save_model(classifier, tmp_path / "c", architecture="scalablevit_atto", model_args={}, metadata={"task": "x"})
+    with pytest.raises(WeightsError, match="not for segmentation"):
+        Segmenter.load(tmp_path / "c")
+    (tmp_path / "last.ckpt").write_bytes(b"PK")
+    with pytest.raises(WeightsError, match=r"takes a run folder or its model\.safetensors"):
+        Segmenter.load(tmp_path / "last.ckpt")
+    network = Segmenter.load(folder, device="cpu").network
+    for changes, message in (
+        ({"preprocessing": {}}, "preprocessing needs exactly"),
+        ({"inference": {"depth": 3}}, "no inference setting depth"),
+        ({"segmenter": "unet"}, "segmenter must be one of"),
+        ({"class_names": ["a", "b"]}, "does not fit"),
+    ):
+        save_network(network, tmp_path / "w", metadata=metadata(**changes))
+        with pytest.raises(WeightsError, match=message):
+            Segmenter.load(tmp_path / "w")

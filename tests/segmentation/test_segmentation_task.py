@@ -1,0 +1,220 @@
+"""The segmenter's loss, metrics and options."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scalablevit.backbone import VARIANTS, ScalableViT
+from scalablevit.segmentation import InferenceSettings, Preprocessing, SegmentationTask
+from scalablevit.segmentation.data import SegmentationBatch
+from scalablevit.segmentation.inference import segment
+from scalablevit.segmentation.task import segmentation_loss
+from scalablevit.training.module import OptimizerSettings
+from scalablevit.weights import load_weights
+
+SMALL = {
+    "semantic_fpn": {"channels": 16, "fpn_channels": 16},
+    "upernet": {"channels": 16, "auxiliary_channels": 8},
+}
+
+
+def preprocessing(**settings: Any) -> dict[str, Any]:
+    return Preprocessing(**{"mean": (0.5,) * 3, "std": (0.5,) * 3, "short_side": None, **settings}).to_dict()
+
+
+def task(segmenter: str = "upernet", num_classes: int = 3, **options: Any) -> SegmentationTask:
+    options = {"segmenter_options": SMALL[segmenter], "preprocessing": preprocessing(), **options}
+    names = [f"class {i}" for i in range(num_classes)]
+    made = SegmentationTask("scalablevit_atto", class_names=names, segmenter=segmenter, **options)  # type: ignore[arg-type]
+    made.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    return made.eval()  # without dropout, and BatchNorm as it is
+
+
+def batch(masks: Tensor, *, readable: list[bool] | None = None, unreadable: tuple[str, ...] = ()) -> SegmentationBatch:
+    images = torch.randn(len(masks), 3, *masks.shape[1:], generator=torch.Generator().manual_seed(1))
+    B = len(masks)
+    return SegmentationBatch(images, masks, readable or [True] * B, list(range(B)), list(unreadable))
+
+
+def masks(B: int = 2, *, side: int = 32, K: int = 3) -> Tensor:
+    """A quarter is ignored, of one picture more than of the other."""
+    generator = torch.Generator().manual_seed(2)
+    made = torch.randint(0, K, (B, side, side), generator=generator)
+    made[0, : side // 2] = 255
+    return made
+
+
+def cross_entropy_by_hand(logits: Tensor, mask: Tensor) -> Tensor:
+    """(N,) of the pixels that have a class."""
+    known = mask != 255
+    return -logits.log_softmax(1).movedim(1, -1)[known].gather(1, mask[known][:, None])[:, 0]
+
+
+@pytest.mark.parametrize("ignored_in_mean", [False, True])
+def test_training_loss_is_that_of_both_heads(ignored_in_mean: bool) -> None:
+    made, data = task(auxiliary_weight=0.3, ignored_in_mean=ignored_in_mean), batch(masks())
+    with torch.no_grad():
+        logits, auxiliary = made.network.forward_with_auxiliary(data.images)
+        assert auxiliary is not None
+        losses = [cross_entropy_by_hand(x, data.masks) for x in (logits, auxiliary)]
+        count = data.masks.numel() if ignored_in_mean else len(losses[0])
+        expected = (losses[0].sum() + 0.3 * losses[1].sum()) / count
+        assert made.training_step(data, 0).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_semantic_fpn_has_one_loss() -> None:
+    made, data = task("semantic_fpn"), batch(masks())
+    with torch.no_grad():
+        expected = F.cross_entropy(made.network(data.images), data.masks, ignore_index=255)
+        assert made.training_step(data, 0).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("segmenter", SMALL)
+@pytest.mark.parametrize("B", [1, 2])
+def test_nothing_but_ignored_pixels_is_a_zero_for_every_parameter(segmenter: str, B: int) -> None:
+    """DDP waits for a gradient of each parameter; NaN would spoil them all."""
+    made = task(segmenter).train()
+    loss = made.training_step(batch(torch.full((B, 32, 32), 255)), 0)
+    assert loss.item() == 0.0
+    loss.backward()
+    for name, parameter in made.network.named_parameters():
+        assert parameter.grad is not None, name
+        assert not parameter.grad.any(), name
+    assert all(buffer.isfinite().all() for buffer in made.network.buffers())
+
+
+@pytest.mark.parametrize("segmenter", SMALL)
+def test_a_batch_of_one_reaches_every_parameter(segmenter: str) -> None:
+    made = task(segmenter).train()
+    made.training_step(batch(masks(1)), 0).backward()
+    for name, parameter in made.network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_loss_in_half_precision_is_summed_in_full() -> None:
+    """A hundred thousand pixels, whose sum float16 cannot hold."""
+    logits = torch.randn(1, 3, 330, 330)
+    mask = torch.randint(0, 3, (1, 330, 330))
+    half = segmentation_loss(logits.half(), mask)
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(F.cross_entropy(logits, mask).item(), rel=1e-3)
+
+
+def test_validation_counts_pixels_of_what_could_be_read() -> None:
+    made, data = task(), batch(masks(3), readable=[True, False, True], unreadable=("b.png: broken; copy it",))
+    made.unreadable.max_files = 1
+    with torch.no_grad():
+        made.validation_step(data, 0)
+        made.validation_step(batch(torch.full((1, 8, 8), 255)), 1)
+        probabilities = torch.stack([segment(made.network, image) for image in data.images[[0, 2]]])
+    mask = data.masks[[0, 2]]
+    known = mask != 255
+    right = probabilities.argmax(1)[known] == mask[known]
+    scores = made.val_confusion.scores()
+    assert int(scores.confusion.sum()) == int(known.sum())
+    assert scores.accuracy == pytest.approx(right.float().mean().item())
+    expected = cross_entropy_by_hand(probabilities.log(), mask).mean()
+    assert made.val_loss.compute().item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_validation_is_by_the_settings_of_inference() -> None:
+    settings = InferenceSettings(short_side=20, scales=(0.5, 1.0), flip=True)
+    made, data = task(inference=settings), batch(masks(1))
+    with torch.no_grad():
+        made.validation_step(data, 0)
+        labels = segment(made.network, data.images[0], settings).argmax(0)
+        plain = segment(made.network, data.images[0]).argmax(0)
+    known = data.masks[0] != 255
+    assert not torch.equal(labels, plain)
+    assert made.val_confusion.scores().accuracy == (labels == data.masks[0])[known].double().mean().item()
+
+
+def test_pictures_are_measured_at_the_size_that_the_data_names() -> None:
+    asked = preprocessing(short_side=64, long_side=200)
+    assert task(preprocessing=asked).inference == InferenceSettings(short_side=64, long_side=200)
+    own = InferenceSettings(short_side=96)
+    assert task(preprocessing=asked, inference=own).inference == own
+
+
+def test_broken_files_beyond_the_cap_end_the_run() -> None:
+    made = task()
+    made.unreadable.max_files = 1
+    data = batch(masks(), unreadable=("a.png: broken; copy it", "b.png: broken; copy it"))
+    with pytest.raises(ValueError, match="more than max_unreadable=1"):
+        made.training_step(data._replace(readable=[False, True]), 0)
+
+
+def test_a_folder_without_a_readable_picture_ends_the_run() -> None:
+    made = task()
+    made.unreadable.max_files = 10
+    data = batch(masks(), readable=[False, False], unreadable=("a.png: broken; copy it",))
+    with pytest.raises(ValueError, match="none of the training pictures can be read"):
+        made.training_step(data, 0)
+
+
+def test_the_seed_makes_the_weights_whatever_ran_before() -> None:
+    first = task(seed=3).network.state_dict()
+    torch.rand(5)
+    again, other = task(seed=3).network.state_dict(), task(seed=4).network.state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["decoder.classifier.weight"], other["decoder.classifier.weight"])
+
+
+def test_options_reach_the_network() -> None:
+    made = task(
+        preprocessing=preprocessing(mean=(0.5,), std=(0.5,)),
+        scale_value=True,
+        window_size=[4, 4, 2, 1],
+        drop_path_rate=0.3,
+        network_options={"lim": False},
+        segmenter_options={"channels": 24, "auxiliary_channels": 0},
+        grad_checkpointing=True,
+    )
+    names = made.network.state_dict()
+    assert made.network.in_chans == 1
+    assert made.network.auxiliary is None
+    assert names["decoder.classifier.weight"].shape == (3, 24, 1, 1)
+    assert any(name.endswith("attn.kv.weight") and ".stages.0." in name for name in names)
+    assert not any(".lim." in name for name in names)
+    assert all(stage.grad_checkpointing for stage in made.network.backbone.stages)
+
+
+def test_a_classifier_gives_its_backbone() -> None:
+    classifier = ScalableViT(num_classes=7, **VARIANTS["scalablevit_atto"])
+    made = task()
+    before = {name: value.clone() for name, value in made.network.state_dict().items()}
+    report = load_weights(made.network, classifier.state_dict(), class_names=made.class_names)
+    after = made.network.state_dict()
+    stem = "backbone.stages.0.patch_embed.proj.weight"
+    assert torch.equal(after[stem], classifier.state_dict()[stem.removeprefix("backbone.")])
+    assert torch.equal(after["decoder.classifier.weight"], before["decoder.classifier.weight"])
+    assert "decoder.classifier.weight" in report.fresh
+
+
+@pytest.mark.parametrize("segmenter", SMALL)
+def test_a_segmenter_of_other_classes_gives_all_but_the_class_layers(segmenter: str) -> None:
+    theirs, made = task(segmenter, num_classes=5, seed=1), task(segmenter, seed=2)
+    report = load_weights(made.network, theirs.network.state_dict(), class_names=made.class_names)
+    ours, source = made.network.state_dict(), theirs.network.state_dict()
+    differing = {name for name in ours if ours[name].shape != source[name].shape or not ours[name].equal(source[name])}
+    assert differing <= set(report.adapted)
+    assert all(".classifier." in name for name in report.adapted)
+    assert "decoder.classifier.weight" in report.adapted
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"auxiliary_weight": -1}, "auxiliary_weight must be at least 0"),
+        ({"segmenter_options": {"depth": 3}}, "upernet has no option depth"),
+        ({"network_options": {"depth": 3}}, "network_options cannot have depth"),
+        ({"optimizer": OptimizerSettings(), "weights": "nowhere.pth"}, "nowhere.pth"),
+    ],
+)
+def test_wrong_arguments(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        task(**options)
