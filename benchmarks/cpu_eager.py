@@ -9,11 +9,8 @@ machine does hits both alike. Each is warmed up first; those rounds are discarde
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
 import statistics
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -21,26 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conditions import RESULTS, conditions, spread
 from plain_definition import PlainScalableViT
 from scalablevit.backbone import VARIANTS, ScalableViT
-
-RESULTS = Path(__file__).parent / "results"
-
-
-def cpu_model() -> str:
-    """Name of the processor, as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def commit() -> str:
-    """Short hash of the commit, with "-dirty" where files were changed; "unknown" outside a checkout."""
-    describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(describe, cwd=RESULTS.parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def seconds(model: nn.Module, images: Tensor) -> float:
@@ -48,12 +28,6 @@ def seconds(model: nn.Module, images: Tensor) -> float:
     start = time.perf_counter()
     model(images)
     return time.perf_counter() - start
-
-
-def spread(times: list[float]) -> dict[str, float]:
-    """Median and quartiles of times, in seconds."""
-    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    return {"median": median, "quartile_1": low, "quartile_3": high}
 
 
 def measure(
@@ -88,11 +62,7 @@ def measure(
                     times[name].append(elapsed)
     return {
         "benchmark": "cpu_eager",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "device": cpu_model(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **conditions("cpu"),
         "precision": "fp32",
         "variant": variant,
         "threads": threads,

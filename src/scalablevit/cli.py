@@ -36,6 +36,8 @@ _PREDICTORS = {
 _PREDICT_OPTIONS = {
     "top": ("--top", ("classification",)),
     "threshold": ("--threshold", ("detection",)),
+    "min_size": ("--min-size", ("detection",)),
+    "max_size": ("--max-size", ("detection",)),
     "tile": ("--tile", ("segmentation",)),
     "short_side": ("--short-side", ("segmentation",)),
     "scales": ("--scales", ("segmentation",)),
@@ -49,6 +51,14 @@ _MODELS: dict[str, tuple[list[int], int]] = {
     "semantic_fpn": ([512, 2048], 150),
     "upernet": ([512, 2048], 150),
 }
+# command -> what helps where the memory does not suffice
+_OUT_OF_MEMORY = {
+    "fit": "lower data.batch_size (model.global_batch keeps the step), or try --model.grad_checkpointing true",
+    "validate": "lower data.val_batch_size in detection, data.batch_size in classification; in segmentation set "
+    "--model.inference.mode slide",
+    "predict": "lower --batch-size; in detection lower --min-size and --max-size too, in segmentation give --tile; or "
+    "take --device cpu",
+}
 _CHECK_TITLES = {"classes": "a folder per class", "coco": "COCO annotations", "masks": "images and masks"}
 # kind of data -> the flags that its check has beside --val-fraction
 _CHECK_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
@@ -61,12 +71,26 @@ _CHECK_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--val-annotations": dict(metavar="FILE", help="validation annotations"),
         "--train-images": dict(metavar="FOLDER", help="training pictures"),
         "--val-images": dict(metavar="FOLDER", help="validation pictures"),
+        "--annotation-frame": dict(
+            choices=("auto", "stored", "upright"),
+            help="pixels that boxes count in where EXIF turns a picture (default: auto, by the size)",
+        ),
+        "--no-masks": dict(action="store_true", help="look at boxes alone"),
     },
     "masks": {
         "--train": dict(metavar="NAME", help="training folder in it"),
         "--val": dict(metavar="NAME", help="validation folder in it"),
+        "--images": dict(metavar="NAME", help="folder of images"),
+        "--masks": dict(metavar="NAME", help="folder of masks"),
         "--reduce-zero-label": dict(action="store_true", help="label 0 is no class, label 1 the first"),
+        "--ignore-labels": dict(
+            type=int, nargs="*", metavar="N", help="labels that are left out (default: 255; with no N, none)"
+        ),
         "--class-names-file": dict(metavar="FILE", help="names of the classes"),
+        "--mask-frame": dict(
+            choices=("auto", "stored", "upright"),
+            help="pixels that masks lie over where EXIF turns an image (default: auto, by the size)",
+        ),
     },
 }
 _CHECK_FLAGS = {flag for options in _CHECK_OPTIONS.values() for flag in options}
@@ -136,15 +160,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("SCALABLEVIT_DEBUG") or not _is_users_to_mend(error):
             raise
-        return _fail(_words_of(error), code=2 if isinstance(error, UsageError) else 1)
+        return _fail(_words_of(error, words[0] if words else ""), code=2 if isinstance(error, UsageError) else 1)
 
 
-def _words_of(error: Exception) -> str:
+def _words_of(error: Exception, command: str) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if "OutOfMemoryError" in _names_of(error):
         first = str(error).split(". ")[0]
-        return f"{first}; lower data.batch_size (model.global_batch keeps the step), or try grad_checkpointing"
+        return f"{first}; {_OUT_OF_MEMORY.get(command, 'free some memory')}"
     return str(error)
 
 
@@ -206,17 +230,29 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("--weights", required=True, metavar="RUN|FILE", help="run folder, or its model.safetensors")
     parser.add_argument("--json", action="store_true", help="one JSON object a line and picture instead of a table")
     parser.add_argument("--save", metavar="FOLDER", help="write annotated pictures there, beside what is there")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="pictures at a time (default: the task's)")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="pictures at a time; in segmentation tiles (default: the task's)"
+    )
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N",
+        help="read pictures of up to N million pixels (default: 179); raise it for files that you trust",
+    )  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     group = parser.add_argument_group("classification")
     group.add_argument("--top", type=int, metavar="N", help="classes to name (default: 5)")
     group = parser.add_argument_group("detection")
     group.add_argument("--threshold", type=float, metavar="X", help="score that an object needs (default: 0.5)")
+    group.add_argument(
+        "--min-size", type=int, metavar="N", help="resize the shorter side to N pixels (default: as in training) ..."
+    )
+    group.add_argument(
+        "--max-size", type=int, metavar="N", help="... and the longer one to N at most (default: as in training)"
+    )
     group = parser.add_argument_group("segmentation")
     group.add_argument("--tile", type=int, metavar="N", help="go through tiles of N pixels, for pictures of any size")
     group.add_argument(
         "--short-side", type=int, metavar="N",
-        help="resize the shorter side to N pixels before (0: not at all; default: as in training)",
+        help="resize the shorter side to N pixels before (default: as in training; 0, not at all, with --tile)",
     )  # fmt: skip
     group.add_argument("--scales", type=float, nargs="+", metavar="X", help="average over these sizes")
     group.add_argument("--flip", action="store_true", default=None, help="average over the mirrored picture as well")
@@ -371,12 +407,13 @@ def _predict(args: argparse.Namespace) -> int:
         from rich.console import Console
         from rich.table import Table
 
-        from scalablevit.images import find_images
-        from scalablevit.safe_write import write_atomically
+        from scalablevit.images import find_images, pixel_limit
         from scalablevit.weights import trained_task
 
     if args.save is not None and (not args.save or (Path(args.save).exists() and not Path(args.save).is_dir())):
         raise ValueError(f"--save {args.save!r} is not a folder; name one, it is made where it is missing")
+    if args.max_pixels is not None and args.max_pixels < 1:
+        raise UsageError(f"--max-pixels must be at least 1 (million), got {args.max_pixels}")
     paths = find_images(args.inputs)
     task = trained_task(args.weights)
     if task not in _PREDICTORS:
@@ -389,22 +426,21 @@ def _predict(args: argparse.Namespace) -> int:
     table = Table("picture", *columns, box=None, pad_edge=False, header_style="bold")
     failed = 0
     saved: dict[str, int] = {}
-    for prediction in predictor.predict(paths, keep_images=folder is not None, **options):
-        if args.json:
-            print(json.dumps(prediction.to_dict(), ensure_ascii=False), flush=True)
-        if prediction.error is not None:
-            failed += 1
-            print(f"skipped {prediction.error}", file=sys.stderr)
-            continue
-        rows = prediction.table_rows() or [("nothing", "")]
-        for i, row in enumerate(rows):
-            table.add_row(str(prediction.path) if i == 0 else "", *row, end_section=True)
-        if folder is not None:
-            pictures = prediction.pictures()
-            for path, picture in zip(
-                _free_paths(folder, prediction.path.stem, list(pictures), saved), pictures.values(), strict=True
-            ):
-                write_atomically(path, functools.partial(picture.save, format="PNG"))
+    limit = contextlib.nullcontext() if args.max_pixels is None else pixel_limit(args.max_pixels * 10**6)
+    with limit:
+        for prediction in predictor.predict(paths, keep_images=folder is not None, **options):
+            if args.json:
+                print(json.dumps(prediction.to_dict(), ensure_ascii=False), flush=True)
+            if prediction.error is not None:
+                failed += 1
+                print(f"skipped {prediction.error}", file=sys.stderr)
+                continue
+            rows = prediction.table_rows() or [("nothing", "")]
+            for i, row in enumerate(rows):
+                table.add_row(str(prediction.path) if i == 0 else "", *row, end_section=True)
+            if folder is not None:
+                _save_pictures(prediction, folder, saved)
+            del prediction  # or its picture would be kept while the next one is predicted
     if saved:
         print(f"annotated pictures are in {folder}", file=sys.stderr)
     if not args.json and table.row_count:
@@ -424,6 +460,16 @@ def _prediction_options(args: argparse.Namespace, task: str) -> dict[str, Any]:
             raise UsageError(f"{flag} is for {' and '.join(tasks)}; {args.weights} holds weights for {task}")
         given[option] = value
     return given
+
+
+def _save_pictures(prediction: Any, folder: Path, saved: dict[str, int]) -> None:
+    """Write a prediction's annotated pictures; `saved` as for `_free_paths`."""
+    from scalablevit.safe_write import write_atomically
+
+    pictures = prediction.pictures()
+    paths = _free_paths(folder, prediction.path.stem, list(pictures), saved)
+    for path, picture in zip(paths, pictures.values(), strict=True):
+        write_atomically(path, functools.partial(picture.save, format="PNG"))
 
 
 def _free_paths(folder: Path, stem: str, suffixes: Sequence[str], saved: dict[str, int]) -> list[Path]:
@@ -504,13 +550,16 @@ def _describe(model: str, variant: str, height: int, width: int, classes: int, s
 
 
 def _check_data(args: argparse.Namespace) -> int:
-    kind = args.kind or _kind_of_data(args.root)
+    names = {name: getattr(args, name) for name in ("train", "val", "images", "masks") if hasattr(args, name)}
+    kind = args.kind or _kind_of_data(args.root, names)
     given = {flag: value for flag, value in vars(args).items() if "--" + flag.replace("_", "-") in _CHECK_FLAGS}
     for flag in given:
         name = "--" + flag.replace("_", "-")
         if name not in _CHECK_OPTIONS[kind]:
             others = [_CHECK_TITLES[k] for k, options in _CHECK_OPTIONS.items() if name in options]
             raise UsageError(f"{name} is for {' and '.join(others)}; {args.root} holds {_CHECK_TITLES[kind]}")
+    if given.pop("no_masks", False):
+        given["masks"] = False
     check: Any
     if kind == "coco":
         from scalablevit.detection.check import check_coco as check
@@ -525,8 +574,8 @@ def _check_data(args: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _kind_of_data(root: str) -> str:
-    """ "coco", "masks" or "classes", by what lies in a data folder."""
+def _kind_of_data(root: str, names: dict[str, str]) -> str:
+    """ "coco", "masks" or "classes", by what lies in a data folder; `names` are of folders, as for `scan_pairs`."""
     folder = Path(root).expanduser()
     if folder.is_file() or any(
         any(folder.glob(pattern)) for pattern in ("*.json", "annotations/*.json", "*/_annotations.coco.json")
@@ -542,7 +591,7 @@ def _kind_of_data(root: str) -> str:
                 return "coco"
     from scalablevit.segmentation.pairs import scan_pairs
 
-    return "masks" if scan_pairs(folder).train else "classes"
+    return "masks" if scan_pairs(folder, **names).train else "classes"  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -217,6 +218,31 @@ def has_image_suffix(name: str) -> bool:
 
 
 @contextmanager
+def pixel_limit(pixels: int) -> Iterator[None]:
+    """In a `with` block, let pictures have up to so many pixels, in the place of Pillow's limit (179 million).
+
+    The limit keeps a small file that unpacks to a giant one from filling the memory. It is one for the whole process,
+    and processes that are started in the block may or may not take it over.
+
+    Args:
+        pixels: height times width; at least 1.
+
+    Raises:
+        ValueError: `pixels` is below 1.
+    """
+    if pixels < 1:
+        raise ValueError(f"a picture's limit must be at least 1 pixel, got {pixels}")
+    earlier = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = -(-pixels // 2)  # Pillow warns above it, and refuses above twice as many
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = earlier
+
+
+@contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     """Open a picture; whatever goes wrong inside the `with` block becomes an ImageError."""
     path = Path(path)
@@ -250,7 +276,8 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
             path,
             kind="huge",
             reason=f"too many pixels to decode safely ({error})",
-            remedy="scale the picture down, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
+            remedy="scale the picture down, or, if you trust it, raise the limit: predict --max-pixels, or "
+            "PIL.Image.MAX_IMAGE_PIXELS in Python",
         ) from None
     # Pillow's format plugins meet broken data with almost any exception: OSError, SyntaxError, struct.error,
     # zlib.error, IndexError, TypeError, ...

@@ -128,7 +128,11 @@ def load_weights(
 def _load_whole(
     model: nn.Module, tensors: Mapping[str, Tensor], prefix: str, name: str, *, fresh_head: bool, other_classes: bool
 ) -> LoadReport:
-    """Fill a model from a checkpoint of its own kind; layers of other classes stay fresh."""
+    """Fill a model from a checkpoint of its own kind; layers of other classes stay fresh.
+
+    A part that the model lacks as a whole, such as an auxiliary head, is ignored; more layers in a part that it has
+    make another network of it.
+    """
     targets = model.state_dict()
     class_layers = tuple(getattr(model, "class_layers", ()))
     report = LoadReport(name, describe_variant(to_native_names(tensors)))
@@ -148,10 +152,24 @@ def _load_whole(
         else:
             plan[key] = value
             report.matched.append(key)
+    parts = {key.split(".")[0] for key in targets}
+    for key in sorted(tensors):
+        inner = key.removeprefix(prefix)
+        if inner in targets:
+            continue
+        if key.startswith(prefix) and inner.split(".")[0] in parts:
+            problems.append(f"the model has no place for {inner} {tuple(tensors[key].shape)}")
+        else:
+            report.ignored.append(key)
     if problems:
         ours = describe_variant(to_native_names(targets))
-        raise WeightsError(_misfit(name, report.variant, ours, sorted(problems)))
-    report.ignored.extend(sorted(key for key in tensors if key.removeprefix(prefix) not in targets))
+        message = _misfit(name, report.variant, ours, sorted(problems))
+        if report.variant == ours:
+            message += (
+                "\nIt was made with other options: build the model with the same ones (fit: model.detector_options or "
+                "model.segmenter_options, as the recipe.yaml of its run has them), or load the weights of a classifier."
+            )
+        raise WeightsError(message)
     with torch.no_grad():
         for key, value in plan.items():
             targets[key].copy_(value)

@@ -18,7 +18,9 @@ from scalablevit.detection.coco_file import CocoError
 from scalablevit.detection.coco_folder import find_parts
 from scalablevit.detection.coco_json import CocoAnnotations
 from scalablevit.detection.coco_split import read_split
+from scalablevit.detection.evaluate import average_precision
 from scalablevit.detection.orientation import applied_orientation, orient_boxes, orient_mask
+from scalablevit.detection.predict import encode_mask
 from scalablevit.detection.run_lengths import decode_runs, run_lengths
 
 SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
@@ -160,6 +162,27 @@ def test_ids_are_made_new_as_the_evaluation_takes_0_for_none(file):
     assert found.problem_counts == {"repeated-annotation-id": 1}
 
 
+def test_ids_that_stand_for_several_annotations(file, monkeypatch):
+    """Every id thrice, mixed: a copy of the first goes, another annotation stays. Looked through once, not per id."""
+    searches = []
+    search = np.flatnonzero
+
+    def counted(*args: Any) -> np.ndarray:
+        searches.append(args)
+        return search(*args)
+
+    monkeypatch.setattr(np, "flatnonzero", counted)
+    ids = range(500, 0, -1)
+    firsts = [annotation(i, bbox=[1, 1, 2, 2]) for i in ids]
+    others = [annotation(i, bbox=[3, 3, 2, 2]) for i in reversed(ids)]
+    copies = [annotation(i, bbox=[1, 1, 2, 2]) for i in ids]
+    found = read(file, *firsts, *others, *copies)
+    assert found.problem_counts == {"duplicate-annotation": 500, "repeated-annotation-id": 500}
+    assert [box[0] for box in found.boxes_xywh.tolist()] == [1] * 500 + [3] * 500
+    assert found.problems[0].message.endswith("1.png: the annotation id 1 is there 3 times")
+    assert len(searches) < 50
+
+
 def test_ground_truth_of_some_images(file):
     images = [image(3), image(4), image(5)]
     found = read(file, annotation(1, image_id=3), annotation(2, image_id=5), images=images)
@@ -272,8 +295,15 @@ def test_one_bad_polygon_does_not_spoil_the_others(file):
 
 
 def test_an_outline_that_runs_far_off_is_drawn_at_once(file):
-    found = read(file, annotation(1, segmentation=[[5, 5, 1e12, 5, 1e12, 1e12, 5, 1e12]]), masks=True)
+    outline = [[5, 5, 1e12, 5, 1e12, 1e12, 5, 1e12]]
+    found = read(file, without(annotation(1, segmentation=outline), "area"), masks=True)
     assert found.mask(0)[10:, 10:].all()
+    truth = found.ground_truth()
+    (kept,) = truth["annotations"]
+    assert max(map(max, kept["segmentation"])) <= 2 * 40
+    assert kept["area"] == (2 * 40 - 5) * (2 * 30 - 5)
+    hit = {"image_id": 1, "category_id": 7, "score": 0.5, "segmentation": encode_mask(found.mask(0))}
+    assert average_precision(truth, [{**hit, "bbox": [5, 5, 35, 25]}], "mask").ap == 1
 
 
 def test_masks_must_be_read_to_be_decoded(file):
@@ -385,6 +415,51 @@ def test_missing_files_and_sizes(tmp_path):
     assert any("2.png: there is no such file" in problem.message for problem in found.problems)
     assert found.boxes_xyxy(found.rows(0)).tolist() == [[0, 0, 45, 5]]
     assert [entry["id"] for entry in found.ground_truth()["images"]] == [1]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_size_from_the_file_follows_the_frame(tmp_path, suffix, orientation):
+    """Where the annotations do not tell the size, the file's cannot tell what they count in."""
+    picture = Image.new("RGB", (40, 30))
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / f"1{suffix}", exif=exif)
+    draw(tmp_path / "2.png")
+    images = [without(image(1, file_name=f"1{suffix}"), "width", "height"), image(2)]
+    file = write(tmp_path / "a.json", [annotation(1, bbox=[1, 1, 28, 35])], images)
+    for frame in ("auto", "stored", "upright"):
+        found = CocoAnnotations.read(file, tmp_path, annotation_frame=frame)
+        assert found.size_from_file.tolist() == [True, False]
+        is_turned = frame == "upright" and orientation >= 5
+        assert found.sizes.tolist() == [[30, 40] if is_turned else [40, 30], [40, 30]]
+        assert found.boxes_xywh[0].tolist() == ([1, 1, 28, 35] if is_turned else [1, 1, 28, 29])
+        size = (int(found.sizes[0, 0]), int(found.sizes[0, 1]))
+        turn = 1 if frame == "upright" else orientation
+        assert applied_orientation(size, (40, 30), orientation, frame=frame) == turn
+
+
+def test_a_damaged_exif_block_turns_nothing(tmp_path, monkeypatch):
+    def broken(self: Image.Image) -> None:
+        raise SyntaxError("not a TIFF file")
+
+    draw(tmp_path / "1.png")
+    file = write(tmp_path / "a.json", images=[without(image(1), "width")])
+    monkeypatch.setattr(Image.Image, "getexif", broken)
+    assert CocoAnnotations.read(file, tmp_path, annotation_frame="upright").sizes.tolist() == [[40, 30]]
+
+
+def test_a_conflict_of_sizes_names_its_remedy(file):
+    found = read(file)
+    small = found.size_conflict(0, (20, 15), 6)
+    assert "20 x 15 pixels, but" in small
+    assert small.endswith("put the original picture back, or export the annotations again")
+    assert found.size_conflict(0, (20, 15), 6, frame="stored") == small
+    turned = found.size_conflict(0, (40, 30), 6, frame="upright")
+    assert "EXIF orientation 6 turns to 30 x 40" in turned
+    assert "annotation_frame 'upright'" in turned
+    assert "set annotation_frame to 'auto'" in turned
+    assert "set annotation_frame" in found.size_conflict(0, (30, 40), 6, frame="stored")
 
 
 def test_the_folder_with_the_images_is_taken(tmp_path):

@@ -136,6 +136,24 @@ def test_pictures_turned_by_exif(root):
     assert kinds(check_coco(root, annotation_frame="upright")) == {"size-mismatch": 1, "orientation": 2}
 
 
+def test_turned_pictures_of_which_no_size_is_told(root):
+    draw(root / "train" / "1.png", seed=1, orientation=6)
+    images = [{"id": 1, "file_name": "1.png"}, {"id": 2, "file_name": "2.png"}, entry(3)]
+    write_json(root / "train.json", images, [box(1, 1, bbox=[4, 2, 10, 33])])
+    report = check_coco(root, masks=False)
+    assert kinds(report) == {"missing-size": 2, "clipped-box": 1, "orientation-unclear": 1}
+    (message,) = (problem.message for problem in report.problems if problem.kind == "orientation-unclear")
+    assert "1.png: EXIF orientation 6 turns the picture, and annotations without its size leave open" in message
+    assert "set annotation_frame to 'upright'" in message
+    upright = check_coco(root, masks=False, annotation_frame="upright")
+    assert kinds(upright) == {"missing-size": 2, "orientation": 1}
+    assert (30, 40) in (upright.smallest, upright.largest)
+    (message,) = (problem.message for problem in upright.problems if problem.kind == "orientation")
+    assert "as annotation_frame is 'upright', boxes and masks fit the turned picture" in message
+    stored = check_coco(root, masks=False, annotation_frame="stored")
+    assert kinds(stored) == {"missing-size": 2, "clipped-box": 1, "orientation": 1}
+
+
 def test_boxes_without_masks_are_no_fault(root):
     for name, images in (("train", (1, 2, 3)), ("val", (4, 5))):
         plain = [{key: v for key, v in box(i, i).items() if key != "segmentation"} for i in images]

@@ -2,17 +2,18 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from scalablevit.datasets.digit_scenes import write_coco
 from scalablevit.detection.data import CocoData, DetectionBatch
-from scalablevit.detection.transforms import Augmentation
+from scalablevit.detection.transforms import Augmentation, as_input
 
 PLAIN: dict[str, Any] = {"min_size": 30, "max_size": 60, "num_workers": 0, "augmentation": None}
 
@@ -107,7 +108,13 @@ def test_validation_batches_are_whole_and_without_targets(root):
     (batch,) = batches(data, "val")
     assert [image.shape for image in batch.images] == [(3, 20, 50)]
     assert type(batch.images[0]) is torch.Tensor
-    assert batch.images[0].max() == 1
+    assert batch.images[0].dtype == torch.uint8, "a quarter of what floats would move"
+    with Image.open(root / "val" / "5.png") as picture:
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    assert torch.equal(batch.images[0], pixels)
+    ready = as_input(batch.images[0])
+    assert ready.dtype == torch.float32
+    assert (ready.min(), ready.max()) == (0, 1)
     assert batch.targets == [{}]
     assert batch.image_ids == [50]
     assert batch.readable == [True]
@@ -144,8 +151,6 @@ def test_exif_orientation_turns_picture_boxes_and_masks_alike(root, orientation,
     data = CocoData(root, **PLAIN, batch_size=1, masks=True)
     if annotated == "upright":
         with Image.open(root / "train" / "1.png") as stored:
-            from PIL import ImageOps
-
             white = np.argwhere(np.asarray(ImageOps.exif_transpose(stored))[..., 0] == 255)
         (top, left), (bottom, right) = white.min(0).tolist(), (white.max(0) + 1).tolist()
 
@@ -165,6 +170,25 @@ def test_exif_orientation_turns_picture_boxes_and_masks_alike(root, orientation,
     rows, columns = target["masks"][0].nonzero(as_tuple=True)
     edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     assert target["boxes"].tolist() == [[int(edge) for edge in edges]]
+
+
+@pytest.mark.parametrize("orientation", [3, 5, 6, 7, 8])
+def test_upright_boxes_without_a_size_that_tells(root, orientation):
+    draw(root / "train" / "1.png", orientation=orientation)
+    with Image.open(root / "train" / "1.png") as stored:
+        white = np.argwhere(np.asarray(ImageOps.exif_transpose(stored))[..., 0] == 255)
+    (top, left), (bottom, right) = white.min(0).tolist(), (white.max(0) + 1).tolist()
+
+    def change(content: dict[str, Any]) -> None:
+        del content["images"][0]["width"], content["images"][0]["height"]
+        outline = [[left, top, right, top, right, bottom, left, bottom]]
+        content["annotations"][0].update(bbox=[left, top, right - left, bottom - top], segmentation=outline)
+
+    rewrite(root, change)
+    data = CocoData(root, **PLAIN, batch_size=1, masks=True, annotation_frame="upright")
+    image, target = by_image(data)[10]
+    assert torch.equal(target["masks"][0].bool(), image[0] == 1)
+    assert target["boxes"].tolist() == [[left, top, right, bottom]]
 
 
 def test_orientation_of_validation_pictures_is_told(root):
@@ -200,6 +224,7 @@ def test_when_nothing_can_be_read(root):
         (root / "train" / f"{i}.png").write_bytes(b"")
     for batch in batches(data):
         assert batch.readable == [False]
+        assert batch.images[0].dtype == torch.float32
         assert len(set(batch.unreadable)) == 4
         assert batch.targets[0]["boxes"].shape == (0, 4)
         assert batch.targets[0]["masks"].shape == (0, *batch.images[0].shape[1:])
@@ -212,6 +237,7 @@ def test_broken_validation_pictures_are_marked(root):
     assert batch.image_ids == [50]
     assert "5.png" in batch.unreadable[0]
     assert batch.images[0].shape[0] == 3
+    assert batch.images[0].dtype == torch.uint8
 
 
 def test_missing_pictures_are_counted_at_the_start(root, caplog):
@@ -267,6 +293,21 @@ def test_only_crowd_is_nothing_to_learn_from(root):
     rewrite(root, lambda content: [annotation.update(iscrowd=1) for annotation in content["annotations"]])
     with pytest.raises(ValueError, match="not one of its 4 training pictures has an object"):
         CocoData(root, **PLAIN)
+
+
+@pytest.mark.parametrize("min_size", [23, 41])
+def test_the_size_of_evaluation_must_be_among_those_of_training(root, min_size):
+    settings = {**PLAIN, "min_size": min_size, "max_size": 100}
+    among = Augmentation(sizes=(24, 40))
+    words = rf"data.min_size {min_size} lies outside data.augmentation.sizes \[24, 40\]"
+    with pytest.raises(ValueError, match=words) as refused:
+        CocoData(root, **{**settings, "augmentation": among})
+    (remedy,) = re.findall(r"--data.augmentation.sizes '(\[.*?\])'", str(refused.value))
+    CocoData(root, **{**settings, "augmentation": Augmentation(sizes=tuple(json.loads(remedy)))})
+    for edge in (24, 30, 40):
+        CocoData(root, **{**settings, "augmentation": among, "min_size": edge})
+    for no_sizes in (None, Augmentation()):
+        CocoData(root, **{**settings, "augmentation": no_sizes})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Annotated pictures: boxes and masks where they belong, labels within the picture, at any size."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scalablevit.detection.pictures import annotate
+from scalablevit.detection.data import CocoData
+from scalablevit.detection.pictures import annotate, draw_sheet
 from scalablevit.detection.predict import Detection, encode_mask
 from scalablevit.drawing import class_colours
+from scalablevit.images import read_image
 
 COLOURS = class_colours(8)
 
@@ -115,6 +118,30 @@ def test_the_surest_is_on_top_and_scores_can_be_left_out() -> None:
     assert coloured(sheet, 1)[200:250, 200].all()
     detection = Detection(0, "cat", 0.5, box)
     assert annotate(image, [detection]).tobytes() != annotate(image, [detection], with_scores=False).tobytes()
+
+
+class Blind:
+    """Finds nothing."""
+
+    def detect(self, images: list[Image.Image]) -> list[list[Detection]]:
+        assert {image.mode for image in images} == {"RGB"}
+        return [[] for _ in images]
+
+
+def test_the_sheet_shows_validation_pictures_in_their_colours(tmp_path: Path) -> None:
+    colours = [(200, 30, 60), (10, 120, 250)]
+    for i, colour in enumerate(colours):
+        Image.new("RGB", (60, 40), colour).save(tmp_path / f"{i}.png")
+    images = [{"id": i, "file_name": f"{i}.png", "width": 60, "height": 40} for i in range(2)]
+    boxes = [{"id": i + 1, "image_id": i, "category_id": 1, "bbox": [5, 5, 9, 9]} for i in range(2)]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "ant"}]}
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    file = {"train_annotations": "all.json", "val_annotations": "all.json"}
+    data = CocoData(tmp_path, **file, train_images=".", val_images=".", num_workers=0)
+    draw_sheet(Blind(), data.val_dataset, data.val_annotations, tmp_path / "sheet.png")  # type: ignore[arg-type]
+    sheet = np.asarray(read_image(tmp_path / "sheet.png"))
+    for colour in colours:
+        assert (sheet == colour).all(-1).sum() > 480 * 320, "annotated, and found"
 
 
 def test_letters_beyond_ascii_have_glyphs(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from scalablevit.detection import CocoData, DetectionTask, Preprocessing
 from scalablevit.detection.data import DetectionBatch
+from scalablevit.detection.evaluate import evaluate
 
 PREPROCESSING = Preprocessing(min_size=32, max_size=48).to_dict()
 SMALL: dict[str, dict[str, Any]] = {
@@ -151,6 +152,8 @@ class BrightSpot(nn.Module):
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         outputs = []
         for image in images:
+            assert image.dtype == torch.float32
+            assert 0 <= image.min() <= image.max() <= 1
             mask = image[0] > 0.5
             boxes = torch.zeros(0, 4)
             if mask.any():
@@ -202,14 +205,22 @@ def write_data(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def measured(root: Path, *, masks: bool = True, **options: Any) -> tuple[dict[str, float], DetectionTask]:
-    """What validation says of the perfect detector."""
+def data_of(root: Path, *, is_split: bool = False, masks: bool = True) -> CocoData:
+    """All pictures for training and for validation; or one file, of which a share is set aside."""
     file, pictures = root / "all.json", root / "pictures"
-    data = CocoData(
-        root, train_annotations=file, val_annotations=file, train_images=pictures, val_images=pictures, masks=masks,
-        batch_size=2, num_workers=0,
+    val = {} if is_split else {"val_annotations": file, "val_images": pictures}
+    return CocoData(
+        root, train_annotations=file, train_images=pictures, **val, masks=masks, batch_size=2, num_workers=0,
+        val_fraction=0.5,
     )  # fmt: skip
-    made = task("mask_rcnn", **options)
+
+
+def measured(
+    root: Path, *, detector: str = "mask_rcnn", masks: bool = True, is_split: bool = False, **options: Any
+) -> tuple[dict[str, float], DetectionTask]:
+    """What validation says of the perfect detector."""
+    data = data_of(root, is_split=is_split, masks=masks)
+    made = task(detector, **options)
     made.network = BrightSpot()
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -244,6 +255,37 @@ def test_a_set_without_an_object_has_no_average(write_data: Callable[..., Path])
     metrics, _ = measured(write_data("empty", "broken"))
     assert list(metrics) == ["val/box_ap"]
     assert math.isnan(metrics["val/box_ap"])
+
+
+def test_the_evaluation_of_a_run_sees_what_its_validation_saw(write_data: Callable[..., Path]) -> None:
+    data = data_of(write_data("plain", "turned", "broken"))
+    findings = evaluate(BrightSpot(), data.val_dataset, data.val_annotations, batch_size=2)
+    assert findings.image_ids == [10, 11]
+    for kind in ("box", "mask"):
+        assert findings.measure(data.val_annotations, kind).ap == 1  # type: ignore[arg-type]
+
+
+def test_masks_that_nobody_learns_from(write_data: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+    root = write_data("plain", "plain")
+    for detector, masks, warnings in (("retinanet", True, 1), ("retinanet", False, 0), ("mask_rcnn", True, 0)):
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            measured(root, detector=detector, masks=masks)
+        assert caplog.text.count("set data.masks to false") == warnings, (detector, masks)
+
+
+def test_a_share_of_a_file_is_not_taken_for_all_of_it(
+    write_data: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_data(*["plain"] * 4)
+    with caplog.at_level("WARNING"):
+        measured(root)
+    assert "set aside" not in caplog.text
+    with caplog.at_level("WARNING"):
+        measured(root, is_split=True)
+    assert f"{root / 'all.json'}: only the 2 pictures are measured that are set aside" in caplog.text
+    assert "of 4;" in caplog.text
+    assert "--data.val_annotations FILE --data.val_images FOLDER" in caplog.text
 
 
 def test_data_that_does_not_fit(write_data: Callable[..., Path]) -> None:

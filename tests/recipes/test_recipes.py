@@ -62,8 +62,9 @@ def test_imagenet_recipes_are_the_published_ones(size: str, drop_path: float) ->
 def test_a_recipe_says_what_it_is_for(name: str) -> None:
     header = recipe_text(name).split("\nmodel:")[0]
     assert len(recipe_title(name)) > 20
-    for word in ("# hardware", "# expected", "# command", f"scalablevit fit --config {name}"):
+    for word in ("# hardware", "# time", "# expected", "# command", f"scalablevit fit --config {name}"):
         assert word in header
+    assert "TODO" not in header
     assert find_recipe(name).is_file()
 
 

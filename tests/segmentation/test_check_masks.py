@@ -9,6 +9,7 @@ import pytest
 from mask_folders import write_folder, write_image, write_mask, write_turned
 from PIL import Image
 
+from scalablevit.cli import main
 from scalablevit.segmentation.check import MaskReport, check_masks
 
 
@@ -179,6 +180,35 @@ def test_arguments_out_of_range(folder):
         check_masks(folder, num_workers=-1)
     with pytest.raises(ValueError, match="val_fraction"):
         check_masks(folder, val_fraction=2)
+
+
+def test_the_command_takes_folders_labels_and_frame(folder, capsys):
+    (folder / "classes.txt").write_text("sky\nsea\n")
+    (folder / "images").rename(folder / "photos")
+    (folder / "annotations").rename(folder / "drawn")
+    pixels = np.random.default_rng(9).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    write_turned(folder / "photos/training/t0.png", pixels, 3)
+
+    def check(*words: str) -> dict:
+        code = main(["check-data", str(folder), "--json", *words])
+        report = json.loads(capsys.readouterr().out)
+        assert code == (0 if report["ok"] else 1)
+        return report
+
+    names = ("--images", "photos", "--masks", "drawn")
+    assert "ignored_pixels" not in check(), "without the names it is taken for a folder per class"
+    assert {"outside-classes", "orientation-unclear"} <= {problem["kind"] for problem in check(*names)["problems"]}
+    report = check(*names, "--ignore-labels", "2", "255", "--mask-frame", "upright")
+    assert (report["ok"], report["problems"]) == (True, [])
+    assert (report["num_train"], sum(report["ignored_pixels"])) == (4, 6 * 24 * 16 // 3)
+    outside = check(*names, "--ignore-labels", "--mask-frame", "upright")["problems"][0]["message"]
+    assert "labels 0 to 1 are classes;" in outside
+
+
+def test_the_command_refuses_flags_of_other_data(tmp_path, capsys):
+    write_image(tmp_path / "train/a/1.png")
+    assert main(["check-data", str(tmp_path), "--masks", "drawn"]) == 2
+    assert "--masks is for images and masks" in capsys.readouterr().err
 
 
 def test_checking_needs_no_training_engine(folder):

@@ -97,6 +97,10 @@ def test_labels_beyond_the_named_classes_are_an_error_at_once(tmp_path):
     write_folder(tmp_path)
     with pytest.raises(ValueError, match=r"t0.png: it has the label 2, but labels 0 to 1 are classes .*ignore_labels"):
         MaskFolderData(tmp_path, **PLAIN)
+    for i in range(4):
+        write_mask(tmp_path / f"annotations/training/t{i}.png", np.ones((16, 24)))
+    with pytest.raises(ValueError, match=r"a validation mask cannot be used: .*v0.png: it has the label 2"):
+        MaskFolderData(tmp_path, **PLAIN)
 
 
 def test_masks_of_black_and_white_are_told(tmp_path):
@@ -208,12 +212,14 @@ def test_when_nothing_can_be_read_batches_still_come(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["colours", "other size", "cut image"])
-def test_a_fault_of_all_pairs_is_told_before_training(tmp_path, how):
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_a_fault_of_all_pairs_is_told_before_training(tmp_path, part, how):
     write_folder(tmp_path)
     (tmp_path / "classes.txt").write_text("a\nb\nc\n")
-    for i in range(4):
-        bad = spoil(tmp_path, "training", f"t{i}", how)
-    with pytest.raises(ValueError, match="none of 4 training images with masks") as caught:
+    names = [path.stem for path in (tmp_path / "images" / part).iterdir()]
+    for name in names:
+        bad = spoil(tmp_path, part, name, how)
+    with pytest.raises(ValueError, match=f"none of {len(names)} {part} images with masks") as caught:
         MaskFolderData(tmp_path, **PLAIN)
     assert str(bad.parent) in str(caught.value)
     assert "check-data" in str(caught.value)
@@ -227,14 +233,47 @@ def test_masks_with_colours_only_are_told_without_class_names_too(tmp_path):
         MaskFolderData(tmp_path, **PLAIN)
 
 
-def test_a_mask_that_is_all_ignored_is_a_sample(tmp_path):
+def ignore_all(root: Path, part: str, *names: str) -> list[Path]:
+    """Masks without a pixel of a class."""
+    return [write_mask(root / f"annotations/{part}/{name}.png", np.full((16, 24), 255)) for name in names]
+
+
+def test_a_mask_that_is_all_ignored_is_a_sample_and_told(tmp_path, caplog):
     write_folder(tmp_path)
-    for i in range(4):
-        write_mask(tmp_path / f"annotations/training/t{i}.png", np.full((16, 24), 255))
-    data = MaskFolderData(tmp_path, **(PLAIN | {"augmentation": Augmentation()}))
-    batch = every(data.train_dataloader())[0]
-    assert batch.readable == [True, True]
-    assert (batch.masks == 255).all()
+    masks = ignore_all(tmp_path, "training", "t1", "t3")
+    with caplog.at_level(logging.WARNING):
+        data = MaskFolderData(tmp_path, **(PLAIN | {"augmentation": Augmentation(), "batch_size": 4}))
+    (batch,) = every(data.train_dataloader())
+    assert batch.readable == [True] * 4
+    for index, mask in zip(batch.indices, batch.masks, strict=True):
+        assert (mask == 255).all() == (index in (1, 3))
+    assert "all pixels are ignored in 2 of 4 training masks that were tried, so nothing can be learned" in caplog.text
+    assert str(masks[0]) in caplog.text
+    assert "validation" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("part", "names", "words"),
+    [
+        ("training", ("t0", "t1", "t2", "t3"), "training mask are ignored, so nothing can be learned"),
+        ("validation", ("v0", "v1"), "validation mask are ignored, so nothing can be measured"),
+    ],
+)
+def test_masks_that_are_all_ignored_are_an_error(tmp_path, part, names, words):
+    first, *_ = ignore_all(write_folder(tmp_path), part, *names)
+    with pytest.raises(
+        ValueError, match=f"{words}. Labels 0 to 2 are classes and 255 ignored: .*ignore_labels"
+    ) as told:
+        MaskFolderData(tmp_path, **PLAIN)
+    assert str(told.value).startswith(f"{first}: ")
+
+
+def test_a_few_masks_that_are_ignored_do_not_stand_for_all(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("scalablevit.segmentation.data._PROBES", 2)
+    ignore_all(write_folder(tmp_path), "training", "t0", "t2")  # those that are tried
+    with caplog.at_level(logging.WARNING):
+        MaskFolderData(tmp_path, **PLAIN)
+    assert "in 2 of 2 training masks" in caplog.text
 
 
 def test_masks_turn_with_their_images(tmp_path):

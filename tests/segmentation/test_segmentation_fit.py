@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,56 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(
     assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
 
 
+def by_steps(steps: int, interval: int) -> tuple[str, ...]:
+    """Words for a run whose length and validations are counted in optimizer steps."""
+    words = ("--trainer.max_epochs=-1", f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={interval}")
+    return (*words, "--trainer.check_val_every_n_epoch=null")
+
+
+def test_the_last_of_accumulated_steps_is_validated_and_shipped(folder: Path, tmp_path: Path) -> None:
+    """Two batches a step, one step an epoch; validation every second step and behind the third, the last."""
+    recipe, run = write_recipe(tmp_path / "tiny.yaml"), tmp_path / "run"
+    words = ("--data.root", folder, "--run", run, "--model.global_batch", "4", *by_steps(3, 2))
+    scalablevit("fit", "--config", recipe, *words)
+    rows = read_metrics(run / "metrics.csv")
+    assert ["val/miou" in row for row in rows] == [False, True, True]
+    scores = {int(row["epoch"]) + 1: row["val/miou"] for row in rows if "val/miou" in row}
+    last, best = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
+    assert last["global_step"] == 3
+    assert scores[best["global_step"]] == max(scores.values())
+    results = json.loads((run / "results.json").read_text())
+    assert results["miou"] == pytest.approx(max(scores.values()), rel=1e-5)
+    shipped = safetensors.torch.load_file(run / "model.safetensors")
+    for name, value in shipped.items():
+        assert torch.equal(value, best["state_dict"][f"network.{name}"]), name
+
+
+def test_a_run_by_steps_that_is_stopped_at_an_epochs_end_goes_on_with_the_next(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs of two steps, no validation at the end of the first."""
+    recipe = write_recipe(tmp_path / "tiny.yaml")
+    words = ["fit", "--config", recipe, "--data.root", folder, *by_steps(5, 3)]
+    scalablevit(*words, "--run", tmp_path / "whole")
+    original = SegmentationTask.on_train_batch_start
+
+    def stop(self: SegmentationTask, batch: Any, batch_idx: int) -> None:
+        if (self.current_epoch, batch_idx) == (0, 1):
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self, batch, batch_idx)
+
+    monkeypatch.setattr(SegmentationTask, "on_train_batch_start", stop)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in (*words, "--run", tmp_path / "cut")])
+    assert stopped.value.code == 130
+    monkeypatch.undo()
+    scalablevit("fit", "--resume", tmp_path / "cut")
+    for name in ("metrics.csv", "results.json"):
+        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    ours, theirs = (safetensors.torch.load_file(tmp_path / run / "model.safetensors") for run in ("cut", "whole"))
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("segmenter", "options"),
@@ -249,3 +300,18 @@ def test_two_processes_with_nothing_but_ignored_pixels_on_one(folder: Path, tmp_
     assert results["accuracy"] == pytest.approx(best["val/accuracy"], rel=1e-5)
     state = safetensors.torch.load_file(run / "model.safetensors")
     assert all(torch.isfinite(value).all() for value in state.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
+def test_fewer_validation_pictures_than_processes_end_the_run(tmp_path: Path) -> None:
+    data, recipe = write_folder(tmp_path / "data", num_val=1), write_recipe(tmp_path / "tiny.yaml")
+    words = ("fit", "--config", recipe, "--data.root", data, "--run", tmp_path / "run", "--devices", "2")
+    result = subprocess.run(
+        [sys.executable, "-m", "scalablevit", *map(str, words)],
+        capture_output=True, text=True, env=ENVIRONMENT, timeout=240,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "there are 1 validation pictures for 2 processes" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,6 +1,7 @@
 """Labels, areas and pictures of files, whole and in tiles."""
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from scalablevit.backbone import VARIANTS, ScalableViT
+from scalablevit.cli import main
 from scalablevit.drawing import class_colours
+from scalablevit.images import read_image
 from scalablevit.segmentation import InferenceSettings, Preprocessing, Segmenter, predict
 from scalablevit.segmentation import evaluate as evaluation
 from scalablevit.segmentation.inference import segment
@@ -206,11 +209,41 @@ def test_a_large_picture_that_is_shown_small_is_enlarged_in_bands(
 
 def test_tiles_of_a_picture_that_is_shown_at_another_size(tmp_path: Path) -> None:
     made, expected = segmenter(short_side=100), blocks(50, 75)
-    (said,) = made.predict([picture(tmp_path / "a.png", expected)], tile=64)
+    (said,) = made.predict([picture(tmp_path / "a.png", expected)], tile=64, short_side=100)
     assert set(shown(made)) == {(1, 64, 64)}
     assert said.labels is not None
     assert said.labels.shape == (50, 75)
     assert (said.labels == expected).mean() > 0.95
+
+
+def test_tiles_are_of_the_picture_at_its_own_size(tmp_path: Path) -> None:
+    """Unless a size is given: one that is trained at 40 pixels would label a large map as blurred as that."""
+    made, expected = segmenter(short_side=40, long_side=80), blocks(100, 200)
+    expected[50:52, 100:102] = 2
+    path = picture(tmp_path / "a.png", expected)
+    (said,) = made.predict([path], tile=64)
+    assert set(shown(made)) == {(1, 64, 64)}
+    assert said.labels is not None
+    assert np.array_equal(said.labels, expected)
+    list(made.predict([path], tile=64, short_side=32))
+    assert shown(made) == [(1, 32, 64)]
+
+
+def test_one_picture_is_kept_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [picture(tmp_path / f"{i}.png", blocks(9, 9)) for i in range(4)]
+    kept: list[weakref.ref[Image.Image]] = []
+
+    def read(path: Path) -> Image.Image:
+        assert all(image() is None for image in kept), "an earlier picture is still there"
+        image = read_image(path)
+        kept.append(weakref.ref(image))
+        return image
+
+    monkeypatch.setattr(predict, "read_image", read)
+    predictions = segmenter().predict(paths, keep_images=True)
+    for _ in paths:
+        assert next(predictions).image is kept[-1]()
+    assert len(kept) == 4
 
 
 @pytest.mark.parametrize("tile", [None, 32])
@@ -271,6 +304,40 @@ def test_saved_weights_predict_as_the_network_does(folder: Path, tmp_path: Path)
         expected = segment(made.network, image, InferenceSettings(short_side=40)).argmax(0)
         assert said.labels is not None
         assert (torch.from_numpy(said.labels) == expected).float().mean() > 0.999
+
+
+def test_the_command_keeps_one_picture_at_a_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [picture(tmp_path / f"{i}.png", blocks(9, 9)) for i in range(3)]
+    kept: list[weakref.ref[Image.Image]] = []
+
+    def read(path: Path) -> Image.Image:
+        assert all(image() is None for image in kept), "an earlier picture is still there"
+        image = read_image(path)
+        kept.append(weakref.ref(image))
+        return image
+
+    monkeypatch.setattr(predict, "read_image", read)
+    words = ["--weights", str(folder), "--device", "cpu", "--save", str(tmp_path / "out")]
+    assert main(["predict", *map(str, paths), *words]) == 0
+    assert len(kept) == 3
+    assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def test_larger_pictures_than_pillow_takes_are_asked_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = picture(tmp_path / "a.png", blocks(40, 60))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    words = ["predict", str(path), "--weights", str(folder), "--device", "cpu", "--json"]
+    assert main(words) == 1
+    refused = capsys.readouterr()
+    assert "too many pixels" in refused.err
+    assert "--max-pixels" in refused.err
+    assert main([*words, "--max-pixels", "1", "--tile", "32"]) == 0
+    assert json.loads(capsys.readouterr().out)["width"] == 60
+    assert Image.MAX_IMAGE_PIXELS == 1000
+    assert main([*words, "--max-pixels", "0"]) == 2
+    assert "--max-pixels must be at least 1" in capsys.readouterr().err
 
 
 def test_weights_of_other_kinds_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -65,6 +65,17 @@ def test_training_loss_is_that_of_both_heads(ignored_in_mean: bool) -> None:
         assert made.training_step(data, 0).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_a_weight_for_a_head_that_is_not_there_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    task("semantic_fpn")
+    task("upernet", auxiliary_weight=0.1)
+    assert caplog.text == ""
+    task("semantic_fpn", auxiliary_weight=0.1)
+    assert "model.auxiliary_weight 0.1 has no effect" in caplog.text
+    caplog.clear()
+    task("upernet", auxiliary_weight=0.1, segmenter_options={"channels": 16, "auxiliary_channels": 0})
+    assert "model.auxiliary_weight 0.1 has no effect" in caplog.text
+
+
 def test_semantic_fpn_has_one_loss() -> None:
     made, data = task("semantic_fpn"), batch(masks())
     with torch.no_grad():

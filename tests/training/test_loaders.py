@@ -187,6 +187,19 @@ def test_a_data_set_smaller_than_a_batch_makes_one_batch() -> None:
         assert [[len(batch[0]) for batch in loader] for loader in loaders] == [[5 // world]] * world
 
 
+@pytest.mark.parametrize(
+    ("batches_per_step", "expected"), [(1, 11), (2, 10), (4, 8), (11, 11), (12, 11)], ids=lambda value: str(value)
+)
+def test_an_epoch_ends_with_a_whole_step_where_there_is_one(batches_per_step: int, expected: int) -> None:
+    for world in (1, 2):
+        for rank in range(world):
+            loader = train_loader(
+                Draws(23 * world), batch_size=2, num_workers=0, seed=0, rank=rank, world_size=world,
+                batches_per_step=batches_per_step,
+            )  # fmt: skip
+            assert len(loader) == len(list(loader)) == expected
+
+
 def test_evaluation_keeps_the_order_and_the_last_batch() -> None:
     loader = eval_loader(Draws(5), batch_size=2, num_workers=0)
     assert [batch[0].tolist() for batch in loader] == [[0, 1], [2, 3], [4]]
@@ -198,6 +211,7 @@ def test_evaluation_keeps_the_order_and_the_last_batch() -> None:
     [
         ({"n": 0}, "no samples"),
         ({"batch": 0}, "batch_size must be at least 1, got 0"),
+        ({"batches_per_step": 0}, "batches_per_step must be at least 1, got 0"),
         ({"rank": 2, "world": 2}, "rank 2 of world_size 2"),
     ],
 )

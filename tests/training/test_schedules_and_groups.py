@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import nn
 from toy_run import ToyData, ToyTask, make_trainer
 
@@ -75,12 +75,56 @@ def test_the_learning_rate_follows_the_global_batch(tmp_path: Path) -> None:
     constant = ScheduleSettings(name="constant", warmup_epochs=0)
     task, trainer = run(tmp_path, optimizer=optimizer, schedule=constant, global_batch=4)
     assert trainer.accumulate_grad_batches == 2
-    assert trainer.global_step == 3 * math.ceil(11 / 2)
+    assert trainer.global_step == 3 * (11 // 2), "epochs end with a whole step"
     assert set(task.rates) == {0.005}
     task, trainer = run(tmp_path, optimizer=optimizer, schedule=constant)
     assert set(task.rates) == {0.0025}
     task, trainer = run(tmp_path, optimizer=optimizer, schedule=constant, trainer={"accumulate_grad_batches": 4})
     assert set(task.rates) == {0.01}
+
+
+class Validations(Callback):
+    """After which optimizer steps there was a validation."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self.steps.append(trainer.global_step)
+
+
+BY_STEPS = {"max_epochs": -1, "check_val_every_n_epoch": None, "val_check_interval": 2}
+
+
+@pytest.mark.parametrize("batch_size", [4, 2, 1])
+def test_validations_are_counted_in_steps_whatever_the_accumulation(batch_size: int, tmp_path: Path) -> None:
+    """23 samples: 5 steps of 4 an epoch. The last of them is validated too."""
+    validations = Validations()
+    trainer = make_trainer(tmp_path, [validations], max_steps=7, **BY_STEPS)
+    task = ToyTask(global_batch=4)
+    trainer.fit(task, datamodule=ToyData(batch_size=batch_size))
+    assert validations.steps == [2, 4, 6, 7]
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 7
+    task.setup("fit")  # a second time
+    assert trainer.val_check_interval == 2 * (4 // batch_size)
+
+
+def test_accumulation_that_is_set_by_hand_leaves_the_interval_in_batches(tmp_path: Path) -> None:
+    validations = Validations()
+    trainer = make_trainer(tmp_path, [validations], max_steps=3, accumulate_grad_batches=2, **BY_STEPS)
+    trainer.fit(ToyTask(), datamodule=ToyData())
+    assert validations.steps == [1, 2, 3]
+    assert trainer.val_check_interval == 2
+
+
+def test_the_last_step_is_validated_in_epochs_that_are_not_left_out(tmp_path: Path) -> None:
+    validations = Validations()
+    make_trainer(tmp_path, [validations], max_steps=15, max_epochs=-1).fit(ToyTask(), datamodule=ToyData())
+    assert validations.steps == [11, 15]
+    left_out = Validations()
+    trainer = make_trainer(tmp_path, [left_out], max_steps=15, max_epochs=-1, check_val_every_n_epoch=3)
+    trainer.fit(ToyTask(), datamodule=ToyData())
+    assert left_out.steps == []
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import pytest
 import torch
 from toy_run import Journal, ToyData, ToyTask, make_trainer
 
+from scalablevit.training.module import ScheduleSettings
 from scalablevit.training.stopping import StopOnSignal, TrainingStopped, leave
 
 SCRIPT = Path(__file__).with_name("toy_run.py")
@@ -58,6 +59,8 @@ def assert_equal_runs(
         assert torch.equal(a[1][name], b[1][name]), name
 
 
+# an interval that happens to be an epoch's length
+BY_STEPS = {"max_steps": 27, "max_epochs": -1, "check_val_every_n_epoch": None, "val_check_interval": 11}
 # 23 samples, batch 2, the odd one dropped: 11 batches an epoch; validation: 6 batches an epoch
 CASES = {
     "middle of an epoch": (("step", 4, signal.SIGINT), {}),
@@ -82,6 +85,15 @@ CASES = {
     "last of fewer batches": (("step", 4, signal.SIGINT), {"trainer": {"limit_train_batches": 5}}),
     "validation within an epoch": (("validation", 2, signal.SIGINT), {"trainer": {"val_check_interval": 4}}),
     "no validation": (("step", 10, signal.SIGINT), {"trainer": {"limit_val_batches": 0}}),
+    "max_steps, last step of an epoch": (
+        ("step", 10, signal.SIGINT),
+        {"trainer": {**BY_STEPS, "val_check_interval": 4}},
+    ),
+    "max_steps, behind the validation of an epoch": (("validated", 0, signal.SIGINT), {"trainer": BY_STEPS}),
+    "max_steps, behind the validation at an epoch's end": (
+        ("validated", 0, signal.SIGINT),
+        {"trainer": {"max_steps": 27, "max_epochs": -1}},
+    ),
 }
 
 
@@ -96,6 +108,28 @@ def test_a_stopped_run_goes_on_to_the_bit(case: str, tmp_path: Path) -> None:
     cut = read_journal(tmp_path / "cut")
     assert len(cut) < len(whole[0])
     assert_equal_runs(train(tmp_path / "cut", resume=True, **options), whole)
+
+
+@pytest.mark.parametrize("signal_at", [("step", 26), ("validated", 1)], ids=lambda value: value[0])
+def test_a_run_that_is_stopped_in_its_last_step_is_validated_first(signal_at: tuple[str, int], tmp_path: Path) -> None:
+    options = {"trainer": {**BY_STEPS, "val_check_interval": 15}}
+    whole = train(tmp_path / "whole", **options)
+    assert ["val" in line for line in whole[0]] == [i in (15, 28) for i in range(29)]
+    with pytest.raises(TrainingStopped) as stopped:
+        train(tmp_path / "cut", signal_at=(*signal_at, signal.SIGTERM), **options)
+    assert stopped.value.checkpoint == tmp_path / "cut" / "last.ckpt"
+    assert read_journal(tmp_path / "cut") == whole[0]
+    assert_equal_runs(train(tmp_path / "cut", resume=True, **options), whole)
+
+
+@pytest.mark.parametrize("steps", [15, 22], ids=["within an epoch", "at its end"])
+def test_more_steps_for_a_run_that_had_all_of_its_own(steps: int, tmp_path: Path) -> None:
+    task = {"schedule": ScheduleSettings("constant", warmup_steps=2)}
+    whole = train(tmp_path / "whole", task=task, trainer={"max_steps": 27, "max_epochs": -1})
+    train(tmp_path / "short", task=task, trainer={"max_steps": steps, "max_epochs": -1})
+    longer = train(tmp_path / "short", resume=True, task=task, trainer={"max_steps": 27, "max_epochs": -1})
+    trained = [[line for line in journal if "loss" in line] for journal in (longer[0], whole[0])]
+    assert_equal_runs((trained[0], longer[1]), (trained[1], whole[1]))
 
 
 def test_workers_change_nothing_and_may_change_on_resume(tmp_path: Path) -> None:

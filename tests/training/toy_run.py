@@ -58,7 +58,9 @@ class ToyData(LightningDataModule):
         }
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return train_loader(NoisySamples(), seed=self.seed, **self._shard())
+        assert self.trainer is not None
+        steps = self.trainer.accumulate_grad_batches
+        return train_loader(NoisySamples(), seed=self.seed, batches_per_step=steps, **self._shard())
 
     def val_dataloader(self) -> DataLoader[Any]:
         return eval_loader(NoisySamples(self.num_validation), **self._shard())
@@ -109,6 +111,7 @@ class Journal(Callback):
         self.path = path
         self.signal_at = signal_at
         self.validated = 0
+        self.validations = 0
 
     def _maybe(self, place: str, count: int) -> None:
         if self.signal_at is not None and (place, count) == (self.signal_at[0], self.signal_at[1]):
@@ -136,6 +139,8 @@ class Journal(Callback):
             line = {"epoch": trainer.current_epoch, "val": float(trainer.callback_metrics["val/loss"])}
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
+            self._maybe("validated", self.validations)
+            self.validations += 1
 
 
 def make_trainer(folder: Path, callbacks: list[Callback] | None = None, **options: Any) -> Trainer:

@@ -96,6 +96,44 @@ def test_another_network_of_its_own_kind_is_refused_and_changes_nothing() -> Non
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("kind", "theirs", "ours", "surplus"),
+    [
+        ("retinanet", {"num_convs": 4}, {"num_convs": 2}, "head.classification_head.conv.2"),
+        ("mask_rcnn", {"mask_convs": 3}, {"mask_convs": 1}, "roi_heads.mask_head.1"),
+        ("mask_rcnn", {"rpn_convs": 2}, {"rpn_convs": 1}, "rpn.head.conv.1"),
+        ("upernet", {"pool_sizes": (1, 2, 3)}, {"pool_sizes": (1, 2)}, "decoder.pools.2"),
+    ],
+)
+def test_layers_that_the_model_lacks_are_not_dropped(
+    kind: str, theirs: dict[str, Any], ours: dict[str, Any], surplus: str
+) -> None:
+    source, model = build(kind, seed=1, **theirs), build(kind, **ours)
+    before = state(model)
+    for wrapper in ("", "network."):
+        tensors = {wrapper + key: value for key, value in source.state_dict().items()}
+        with pytest.raises(WeightsError, match=rf"(?s)has no place for {surplus}\..*made with other options"):
+            scalablevit.load_weights(model, tensors)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_channels_of_another_number_are_refused() -> None:
+    source, model = build("retinanet", seed=1, fpn_channels=16), build("retinanet", fpn_channels=32)
+    with pytest.raises(WeightsError, match=r"(?s)the model needs .*made with other options.*model.detector_options"):
+        scalablevit.load_weights(model, source.state_dict())
+
+
+def test_a_part_that_is_for_training_alone_is_ignored() -> None:
+    source, model = build("upernet", seed=1), build("upernet", auxiliary_channels=0)
+    report = scalablevit.load_weights(model, {f"network.{key}": v for key, v in source.state_dict().items()})
+    assert set(report.matched) == set(model.state_dict())
+    assert report.ignored
+    assert all(key.startswith("network.auxiliary.") for key in report.ignored)
+    extra = {**source.state_dict(), "train_loss.mean_value": torch.zeros(1)}
+    wrapped = {f"network.{key}" if "train" not in key else key: value for key, value in extra.items()}
+    assert "train_loss.mean_value" in scalablevit.load_weights(model, wrapped).ignored
+
+
 def test_a_network_is_built_from_its_file(tmp_path: Path) -> None:
     source = build("upernet", channels=16, auxiliary_channels=0).eval()
     save_network(source, tmp_path, metadata={"task": "segmentation", "num_classes": 3, "model_args": {"channels": 16}})

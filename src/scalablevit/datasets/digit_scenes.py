@@ -26,14 +26,16 @@ CATEGORY_IDS = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89)
 Part = Literal["train", "val"]
 
 _SMALLEST_SIDE = 32
-_DIGIT_HEIGHTS = (16, 64)
+_DIGIT_HEIGHTS = (20, 44)
 _TINY_HEIGHTS = (10, 12)
-_MOST_DIGITS = 7
+_MOST_DIGITS = 8
 # Below it a digit can often not be told from others, and a detector would be trained on guesses.
 _MIN_VISIBLE = 0.6
 _MIN_VISIBLE_PIXELS = 24
 # Distance in RGB, of 441, between a digit and all but a twentieth of what lies around it.
-_MIN_CONTRAST = 140
+_MIN_CONTRAST = 110
+# Digits are brighter than what they stand on, as chalk on a blackboard.
+_DARK, _BRIGHT = 120, 130
 _EMPTY_EVERY, _EMPTY_AT = 20, 7
 _CROWD_EVERY, _CROWD_AT = 16, 4
 _JPEG_EVERY, _JPEG_AT = 10, 3
@@ -297,26 +299,26 @@ def _digits_of(part: Part) -> tuple[tuple[np.ndarray, ...], ...]:
 
 
 def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """(H, W, 3) int64 of 0..255: one colour with a gradient, clouds or stripes, and pale shapes on it."""
-    base = rng.integers(20, 236, 3)
+    """(H, W, 3) int64 of 0.._DARK: one dark colour with a gradient, clouds or stripes, and shapes on it."""
+    base = rng.integers(10, 90, 3)
     columns, rows = np.arange(width)[None, :, None], np.arange(height)[:, None, None]
     canvas = np.zeros((height, width, 3), np.int64) + base
     kind = rng.integers(4)
     if kind == 0:
-        across, down = rng.integers(-50, 51, (2, 3))
+        across, down = rng.integers(-30, 31, (2, 3))
         canvas += across * columns // width + down * rows // height
     elif kind == 1:
         coarse = rng.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3)).astype(np.uint8)
         clouds = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-        canvas += (np.asarray(clouds).astype(np.int64) - 128) * 70 // 256
+        canvas += (np.asarray(clouds).astype(np.int64) - 128) * 50 // 256
     elif kind == 2:
         period, step_x, step_y = int(rng.integers(6, 25)), *(int(step) for step in rng.integers(-2, 3, 2))
         phase = (step_x * columns + step_y * rows) % (2 * period)
-        canvas += np.abs(phase - period) * rng.integers(-40, 41, 3) // period
+        canvas += np.abs(phase - period) * rng.integers(-25, 26, 3) // period
     for _ in range(rng.integers(0, 6)):
         shape = _random_shape(rng, columns[..., 0], rows[..., 0])
-        canvas[shape] = base + rng.integers(-45, 46, 3)
-    return np.clip(canvas, 0, 255)
+        canvas[shape] = base + rng.integers(-25, 41, 3)
+    return np.clip(canvas, 0, _DARK)
 
 
 def _random_shape(rng: np.random.Generator, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -359,7 +361,7 @@ def _draw_glyph(digit: np.ndarray, height: int, lean: int) -> _Glyph:
 
 
 def _random_glyph(rng: np.random.Generator, pictures: Sequence[np.ndarray], heights: tuple[int, int]) -> _Glyph:
-    height, lean = int(rng.integers(heights[0], heights[1] + 1)), int(rng.integers(-16, 17))
+    height, lean = int(rng.integers(heights[0], heights[1] + 1)), int(rng.integers(-10, 11))
     return _draw_glyph(pictures[int(rng.integers(len(pictures)))], height, lean)
 
 
@@ -446,7 +448,7 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, alpha: np.ndarray, regi
     """Lay one colour over `canvas` that stands out from what is there in each of the regions."""
     behind = [canvas[region] for region in regions]  # (P, 3) each
     best, best_distance = canvas[0, 0], -1
-    for colour in rng.integers(0, 256, (24, 3)):
+    for colour in rng.integers(_BRIGHT, 256, (24, 3)):
         distance = min(_low_distance(pixels, colour) for pixels in behind)
         if distance > best_distance:
             best, best_distance = colour, distance

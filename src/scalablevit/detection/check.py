@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from scalablevit.data_check import (
     DataReport,
@@ -114,7 +114,7 @@ def check_coco(
             train_images=train_images,
             val_images=val_images,
         )
-        split = _read(train, val, root=root, val_fraction=val_fraction, masks=masks)
+        split = _read(train, val, root=root, val_fraction=val_fraction, masks=masks, annotation_frame=annotation_frame)
     except CocoError as error:
         problem = Problem("error", error.kind, error.path, str(error))
         return CheckReport(str(root), counts={error.kind: 1}, problems=[problem])
@@ -151,13 +151,13 @@ def check_coco(
     )
 
 
-def _read(train: CocoPart, val: CocoPart | None, *, root: Path, val_fraction: float, masks: bool) -> CocoSplit:
+def _read(train: CocoPart, val: CocoPart | None, *, masks: bool, **settings: Any) -> CocoSplit:
     try:
-        return read_split(train, val, root=root, val_fraction=val_fraction, masks=masks)
+        return read_split(train, val, masks=masks, **settings)
     except CocoError as error:
         if error.kind != "no-masks":
             raise
-    return read_split(train, val, root=root, val_fraction=val_fraction, masks=False)
+    return read_split(train, val, masks=False, **settings)
 
 
 class _Picture(NamedTuple):
@@ -192,14 +192,16 @@ def _examine(
         if isinstance(look, ImageError):
             found.problems.append(Problem("error", look.kind, path, str(look)))
             continue
-        width, height = (int(side) for side in picture.annotations.sizes[picture.position])
+        annotations, position = picture.annotations, picture.position
+        width, height = (int(side) for side in annotations.sizes[position])
         orientation = applied_orientation((width, height), look.stored_size, look.orientation, frame=frame)
         if orientation is None:
-            message = picture.annotations.size_conflict(picture.position, look.stored_size)
+            message = annotations.size_conflict(position, look.stored_size, look.orientation, frame=frame)
             found.problems.append(Problem("error", "size-mismatch", path, message))
             continue
         if look.orientation != 1:
-            found.problems.append(_orientation_note(path, (width, height), look, orientation, frame))
+            annotated_size = None if annotations.size_from_file[position] else (width, height)
+            found.problems.append(_orientation_note(path, annotated_size, look, orientation, frame))
         found.sizes.append((width, height))
         seen.append((look.digest, PictureFile(picture.part, path)))
         if min(width, height) < min_size:
@@ -210,20 +212,24 @@ def _examine(
 
 
 def _orientation_note(
-    path: str, annotated_size: tuple[int, int], look: Look, orientation: int, frame: AnnotationFrame
+    path: str, annotated_size: tuple[int, int] | None, look: Look, orientation: int, frame: AnnotationFrame
 ) -> Problem:
+    """What is done about a picture that EXIF turns; `annotated_size` is None where the annotations tell none."""
     width, height = look.stored_size
     upright_size = (height, width) if look.orientation >= 5 else (width, height)
     turned = f"{path}: EXIF orientation {look.orientation} turns the picture"
-    if frame == "auto" and upright_size == look.stored_size:
+    if frame == "auto" and (annotated_size is None or upright_size == look.stored_size):
+        why = "its size leaves" if annotated_size is not None else "annotations without its size leave"
         message = (
-            f"{turned}, and its size leaves open what the boxes count in; stored pixels are taken, so they are turned "
+            f"{turned}, and {why} open what the boxes count in; stored pixels are taken, so they are turned "
             "along. Look at it, and set annotation_frame to 'upright' if they fit the turned picture"
         )
         return Problem("warning", "orientation-unclear", path, message)
     how = "boxes and masks are turned along" if orientation != 1 else "boxes and masks fit the turned picture"
-    size = "{} x {}".format(*annotated_size)
-    return Problem("warning", "orientation", path, f"{turned}; as annotated at {size} pixels, {how}")
+    why = f"as annotation_frame is {frame!r}"
+    if annotated_size is not None:
+        why = "as annotated at {} x {} pixels".format(*annotated_size)
+    return Problem("warning", "orientation", path, f"{turned}; {why}, {how}")
 
 
 def _count_unlisted(split: CocoSplit) -> int:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from scalablevit.abridged import abridged
 from scalablevit.data_check import Problem
@@ -29,6 +30,7 @@ from scalablevit.detection.coco_file import (
 from scalablevit.detection.coco_folder import find_parts as find_parts
 from scalablevit.detection.coco_folder import locate_images
 from scalablevit.detection.coco_masks import CocoMasks
+from scalablevit.detection.orientation import AnnotationFrame
 from scalablevit.detection.orientation import orient_boxes as orient_boxes
 from scalablevit.detection.orientation import orient_mask as orient_mask
 
@@ -80,6 +82,8 @@ class CocoAnnotations:
         image_ids: (N,) int64, COCO's id of each image, in the file's order.
         sizes: (N, 2) int64, width and height of each image in pixels, as the annotations count them; 0 where
             neither file tells.
+        size_from_file: (N,) bool, where the annotations did not tell the size, and the image file did: it cannot
+            tell what the annotations count in.
         present: (N,) bool, whether the image file is there and its size known.
         boxes_xywh: (A, 4) float64, in pixels; grouped by image. Those that reach more than a pixel over the
             picture's edge are clipped, the others are as the file has them.
@@ -97,6 +101,7 @@ class CocoAnnotations:
         self.category_ids: list[int] = []
         self.image_ids = np.zeros(0, np.int64)
         self.sizes = np.zeros((0, 2), np.int64)
+        self.size_from_file = np.zeros(0, bool)
         self.present = np.zeros(0, bool)
         self.boxes_xywh = np.zeros((0, 4))
         self.labels = np.zeros(0, np.int64)
@@ -117,6 +122,7 @@ class CocoAnnotations:
         image_folder: str | Path | Sequence[Path] | None,
         *,
         masks: bool = False,
+        annotation_frame: AnnotationFrame = "auto",
         like: "CocoAnnotations | None" = None,
     ) -> "CocoAnnotations":
         """Read an annotation file; what is wrong with single entries is counted and left out.
@@ -126,6 +132,8 @@ class CocoAnnotations:
             image_folder: where the images are; of several folders, the one with most of them is taken. None:
                 do not look for the images.
             masks: read the masks too, and leave out annotations without one.
+            annotation_frame: see `applied_orientation`; where the annotations tell no size, the file's is that of the
+                upright picture for "upright", else that of the stored one.
             like: annotations of the training images, whose classes to use; categories are matched by name.
 
         Raises:
@@ -139,7 +147,7 @@ class CocoAnnotations:
         class_of = self._read_categories(categories)
         index, names, sizes = self._read_images(images)
         self._find_files(names, image_folder)
-        self._fill_sizes(sizes)
+        self._fill_sizes(sizes, annotation_frame)
         self._read_annotations(annotations, index, class_of, masks=masks)
         if like is not None:
             self._take_classes_of(like)
@@ -256,19 +264,27 @@ class CocoAnnotations:
             ],
         }
 
-    def size_conflict(self, index: int, stored_size: tuple[int, int]) -> str:
+    def size_conflict(
+        self, index: int, stored_size: tuple[int, int], orientation: int = 1, *, frame: AnnotationFrame = "auto"
+    ) -> str:
         """Path, reason and remedy for an image of another size than the annotations say.
 
         Args:
             index: which image, 0..N-1.
             stored_size: (width, height) of the file's own pixel grid.
+            orientation: EXIF's, 1 to 8, that turns the picture upright.
+            frame: see `applied_orientation`.
         """
-        width, height = self.sizes[index]
-        return (
-            f"{self.file(index)}: the picture has {stored_size[0]} x {stored_size[1]} pixels, but {self.path} says "
-            f"{width} x {height}, so that its boxes do not fit; put the original picture back, or export the "
-            "annotations again"
-        )
+        width, height = (int(side) for side in self.sizes[index])
+        upright_size = stored_size[::-1] if orientation >= 5 else stored_size
+        conflict = f"{self.path} says {width} x {height}, so that its boxes do not fit"
+        picture = f"{self.file(index)}: the picture has {stored_size[0]} x {stored_size[1]} pixels"
+        if frame != "auto" and (width, height) in (stored_size, upright_size):
+            return (
+                f"{picture}, which EXIF orientation {orientation} turns to {upright_size[0]} x {upright_size[1]}; "
+                f"{conflict} with annotation_frame {frame!r}; set annotation_frame to 'auto', which goes by the size"
+            )
+        return f"{picture}, but {conflict}; put the original picture back, or export the annotations again"
 
     def describe_problems(self) -> list[str]:
         """One line for each kind of problem: how many, what is done about it, and the first of them."""
@@ -375,12 +391,14 @@ class CocoAnnotations:
             path = folder / names[i]
             self._note("missing-file", path, f"{path}: there is no such file; {self.path} lists it")
 
-    def _fill_sizes(self, sizes: list[tuple[int, int]]) -> None:
+    def _fill_sizes(self, sizes: list[tuple[int, int]], frame: AnnotationFrame) -> None:
         """Set `sizes`, from the image files where the annotations do not tell them."""
         self.sizes = np.array(sizes, np.int64).reshape(-1, 2)
+        self.size_from_file = np.zeros(len(sizes), bool)
         for i in np.flatnonzero(self.sizes[:, 0] == 0).tolist():
             path = self.file(i)
-            size = _size_in_header(path) if self.present[i] and self.image_folder is not None else None
+            there = self.present[i] and self.image_folder is not None
+            size = _size_in_header(path, upright=frame == "upright") if there else None
             if size is None:
                 if self.present[i]:
                     message = (
@@ -389,7 +407,7 @@ class CocoAnnotations:
                     self._note("bad-image", path, message)
                 self.present[i] = False
                 continue
-            self.sizes[i] = size
+            self.sizes[i], self.size_from_file[i] = size, True
             self._note("missing-size", path, f"{path}: {self.path} has no width and height for it")
 
     def _read_annotations(
@@ -471,11 +489,11 @@ class CocoAnnotations:
         self._note_rows("clipped-box", over, annotations, ids)
         boxes[over, :2], boxes[over, 2:] = inner_low[over], (inner_high - inner_low)[over]
 
-        values, first, counts = np.unique(ids, return_index=True, return_counts=True)
+        order = np.argsort(ids, kind="stable")
+        values, first, counts = np.unique(ids[order], return_index=True, return_counts=True)
         for k in np.flatnonzero((counts > 1) & (values != _NO_ID)):
-            same = np.flatnonzero(ids == values[k])
-            for row in same[1:]:
-                one, other = first[k], int(row)
+            one, *others = order[first[k] : first[k] + counts[k]].tolist()
+            for other in others:
                 is_copy = (
                     self._image_of[one] == self._image_of[other]
                     and self.labels[one] == self.labels[other]
@@ -558,14 +576,30 @@ class CocoAnnotations:
         if not math.isnan(self._areas[row]):
             return float(self._areas[row])
         if self.has_masks:
-            return self._masks.area(row)
+            width, height = (int(side) for side in self.sizes[self._image_of[row]])
+            return self._masks.area(row, width=width, height=height)
         return float(self.boxes_xywh[row, 2] * self.boxes_xywh[row, 3])
 
 
-def _size_in_header(path: Path) -> tuple[int, int] | None:
+def _size_in_header(path: Path, *, upright: bool) -> tuple[int, int] | None:
+    """(width, height) of a picture as it is stored, or after EXIF's turn."""
     try:
         with Image.open(path) as image:
-            return image.size
+            width, height = image.size
+            if isinstance(image, TiffImageFile):  # Pillow gives its size after the turn
+                width, height = (
+                    int(image.tag_v2[tag]) for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
+                )
+            return (height, width) if upright and _is_turned(image) else (width, height)
     # Pillow's format plugins meet broken data with almost any exception.
     except Exception:
         return None
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether EXIF swaps height and width."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    # A damaged EXIF block says nothing against the pixels, and turns nothing.
+    except Exception:
+        return False

@@ -99,12 +99,7 @@ class CocoMasks:
         first, last = self._spans[row]
         if self._kinds[row] == _RUNS:
             return decode_runs(self._runs[first:last], height, width)
-        polygons = []
-        for polygon in range(first, last):
-            points = self._polygon(polygon).reshape(-1, 2)
-            # Outlines are drawn point by point: one that runs off to a million would take minutes and gigabytes.
-            points = points.clip((-width, -height), (2 * width, 2 * height))
-            polygons.append(points.ravel().tolist())
+        polygons = [self._polygon(polygon, width, height).tolist() for polygon in range(first, last)]
         # Import takes a moment, and only masks need it.
         from faster_coco_eval.core import mask as coco_mask
 
@@ -121,21 +116,28 @@ class CocoMasks:
         """
         first, last = (int(i) for i in self._spans[row])
         if self._kinds[row] == _POLYGONS:
-            return [self._polygon(polygon).tolist() for polygon in range(first, last)]
+            return [self._polygon(polygon, width, height).tolist() for polygon in range(first, last)]
         return {"size": [height, width], "counts": self._runs[first:last].tolist()}
 
-    def area(self, row: int) -> float:
-        """Of a mask, in pixels; parts of polygons that overlap count twice."""
+    def area(self, row: int, *, width: int, height: int) -> float:
+        """Of a mask, in pixels; parts of polygons that overlap count twice.
+
+        Args:
+            row: of the annotation.
+            width: of the image, in pixels.
+            height: likewise.
+        """
         first, last = (int(i) for i in self._spans[row])
         if self._kinds[row] == _RUNS:
             return float(self._runs[first:last][1::2].sum())
-        return sum(_polygon_area(self._polygon(polygon)) for polygon in range(first, last))
+        return sum(_polygon_area(self._polygon(polygon, width, height)) for polygon in range(first, last))
 
-    def _polygon(self, polygon: int) -> np.ndarray:
-        """x, y, x, y, ... of one polygon."""
+    def _polygon(self, polygon: int, width: int, height: int) -> np.ndarray:
+        """x, y, x, y, ... of one polygon, within the image and as much again on each side of it."""
         ends = self._polygon_ends
-        points: np.ndarray = self._points[ends[polygon] : ends[polygon + 1]]
-        return points
+        points: np.ndarray = self._points[ends[polygon] : ends[polygon + 1]].reshape(-1, 2)
+        # Outlines are drawn point by point: one that runs off to a million would take minutes and gigabytes.
+        return points.clip((-width, -height), (2 * width, 2 * height)).ravel()
 
 
 def _polygon_area(points: np.ndarray) -> float:

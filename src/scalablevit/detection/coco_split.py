@@ -11,6 +11,7 @@ import numpy as np
 from scalablevit.detection.coco_file import CocoError
 from scalablevit.detection.coco_folder import CocoPart
 from scalablevit.detection.coco_json import CocoAnnotations
+from scalablevit.detection.orientation import AnnotationFrame
 from scalablevit.train_val import check_val_fraction, split_by_hash
 
 
@@ -39,7 +40,13 @@ class CocoSplit:
 
 
 def read_split(
-    train: CocoPart, val: CocoPart | None, *, root: Path, val_fraction: float = 0.1, masks: bool = False
+    train: CocoPart,
+    val: CocoPart | None,
+    *,
+    root: Path,
+    val_fraction: float = 0.1,
+    masks: bool = False,
+    annotation_frame: AnnotationFrame = "auto",
 ) -> CocoSplit:
     """Read the parts that `find_parts` found.
 
@@ -52,16 +59,21 @@ def read_split(
         root: the data folder.
         val_fraction: the share that is set aside; in (0, 1).
         masks: as for `CocoAnnotations.read`.
+        annotation_frame: likewise.
 
     Raises:
         CocoError: as `CocoAnnotations.read`; or there is only one image, too few to set one aside.
         ValueError: `val_fraction` is out of range.
     """
     check_val_fraction(val_fraction)
-    train_set = CocoAnnotations.read(train.annotations, train.image_folders, masks=masks)
+    train_set = CocoAnnotations.read(
+        train.annotations, train.image_folders, masks=masks, annotation_frame=annotation_frame
+    )
     there = np.flatnonzero(train_set.present)
     if val is not None:
-        val_set = CocoAnnotations.read(val.annotations, val.image_folders, masks=masks, like=train_set)
+        val_set = CocoAnnotations.read(
+            val.annotations, val.image_folders, masks=masks, annotation_frame=annotation_frame, like=train_set
+        )
         return CocoSplit(root, train_set, val_set, there, np.flatnonzero(val_set.present))
     if len(there) < 2:
         raise CocoError(

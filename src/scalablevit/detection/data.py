@@ -19,7 +19,7 @@ from scalablevit.detection.coco_folder import find_parts
 from scalablevit.detection.coco_json import CocoAnnotations
 from scalablevit.detection.coco_split import read_split
 from scalablevit.detection.orientation import AnnotationFrame, applied_orientation, orient_boxes, orient_mask
-from scalablevit.detection.transforms import Augmentation, Preprocessing, TrainTransform
+from scalablevit.detection.transforms import Augmentation, Preprocessing, TrainTransform, as_input
 from scalablevit.images import ImageError, UprightImage, read_upright
 from scalablevit.training.data_module import TaskData
 
@@ -45,7 +45,8 @@ class DetectionBatch(NamedTuple):
     """Pictures and what is in them.
 
     Fields:
-        images: (3, h, w) float32 each, in 0..1, upright, not normalised; of any sizes.
+        images: (3, h, w) each, upright, not normalised, of any sizes. In training float32 in 0..1; in validation
+            uint8, which is a quarter to move: `transforms.as_input` makes the other of it, on the device.
         targets: for each picture, in training: boxes (R, 4) float32, left, top, right, bottom in its pixels; labels
             (R,) int64 in 0..K-1; with masks, masks (R, h, w) uint8. In validation: empty.
         image_ids: COCO's ids.
@@ -80,7 +81,7 @@ class CocoDataset(Dataset[DetectionSample]):
     Args:
         annotations: of the pictures.
         indices: (n,), which of its images.
-        transform: for training; None: pictures at their own size, without targets.
+        transform: for training; None: uint8 pictures at their own size, without targets.
         max_substitutes: how many of the next samples to try in the place of one that cannot be used. With 0, or
             when all of them fail, the sample is a gray picture without objects and not `readable`. Nothing is
             raised here: in a loading process it would end in a stack trace. `UnreadableFiles` raises.
@@ -120,15 +121,21 @@ class CocoDataset(Dataset[DetectionSample]):
                 continue
             orientation = self._orientation(position, upright)
             if orientation is None:
-                failed.append(self.annotations.size_conflict(position, upright.stored_size))
+                failed.append(
+                    self.annotations.size_conflict(
+                        position, upright.stored_size, upright.orientation, frame=self.annotation_frame
+                    )
+                )
                 continue
             image_id = int(self.annotations.image_ids[position])
             if self.transform is None:
-                image: Tensor = F.to_dtype(F.to_image(upright.image), torch.float32, scale=True)
-                return DetectionSample(image.as_subclass(Tensor), {}, image_id, orientation, True, tuple(failed))
+                image: Tensor = F.pil_to_tensor(upright.image)
+                return DetectionSample(image, {}, image_id, orientation, True, tuple(failed))
             image, target = self.transform(upright.image, *self._objects(position, orientation))
             return DetectionSample(image, target, image_id, orientation, True, tuple(failed))
-        image = torch.full((3, *_NO_PICTURE_SIZE), 0.5)
+        image = torch.full((3, *_NO_PICTURE_SIZE), 127, dtype=torch.uint8)
+        if self.transform is not None:
+            image = as_input(image)
         image_id = int(self.annotations.image_ids[self.indices[index]])
         return DetectionSample(image, self._no_objects(), image_id, 1, False, tuple(failed))
 
@@ -184,7 +191,8 @@ class CocoData(TaskData):
         max_size: what the longer side may not exceed.
         mean: of red, green and blue, of pixels in 0..1; default ImageNet's.
         std: likewise.
-        augmentation: how training pictures are varied; None: not at all.
+        augmentation: how training pictures are varied; None: not at all. Its `sizes` replace `min_size` in training,
+            and `min_size` must lie among them.
         keep_empty: train on pictures without objects too; what the network finds in them is false.
         annotation_frame: of pictures with an EXIF orientation, whether boxes and masks count in the "stored" pixels
             or in those of the "upright" picture; "auto" goes by the size that the annotations give.
@@ -250,6 +258,7 @@ class CocoData(TaskData):
             mean=tuple(mean or IMAGENET_DEFAULT_MEAN),
             std=tuple(std or IMAGENET_DEFAULT_STD),
         )
+        _check_sizes(min_size, augmentation)
         self.masks = masks
         self.augmentation = augmentation
 
@@ -263,7 +272,9 @@ class CocoData(TaskData):
             train_images=train_images,
             val_images=val_images,
         )
-        self._split = read_split(train, val, root=root, val_fraction=val_fraction, masks=masks)
+        self._split = read_split(
+            train, val, root=root, val_fraction=val_fraction, masks=masks, annotation_frame=annotation_frame
+        )
         self.train_annotations, self.val_annotations = self._split.train, self._split.val
         for annotations in dict.fromkeys([self.train_annotations, self.val_annotations]):
             for line in annotations.describe_problems():
@@ -306,6 +317,11 @@ class CocoData(TaskData):
         return len(self.train_annotations.class_names)
 
     @property
+    def is_split(self) -> bool:
+        """Whether the validation pictures are a share of the training file's, set aside by a hash."""
+        return self._split.is_split
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """How a picture becomes the network's input in evaluation."""
         return self._preprocessing
@@ -325,7 +341,7 @@ class CocoData(TaskData):
         spread = f"{counts[rarest]:,}"
         if counts[rarest] != counts[commonest]:
             spread += f" (of {self.class_names[rarest]}) to {counts[commonest]:,} (of {self.class_names[commonest]})"
-        origin = "set aside from training" if self._split.is_split else self.val_annotations.path.name
+        origin = "set aside from training" if self.is_split else self.val_annotations.path.name
         val_objects = self.val_annotations.count_objects(self.val_dataset.indices)
         preprocessing = self._preprocessing
         return "\n".join(
@@ -344,6 +360,19 @@ class CocoData(TaskData):
 
 def _upright_mask(annotations: CocoAnnotations, row: int, orientation: int) -> np.ndarray:
     return orient_mask(annotations.mask(row), orientation)
+
+
+def _check_sizes(min_size: int, augmentation: Augmentation | None) -> None:
+    """Raise where training would see no picture of the size that evaluation takes."""
+    sizes = augmentation.sizes if augmentation is not None else None
+    if sizes is None or min(sizes) <= min_size <= max(sizes):
+        return
+    around = [round(min_size * factor) for factor in (0.85, 1.0, 1.15)]
+    raise ValueError(
+        f"data.min_size {min_size} lies outside data.augmentation.sizes {list(sizes)}, which replace it in training: "
+        f"the network would be measured at a size that it never saw. Set both, as in --data.min_size {min_size} "
+        f"--data.augmentation.sizes '{around}', or --data.augmentation.sizes null to train at min_size alone"
+    )
 
 
 def _refuse_missing(annotations: CocoAnnotations, max_unreadable: int) -> None:

@@ -15,6 +15,7 @@ from scalablevit.detection.coco_json import CocoAnnotations
 from scalablevit.detection.data import DetectionBatch, collate
 from scalablevit.detection.orientation import orient_boxes, orient_mask
 from scalablevit.detection.predict import Detection, decode_mask, detections_of, encode_mask
+from scalablevit.detection.transforms import as_input
 from scalablevit.training.loaders import eval_loader
 
 _AREAS = ("all", "small", "medium", "large")
@@ -196,7 +197,7 @@ def evaluate(
     findings = Findings()
     pasted, detector.transform.paste_masks = detector.transform.paste_masks, False  # a hundred are gigabytes
     for batch in eval_loader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate):
-        images = [image.to(device) for image, ok in zip(batch.images, batch.readable, strict=True) if ok]
+        images = [as_input(image.to(device)) for image, ok in zip(batch.images, batch.readable, strict=True) if ok]
         outputs = detector(images) if images else []
         findings.add(batch, outputs, category_ids=annotations.category_ids, first_label=detector.first_label)
     detector.transform.paste_masks = pasted

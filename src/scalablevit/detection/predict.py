@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from scalablevit.detection.models import build_detector, paste_mask
-from scalablevit.detection.transforms import Preprocessing
+from scalablevit.detection.transforms import Preprocessing, as_input
 from scalablevit.device import choose_device
 from scalablevit.images import ImageError, read_image
 from scalablevit.weights import WeightsError, load_network, read_metadata
@@ -288,7 +288,7 @@ class Detector:
         head.score_thresh, transform.min_size, transform.max_size = threshold, shortest, longest
         transform.paste_masks = False
         try:
-            batch = [F.to_dtype(F.pil_to_tensor(image).to(self.device), torch.float32, scale=True) for image in images]
+            batch = [as_input(F.pil_to_tensor(image).to(self.device)) for image in images]
             outputs = network(batch)
         finally:  # others may measure with it
             head.score_thresh, transform.min_size, transform.max_size, transform.paste_masks = before

@@ -1,6 +1,7 @@
 """Training and validating a detector."""
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from scalablevit.backbone import VARIANTS
 from scalablevit.detection.data import DetectionBatch
 from scalablevit.detection.evaluate import AveragePrecision, Findings, evaluate
 from scalablevit.detection.models import build_detector
-from scalablevit.detection.transforms import Preprocessing
+from scalablevit.detection.transforms import Preprocessing, as_input
 from scalablevit.safe_write import write_atomically
 from scalablevit.training.module import (
     DEFAULT_OPTIMIZER,
@@ -24,6 +25,7 @@ from scalablevit.training.module import (
 )
 from scalablevit.weights import holds_scaled_values, load_weights, save_network
 
+_log = logging.getLogger(__name__)
 _SHEET_PICTURES = 8
 
 
@@ -130,6 +132,8 @@ class DetectionTask(TrainingModule):
     def setup(self, stage: str) -> None:
         """Compare the data with the network; see `TrainingModule.setup`.
 
+        Logs a warning where masks are read for nothing, and before "validate" where only a share of a file is measured.
+
         Raises:
             ValueError: the data has other classes than the network, or no masks where it needs them.
         """
@@ -144,6 +148,20 @@ class DetectionTask(TrainingModule):
             raise ValueError(
                 "model.detector mask_rcnn learns from masks, and data.masks is false: set it to true, or choose "
                 "retinanet"
+            )
+        if data.masks and not self.has_masks:
+            _log.warning(
+                "data.masks is true, but model.detector retinanet learns from boxes alone: masks are decoded for "
+                "nothing, and objects without one are left out; set data.masks to false"
+            )
+        if stage == "validate" and data.is_split:
+            file = data.val_annotations.path
+            _log.warning(
+                "%s: only the %s pictures are measured that are set aside for validation (data.val_fraction), of %s; "
+                "to measure all of a file, name it: --data.val_annotations FILE --data.val_images FOLDER",
+                file,
+                f"{len(data.val_dataset):,}",
+                f"{int(data.val_annotations.present.sum()):,}",
             )
 
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
@@ -168,7 +186,7 @@ class DetectionTask(TrainingModule):
     def validation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
         """Find objects in the pictures that could be read."""
         self.unreadable.collect(batch.unreadable)
-        images = [image for image, is_readable in zip(batch.images, batch.readable, strict=True) if is_readable]
+        images = [as_input(image) for image, is_ok in zip(batch.images, batch.readable, strict=True) if is_ok]
         outputs = self.network(images) if images else []
         annotations = self.trainer.datamodule.val_annotations  # type: ignore[attr-defined]
         self.findings.add(

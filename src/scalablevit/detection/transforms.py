@@ -130,6 +130,11 @@ class View:
     vflip: bool = False
 
 
+def as_input(pixels: Tensor) -> Tensor:
+    """A picture (3, H, W) uint8 as detectors take it: float32 in 0..1, on the same device."""
+    return F.to_dtype(pixels, torch.float32, scale=True)
+
+
 class TrainTransform:
     """From an upright picture and its objects to a training sample, varied at random.
 

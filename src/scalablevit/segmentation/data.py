@@ -34,7 +34,7 @@ from scalablevit.training.data_module import TaskData, available_cores
 _log = logging.getLogger(__name__)
 
 _AUGMENTATION = Augmentation()
-# So many training pairs are read before training starts, to find what is wrong with all of them.
+# So many pairs of each part are read before training starts, to find what is wrong with all of them.
 _PROBES = 32
 _UNREADABLE_SIZE = (32, 32)
 _CHECK_DATA = "`scalablevit check-data` finds everything that is wrong with the folder"
@@ -217,8 +217,8 @@ class MaskFolderData(TaskData):
 
     Raises:
         ValueError: `root` is missing or not laid out as above, images and masks have no names in common, no training
-            pair can be read, labels do not fit the named classes, or an argument is out of range. Names the file or
-            folder and the remedy.
+            pair or no validation pair can be used, labels do not fit the named classes, all pixels are ignored, or an
+            argument is out of range. Names the file or folder and the remedy.
     """
 
     train_dataset: MaskDataset
@@ -301,7 +301,8 @@ class MaskFolderData(TaskData):
             blank_shape=(in_chans, *_UNREADABLE_SIZE),
             max_substitutes=0,
         )
-        palette = _probe(self.train_dataset)
+        palette = _probe(self.train_dataset, "training")
+        _probe(self.val_dataset, "validation")
         self._preprocessing = Preprocessing(
             mean=settings.mean,
             std=settings.std,
@@ -403,13 +404,14 @@ def _find_labels(root: Path, pairs: Sequence[Pair]) -> set[int]:
     return set().union(*found)
 
 
-def _probe(dataset: MaskDataset) -> Palette | None:
-    """Read some training pairs, evenly spread, for what is wrong with all of them; gives the masks' palette.
+def _probe(dataset: MaskDataset, part: Literal["training", "validation"]) -> Palette | None:
+    """Read some pairs, evenly spread, for what is wrong with all of them; gives the masks' palette.
 
     Raises:
-        ValueError: labels of one are no classes, or none can be read.
+        ValueError: labels of one are no classes, none can be read, or all pixels of the part are ignored.
     """
     palette, first_error, readable = None, None, 0
+    ignored: list[Path] = []
     count = min(_PROBES, len(dataset))
     for index in (i * len(dataset) // count for i in range(count)):
         try:
@@ -417,17 +419,44 @@ def _probe(dataset: MaskDataset) -> Palette | None:
         except (ImageError, PairError) as error:
             # Labels beyond the classes are seldom the fault of one mask.
             if error.kind == "outside-classes":
-                raise ValueError(f"{error}; {_CHECK_DATA}") from None
+                raise ValueError(f"a {part} mask cannot be used: {error}; {_CHECK_DATA}") from None
             first_error = first_error or error
             continue
         readable += 1
         palette = palette or _class_palette(pair.palette, dataset.label_map)
+        if (pair.labels == IGNORED).all():
+            ignored.append(dataset.mask_path(index))
     if readable == 0 and first_error is not None:
         raise ValueError(
-            f"none of {count} training images with masks that were tried can be read. The first: {first_error}\n"
+            f"none of {count} {part} images with masks that were tried can be used. The first: {first_error}\n"
             f"{_CHECK_DATA}"
         )
+    if ignored:
+        _tell_of_ignored(dataset, part, ignored, readable)
     return palette
+
+
+def _tell_of_ignored(dataset: MaskDataset, part: str, ignored: Sequence[Path], tried: int) -> None:
+    """Warn of masks without a pixel of a class, `ignored` of `tried`; raise a ValueError if there is no other mask."""
+    result = "nothing can be learned" if part == "training" else "nothing can be measured"
+    if len(ignored) == tried and not any(_has_a_class(dataset, index) for index in range(len(dataset))):
+        raise ValueError(
+            f"{ignored[0]}: all pixels of this and of every other {part} mask are ignored, so {result}. "
+            f"{dataset.label_map.describe().capitalize()}: label the masks, or correct reduce_zero_label or "
+            f"ignore_labels; {_CHECK_DATA}"
+        )
+    _log.warning(
+        "all pixels are ignored in %d of %d %s masks that were tried, so %s from them, such as %s; %s",
+        *(len(ignored), tried, part, result, ignored[0], _CHECK_DATA),
+    )
+
+
+def _has_a_class(dataset: MaskDataset, index: int) -> bool:
+    try:
+        labels = dataset.label_map.encode(read_upright_mask(dataset.mask_path(index)).labels)
+    except (ImageError, OutsideLabelsError):
+        return False
+    return bool((labels != IGNORED).any())
 
 
 def _class_palette(palette: Iterable[tuple[int, int, int]] | None, label_map: LabelMap) -> Palette | None:

@@ -163,7 +163,8 @@ class Segmenter:
             keep_images: hand the pictures out as well.
             tile: side of the tiles in pixels, at least 32; every picture larger than one is tiled then. None: only
                 pictures that are too large, in tiles of 512 pixels or of the crop of sliding-window inference.
-            short_side: the picture's short side as the network sees it, in pixels; 0: its own; None: as in training.
+            short_side: the picture's short side as the network sees it, in pixels; 0: its own; None: as in training,
+                or its own where `tile` is given.
             scales: factors on that size; the probabilities of several are averaged.
             flip: average with those of the mirrored picture.
 
@@ -180,6 +181,8 @@ class Segmenter:
         if short_side is not None and short_side < 0:
             raise ValueError(f"short_side must be at least 1 pixel, or 0 for the picture's own size, got {short_side}")
         settings = replace(self.inference, scales=scales, flip=flip)
+        if short_side is None and tile is not None:
+            short_side = 0  # whoever asks for tiles wants what is small to be seen
         if short_side is not None:
             settings = replace(settings, short_side=short_side or None, long_side=None)
         return self._predict(paths, settings, batch_size=batch_size, keep_images=keep_images, tile=tile)
@@ -205,6 +208,7 @@ class Segmenter:
                 continue
             labels = self.label(image, settings, batch_size=batch_size, tile=tile)
             yield Prediction(path, labels, image=image if keep_images else None, **named)
+            del image, labels  # or they would be kept while the next are made
 
     @property
     def palette(self) -> list[tuple[int, int, int]]:

@@ -1,6 +1,7 @@
 """Training and validating a segmenter."""
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,10 @@ from scalablevit.training.module import (
 )
 from scalablevit.weights import holds_scaled_values, load_network, load_weights, save_network
 
+_log = logging.getLogger(__name__)
+
 _DEFAULT_INFERENCE = InferenceSettings()
+_AUXILIARY_WEIGHT = 0.4
 _MOST_EXAMPLES = 8
 _THUMBNAIL = 384
 
@@ -53,7 +57,8 @@ class SegmentationTask(TrainingModule):
         grad_checkpointing: recompute blocks in the backward pass, for less memory.
         network_options: further arguments of `create_backbone`, such as {lim: false}.
         segmenter_options: further arguments of `semantic_fpn` or `upernet`, such as {channels: 128}.
-        auxiliary_weight: of the auxiliary head's loss, where the decoder has such a head; at least 0.
+        auxiliary_weight: of the auxiliary head's loss, at least 0; without such a head another than the default is
+            warned of.
         ignored_in_mean: divide the loss by all pixels of a batch, ignored ones too, as mmsegmentation does unless told
             otherwise; False: by those with a class.
         inference: how the network is applied in validation and, but for scales and flip, in prediction. A null short
@@ -82,7 +87,7 @@ class SegmentationTask(TrainingModule):
         grad_checkpointing: bool = False,
         network_options: dict[str, Any] | None = None,
         segmenter_options: dict[str, Any] | None = None,
-        auxiliary_weight: float = 0.4,
+        auxiliary_weight: float = _AUXILIARY_WEIGHT,
         ignored_in_mean: bool = False,
         inference: InferenceSettings = _DEFAULT_INFERENCE,
         optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
@@ -142,6 +147,11 @@ class SegmentationTask(TrainingModule):
                 )
             except TypeError as error:
                 raise ValueError(f"model.segmenter_options: {error}; see {segmenter} for its arguments") from error
+        if self.network.auxiliary is None and auxiliary_weight != _AUXILIARY_WEIGHT:
+            _log.warning(
+                "model.auxiliary_weight %g has no effect, as this %s has no auxiliary head: remove it",
+                *(auxiliary_weight, segmenter),
+            )
         self.load_report = None if weights is None else load_weights(self.network, weights, class_names=class_names)
         self.val_confusion = PixelConfusion(K)
         self.val_loss = MeanMetric()

@@ -347,7 +347,7 @@ def _explained(checkpoint: Path | None) -> Iterator[None]:
         if done is None:
             raise
         raise RecipeError(
-            f"the run in {checkpoint} has {int(done[1]) + 1} epochs behind it, not fewer than --epochs {done[2]}"
+            f"the run in {checkpoint} has come to epoch {int(done[1]) + 1}, beyond --epochs {done[2]}: ask for more"
         ) from error
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo/transport" in str(error):

@@ -1,8 +1,8 @@
 """The LightningDataModule that the three tasks share: sharded, seeded, resumable loaders."""
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence, Sized
+from typing import Any, Literal, cast
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
@@ -81,7 +81,7 @@ class TaskData(LightningDataModule):
         return None
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled and augmented; the same number of batches on all ranks."""
+        """Shuffled and augmented; the same number of batches on all ranks, and whole optimizer steps of them."""
         return train_loader(
             self.train_dataset,
             batch_size=self.batch_size,
@@ -91,10 +91,21 @@ class TaskData(LightningDataModule):
             world_size=self._world_size,
             collate_fn=self._collate,
             groups=self.batch_groups(),
+            batches_per_step=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """In order, each sample exactly once over all ranks."""
+        """In order, each sample exactly once over all ranks.
+
+        Raises:
+            ValueError: there are fewer samples than ranks: one without any would not wait for the others.
+        """
+        count = len(cast(Sized, self.val_dataset))
+        if count < self._world_size:
+            raise ValueError(
+                f"there are {count} validation pictures for {self._world_size} processes, each of which needs one: use "
+                f"--devices {max(count, 1)}, or have more of them (data.val_fraction where they are set aside)"
+            )
         return eval_loader(
             self.val_dataset,
             batch_size=self.val_batch_size,

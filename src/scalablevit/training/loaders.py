@@ -40,6 +40,8 @@ class ShardedSampler(DistributedSampler[Any]):
             by at most 1.
         groups: a number for each sample: batches hold samples of one number, such as of landscapes or of
             portraits. What fills no batch over all ranks comes last, mixed. None: any samples.
+        batches_per_step: how many batches of a rank make an optimizer step. With `drop_last`, batches at the end
+            that make no whole step are dropped too, unless there is no whole one.
 
     Raises:
         ValueError: a number out of range, or no samples.
@@ -57,11 +59,13 @@ class ShardedSampler(DistributedSampler[Any]):
         drop_last: bool,
         pad: bool,
         groups: Sequence[int] | None = None,
+        batches_per_step: int = 1,
     ) -> None:
         if num_samples < 1:
             raise ValueError("the data set holds no samples: check its path and that no class folder is empty")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        for name, number in (("batch_size", batch_size), ("batches_per_step", batches_per_step)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
         if world_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in 0..world_size - 1, got rank {rank} of world_size {world_size}")
         if groups is not None and len(groups) != num_samples:
@@ -78,8 +82,10 @@ class ShardedSampler(DistributedSampler[Any]):
         self._dataset_size = num_samples
         self._groups = None if groups is None else torch.as_tensor(groups)
         if drop_last:
-            per_step = world_size * batch_size
-            per_rank = num_samples // per_step * batch_size or max(1, num_samples // world_size)
+            batches = num_samples // (world_size * batch_size)
+            if batches > batches_per_step:
+                batches -= batches % batches_per_step
+            per_rank = batches * batch_size or max(1, num_samples // world_size)
         elif pad:
             per_rank = -(-num_samples // world_size)
         else:
@@ -218,6 +224,7 @@ def train_loader(
     collate_fn: Callable[[list[Any]], Any] | None = None,
     drop_last: bool = True,
     groups: Sequence[int] | None = None,
+    batches_per_step: int = 1,
 ) -> ResumableLoader:
     """Shuffled, augmented and resumable: the loader to train from.
 
@@ -234,7 +241,8 @@ def train_loader(
         collate_fn: list of samples -> batch; None: torch's default.
         drop_last: drop what does not fill a batch on every rank; otherwise the last batch is smaller and the
             ranks are evened out by repeating samples.
-        groups: as for `ShardedSampler`.
+        groups: as for `ShardedSampler`, as is `batches_per_step`.
+        batches_per_step: see `groups`.
     """
     sampler = ShardedSampler(
         len(cast(Sized, dataset)),
@@ -246,6 +254,7 @@ def train_loader(
         drop_last=drop_last,
         pad=True,
         groups=groups,
+        batches_per_step=batches_per_step,
     )
     return ResumableLoader(
         SeededDataset(dataset, seed=seed),

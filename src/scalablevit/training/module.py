@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -122,7 +122,8 @@ class TrainingModule(LightningModule):
     Args:
         optimizer: see `OptimizerSettings`.
         schedule: see `ScheduleSettings`.
-        global_batch: samples an optimizer step over all devices; gradient accumulation follows from it.
+        global_batch: samples an optimizer step over all devices; gradient accumulation follows from it, and where
+            trainer.check_val_every_n_epoch is null, trainer.val_check_interval then counts optimizer steps.
             None: batch_size * devices * trainer.accumulate_grad_batches.
         ema_decay: decay of the moving average of the weights, in [0, 1); None: no averaging.
         max_nonfinite_steps: how many optimizer steps in a row may be dropped for non-finite gradients.
@@ -163,8 +164,6 @@ class TrainingModule(LightningModule):
         self.unreadable = UnreadableFiles(0)  # setup() asks the data how many
         self.train_loss = MeanMetric()
         self.settled: dict[str, Any] = {}
-        # a small evaluation set may leave a rank without a sample; evaluation does not talk between batches
-        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def configure_callbacks(self) -> list[Callback]:
         """The guard against non-finite steps and, with `ema_decay`, the averaging of the weights."""
@@ -200,8 +199,13 @@ class TrainingModule(LightningModule):
                 f"trainer.accumulate_grad_batches {accumulate} contradicts global_batch {self.global_batch}, "
                 f"from which {derived} follows: remove one of the two"
             )
-        self.trainer.accumulate_grad_batches = derived
         self.samples_per_step = self.global_batch
+        if accumulate == derived:
+            return
+        self.trainer.accumulate_grad_batches = derived
+        if self.trainer.check_val_every_n_epoch is None and isinstance(self.trainer.val_check_interval, int):
+            # Lightning counts batches there, and a recipe cannot know how many of them make a step
+            self.trainer.val_check_interval *= derived
 
     def _batch_size(self) -> int:
         batch_size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
@@ -322,8 +326,15 @@ class TrainingModule(LightningModule):
             self.log(f"train/{name}", value.detach(), on_step=True, on_epoch=False, batch_size=batch_size)
 
     def on_train_epoch_start(self) -> None:
-        """Begin the epoch's mean loss; an epoch that is resumed in its middle does not come by here."""
+        """Begin the epoch and its mean loss; an epoch that is resumed in its middle does not come by here."""
+        # under max_steps Lightning would count this epoch's batches on from those of the epoch before the checkpoint
+        self.trainer.fit_loop.epoch_loop.restarting = False
         self.train_loss.reset()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Have the last of `max_steps` validated too, wherever it falls."""
+        if max_steps_reached(self.trainer):
+            self.trainer.should_stop = True  # before it stops, Lightning validates
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss, over all ranks and over an interruption, and where the schedule is."""
@@ -347,6 +358,8 @@ class TrainingModule(LightningModule):
         Raises:
             ValueError: names both and the remedy.
         """
+        if self.trainer.max_steps != -1:
+            _settle_epoch(checkpoint.get("loops", {}).get("fit_loop"))
         self._loader_state = checkpoint.get("train_loader")  # on_train_start tells the loader
         total, weight = checkpoint.get("train_loss", (0.0, 0.0))
         if weight > 0:  # the sum over all ranks counts once
@@ -381,3 +394,22 @@ class TrainingModule(LightningModule):
         seed_all(self.seed, self.global_rank, self.current_epoch, batch_idx)
         groups = self.trainer.optimizers[0].param_groups
         self.log("lr", max(group["lr"] for group in groups), on_step=True, on_epoch=False)
+
+
+def max_steps_reached(trainer: Trainer) -> bool:
+    """Whether a run that is bounded by optimizer steps has done them all."""
+    return 0 <= trainer.max_steps <= trainer.global_step
+
+
+def _settle_epoch(loop: dict[str, Any] | None) -> None:
+    """In the state of a fit loop that was saved at an epoch's end, count the epoch as done, or as not yet ended.
+
+    Under max_steps Lightning goes on in such an epoch, though its batches are over: it trains one batch of the next
+    and drops the rest of that. An epoch that an earlier max_steps cut short it takes for whole, on the other hand.
+    """
+    if loop is None:
+        return
+    is_whole = loop["epoch_loop.batch_progress"]["is_last_batch"]
+    for counts in (loop["epoch_progress"]["total"], loop["epoch_progress"]["current"]):
+        if counts["ready"] == counts["started"] == counts["processed"] == counts["completed"] + 1:
+            counts.update({"completed": counts["processed"]} if is_whole else {"processed": counts["completed"]})

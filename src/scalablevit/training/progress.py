@@ -51,6 +51,7 @@ class EpochLines(Checkpoint):
 
     def __init__(self) -> None:
         self._began = 0.0
+        self._validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the time: an epoch that is resumed in its middle does not start again."""
@@ -60,6 +61,10 @@ class EpochLines(Checkpoint):
         """Take the time."""
         self._began = time.monotonic()
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that this epoch has validation metrics; Lightning keeps those of an earlier one."""
+        self._validated = not trainer.sanity_checking
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave a line."""
         if not trainer.is_global_zero:
@@ -68,7 +73,8 @@ class EpochLines(Checkpoint):
         metrics = trainer.callback_metrics
         if "train/loss_epoch" in metrics:
             parts.append(f"loss {metrics['train/loss_epoch']:.4f}")
-        shown = {name: value for name, value in sorted(metrics.items()) if name.startswith("val/")}
+        shown = {name: value for name, value in sorted(metrics.items()) if self._validated and name.startswith("val/")}
+        self._validated = False
         if len(shown) > _MOST_METRICS:
             chosen = {"val/loss", *trainer.progress_bar_metrics}
             shown = {name: value for name, value in shown.items() if name in chosen}

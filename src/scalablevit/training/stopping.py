@@ -20,6 +20,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from scalablevit.training.invocation import invocation
+from scalablevit.training.module import max_steps_reached
 from scalablevit.training.run_folder import RunFolder
 from scalablevit.training.weight_averaging import WarmedUpAveraging
 
@@ -44,8 +45,8 @@ class StopOnSignal(Checkpoint):
     """Turn SIGINT and SIGTERM into a checkpoint and a `TrainingStopped`, on all ranks together.
 
     The run stops at the next optimizer step's end or, with one process, the next validation batch's end; a
-    validation cut short is run again on resume. With several processes a signal that comes during validation
-    waits for its end. A second signal stops at once, without a checkpoint.
+    validation cut short is run again on resume. With several processes, and in the validation behind the last of
+    `max_steps`, a signal waits for the validation's end. A second signal stops at once, without a checkpoint.
     It is a `Checkpoint` so that Lightning calls it after all other callbacks, such as the averaging of
     weights.
 
@@ -107,19 +108,21 @@ class StopOnSignal(Checkpoint):
         done = batch_idx + 1
         # after the last batch validation or the end of the epoch take over: from a checkpoint saved here,
         # Lightning would resume behind the validation and the end of the epoch
-        if done % trainer.accumulate_grad_batches == 0 and done < trainer.num_training_batches:
+        if done == trainer.num_training_batches or max_steps_reached(trainer):
+            return
+        if done % trainer.accumulate_grad_batches == 0:
             self._stop_if_asked(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop between an epoch's training and its validation."""
-        if self._training:
+        if self._training and not max_steps_reached(trainer):  # Lightning would not come back to the validation
             self._validation_is_due = True
             self._stop_if_asked(trainer)
             self._validation_is_due = False
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         """Stop in the middle of a validation; only with one process, as ranks may differ by a batch."""
-        if self._training and self._signum and trainer.world_size == 1:
+        if self._training and self._signum and trainer.world_size == 1 and not max_steps_reached(trainer):
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, WarmedUpAveraging):
                     callback.on_validation_epoch_end(trainer, pl_module)  # the weights in training come back
@@ -154,7 +157,9 @@ class StopOnSignal(Checkpoint):
             progress.update(total=dict(begun), current=dict(begun), is_last_batch=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing is left to save: give the signals back, before Lightning does the same."""
+        """Stop behind the last epoch; else nothing is left to save: give the signals back, before Lightning does."""
+        if self._saved_between_epochs:
+            self._raise()
         self._give_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
