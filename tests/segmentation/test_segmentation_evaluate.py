@@ -162,9 +162,9 @@ def test_classes_left_out_of_an_enlargement_win_nowhere(size: tuple[int, int]) -
 
 
 def test_an_image_made_smaller_is_labelled_at_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, image = Pixelwise(5).eval(), torch.randn(3, 12, 16)
-    settings = InferenceSettings(short_side=12)
-    labels = label_map(network, image, settings, num_classes=5, size=(50, 61))
+    network, image = Pixelwise(5).eval(), torch.randn(3, 32, 64)
+    settings = InferenceSettings(short_side=32)
+    labels = label_map(network, image, settings, num_classes=5, size=(50, 101))
     logits = network(image[None])
-    expected = torch.nn.functional.interpolate(logits, size=(50, 61), mode="bilinear")[0].argmax(0)
+    expected = torch.nn.functional.interpolate(logits, size=(50, 101), mode="bilinear")[0].argmax(0)
     assert (labels != expected).float().mean() < 1e-3

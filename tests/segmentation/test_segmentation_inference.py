@@ -56,9 +56,16 @@ def normalised(pixels: NDArray[np.uint8]) -> Tensor:
     return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
-def whole(network: nn.Module, pixels: NDArray[np.uint8]) -> Tensor:
+def logits_of(network: nn.Module, images: Tensor) -> Tensor:
+    """What the network says of images whose last rows and columns are repeated to a multiple of 32."""
+    height, width = images.shape[2:]
+    padded = F.pad(images, (0, -width % 32, 0, -height % 32), mode="replicate")
     with torch.no_grad():
-        return network(normalised(pixels)[None])[0]
+        return network(padded)[:, :, :height, :width]
+
+
+def whole(network: nn.Module, pixels: NDArray[np.uint8]) -> Tensor:
+    return logits_of(network, normalised(pixels)[None])[0]
 
 
 def assembled(network: nn.Module, pixels: NDArray[np.uint8], **options: Any) -> Tensor:
@@ -97,14 +104,24 @@ def test_one_pass_is_the_softmax_of_the_logits(nearby: nn.Module) -> None:
     image = torch.randn(3, 33, 47)
     probabilities = segment(nearby, image)
     assert not probabilities.requires_grad
-    torch.testing.assert_close(probabilities, nearby(image[None])[0].softmax(0).detach())
+    torch.testing.assert_close(probabilities, logits_of(nearby, image[None])[0].softmax(0))
 
 
 def test_the_image_is_resized_with_antialiasing_and_logits_are_resized_back(nearby: nn.Module) -> None:
     image = torch.randn(3, 64, 96)
     small = F.interpolate(image[None], size=(32, 48), mode="bilinear", antialias=True)
-    expected = F.interpolate(nearby(small), size=(64, 96), mode="bilinear")[0].softmax(0).detach()
+    expected = F.interpolate(logits_of(nearby, small), size=(64, 96), mode="bilinear")[0].softmax(0)
     torch.testing.assert_close(segment(nearby, image, InferenceSettings(short_side=32)), expected)
+
+
+def test_an_edge_to_the_mean_colour_is_not_shown() -> None:
+    """A dark image of odd size: what a convolution makes of its right border must be what it makes of its middle."""
+    blur = nn.Conv2d(3, 2, 5, padding=2, bias=False).eval()
+    nn.init.constant_(blur.weight[0], 0.02)
+    nn.init.constant_(blur.weight[1], -0.01)
+    labels = segment(blur, torch.full((3, 33, 49), -2.0))
+    torch.testing.assert_close(labels[:, 16, -1], labels[:, 16, 24])
+    torch.testing.assert_close(labels[:, -1, 24], labels[:, 16, 24])
 
 
 def test_several_passes_give_the_mean_of_the_single_passes(nearby: nn.Module) -> None:
@@ -128,7 +145,7 @@ def test_windows_are_averaged_where_they_overlap(size: tuple[int, int], nearby: 
     for top in rows:
         for left in columns:
             window = (slice(None), slice(top, top + 16), slice(left, left + 16))
-            total[window] += nearby(image[window][None])[0].detach()
+            total[window] += logits_of(nearby, image[window][None])[0]
             count[window] += 1
     got = segment(nearby, image, InferenceSettings(mode="slide", crop=16, stride=10))
     torch.testing.assert_close(got, (total / count).softmax(0))

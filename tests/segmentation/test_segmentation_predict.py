@@ -132,19 +132,19 @@ def test_a_broken_file_is_said_and_the_others_go_on(tmp_path: Path) -> None:
 
 
 def test_size_scales_and_flip_reach_the_network(tmp_path: Path) -> None:
-    made, path = segmenter(short_side=16), picture(tmp_path / "a.png", blocks(40, 80))
+    made, path = segmenter(short_side=32), picture(tmp_path / "a.png", blocks(80, 160))
     for options, expected in (
-        ({}, [(1, 16, 32)]),
-        ({"short_side": 20}, [(1, 20, 40)]),
-        ({"short_side": 0}, [(1, 40, 80)]),
-        ({"flip": True}, [(1, 16, 32)] * 2),
-        ({"scales": (0.5, 2.0)}, [(1, 8, 16), (1, 32, 64)]),
+        ({}, [(1, 32, 64)]),
+        ({"short_side": 64}, [(1, 64, 128)]),
+        ({"short_side": 0}, [(1, 96, 160)]),  # filled up to a multiple of 32
+        ({"flip": True}, [(1, 32, 64)] * 2),
+        ({"scales": (1.0, 3.0)}, [(1, 32, 64), (1, 96, 192)]),
     ):
         (said,) = made.predict([path], **options)  # type: ignore[arg-type]
         assert shown(made) == expected, options
         assert said.labels is not None
-        assert said.labels.shape == (40, 80)
-        assert (said.labels == blocks(40, 80)).mean() > 0.8
+        assert said.labels.shape == (80, 160)
+        assert (said.labels == blocks(80, 160)).mean() > 0.8
 
 
 def test_tiles_that_are_asked_for(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_tiles_that_are_asked_for(tmp_path: Path) -> None:
     assert {size for _, *size in seen for size in [tuple(size)]} == {(64, 64)}
     assert max(batch for batch, *_ in seen) == 2
     (said,) = made.predict([picture(tmp_path / "b.png", blocks(64, 40))], tile=64)
-    assert shown(made) == [(1, 64, 40)]
+    assert shown(made) == [(1, 64, 64)]
 
 
 def test_large_pictures_go_in_tiles_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_large_pictures_go_in_tiles_by_themselves(tmp_path: Path, monkeypatch: p
     path = picture(tmp_path / "a.png", expected)
     monkeypatch.setattr(predict, "_MOST_PIXELS", 600_000)
     (said,) = made.predict([path])
-    assert shown(made) == [(1, 700, 600)]
+    assert shown(made) == [(1, 704, 608)]
     for scales in ((1.0,), (2.0,)):
         monkeypatch.setattr(predict, "_MOST_PIXELS", 700 * 600 * scales[0] ** 2 - 1)
         (said,) = made.predict([path], scales=scales)
@@ -184,10 +184,10 @@ def test_large_pictures_of_a_sliding_window_have_tiles_of_its_size(
     made = segmenter(mode="slide", crop=48, stride=32)
     path = picture(tmp_path / "a.png", blocks(60, 60))
     list(made.predict([path]))
-    assert set(shown(made)) == {(1, 48, 48)}
+    assert set(shown(made)) == {(1, 64, 64)}
     monkeypatch.setattr(predict, "MOST_SCORES", 3 * 60 * 60 - 1)
     (said,) = made.predict([path])
-    assert set(shown(made)) == {(1, 48, 48)}
+    assert set(shown(made)) == {(1, 64, 64)}
     assert said.labels is not None
     assert np.array_equal(said.labels, blocks(60, 60))
 
@@ -201,7 +201,7 @@ def test_a_large_picture_that_is_shown_small_is_enlarged_in_bands(
         monkeypatch.setattr(module, "MOST_SCORES", 3 * 600 * 100)
     made = segmenter(short_side=40)
     (banded,) = made.predict([path])
-    assert shown(made) == [(1, 40, 60)]
+    assert shown(made) == [(1, 64, 64)]
     assert exact.labels is not None
     assert banded.labels is not None
     assert (exact.labels == banded.labels).mean() > 0.999

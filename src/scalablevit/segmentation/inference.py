@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 # What papers mean by "multi-scale with flips" on ADE20K.
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+_COARSEST_STRIDE = 32  # pixels per token of the coarsest map
 DEFAULT_TILE = 512
 DEFAULT_CARRY_BYTES = 2**30
 
@@ -381,14 +382,21 @@ def _faded(scores: Tensor, row: _Span, column: _Span, rise: Tensor) -> Tensor:
 
 
 def _logits(network: nn.Module, images: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, K, h, w), in float32 also where the network computes in less."""
-    logits = network(images)
-    if logits.ndim != 4 or logits.shape[2:] != images.shape[2:] or len(logits) != len(images):
+    """(B, C, h, w) -> (B, K, h, w), in float32 also where the network computes in less.
+
+    The network sees images whose sides are multiples of its coarsest stride, as in training, their last rows and
+    columns repeated: the zeros that its convolutions would fill up with are the mean colour, and an edge to it that
+    no training crop had was taken for objects.
+    """
+    height, width = images.shape[2:]
+    padded = F.pad(images, (0, -width % _COARSEST_STRIDE, 0, -height % _COARSEST_STRIDE), mode="replicate")
+    logits = network(padded)
+    if logits.ndim != 4 or logits.shape[2:] != padded.shape[2:] or len(logits) != len(images):
         raise ValueError(
-            f"the network must return logits (B, K, h, w) of its images' size {tuple(images.shape)}, "
+            f"the network must return logits (B, K, h, w) of its images' size {tuple(padded.shape)}, "
             f"got {tuple(logits.shape)}"
         )
-    return logits.float()
+    return logits[:, :, :height, :width].float()
 
 
 def _slide(network: nn.Module, images: Tensor, settings: InferenceSettings) -> Tensor:
