@@ -408,6 +408,7 @@ class Cluster:
 
     def __init__(self, rank: int, world_size: int, num_nodes: int = 1) -> None:
         self.global_rank, self.world_size, self.num_nodes = rank, world_size, num_nodes
+        self.accumulate_grad_batches = 1
 
 
 def test_two_ranks_share_the_pictures(split):
