@@ -581,6 +581,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+# Whose published dense figures come from the scaled-value form of SSA; those of B and L come from the released one.
+SCALED_VALUE_VARIANTS = ("scalablevit_small",)
+
+
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """timm's hook: names of any published checkpoint become ours."""
     return to_native_names(state_dict)

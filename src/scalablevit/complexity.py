@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from scalablevit.backbone import PyramidBackbone, ScalableViT, typed
+
 
 @dataclass(frozen=True)
 class Complexity:
@@ -47,3 +49,26 @@ def count(model: nn.Module, *inputs: torch.Tensor) -> Complexity:
     attention = sum(n for op, n in by_operator.items() if any(word in op for word in _ATTENTION_WORDS))
     total = sum(by_operator.values())
     return Complexity(sum(p.numel() for p in model.parameters()), (total - attention) // 2, total)
+
+
+def stage_sizes(network: ScalableViT | PyramidBackbone, height: int, width: int) -> list[dict[str, int]]:
+    """What `scalablevit info` prints of the stages, for images of `height` by `width` pixels.
+
+    Returns:
+        for each stage its map's channels, height and width in tokens, its stride in pixels, and its number of blocks.
+    """
+    infos = (
+        [(info["num_chs"], info["reduction"]) for info in network.feature_info]
+        if isinstance(network, ScalableViT)
+        else list(zip(network.channels, network.strides, strict=True))
+    )
+    return [
+        {
+            "channels": channels,
+            "height": -(-height // stride),
+            "width": -(-width // stride),
+            "stride": stride,
+            "blocks": len(stage.blocks),
+        }
+        for (channels, stride), stage in zip(infos, typed(network.stages), strict=True)
+    ]

@@ -140,12 +140,12 @@ def _load_whole(
     problems: list[str] = []
     same_shapes = all(
         tensors[prefix + key].shape == target.shape for key, target in targets.items() if key.startswith(class_layers)
-    ) if class_layers else True  # fmt: skip
+    )
     for key, target in targets.items():
         value = tensors.get(prefix + key)
         if value is None:
             problems.append(f"the checkpoint lacks {key} {tuple(target.shape)}")
-        elif key.startswith(class_layers) and class_layers and (fresh_head or other_classes or not same_shapes):
+        elif key.startswith(class_layers) and (fresh_head or other_classes or not same_shapes):
             report.adapted[key] = f"{tuple(value.shape)} -> {tuple(target.shape)}, freshly initialised for the classes"
         elif value.shape != target.shape:
             problems.append(f"{key} is {tuple(value.shape)}, the model needs {tuple(target.shape)}")
@@ -455,13 +455,7 @@ def trained_task(source: str | os.PathLike[str]) -> str:
         WeightsError: not weights that a run left.
         FileNotFoundError: no such file.
     """
-    path = Path(source)
-    if path.is_file() and path.suffix != ".safetensors":
-        raise WeightsError(
-            f"{path}: predicting takes a run folder or its model.safetensors, which know the class names "
-            "and the preprocessing; from other checkpoints a run can start: "
-            "scalablevit fit --config finetune_folder --model.weights ..."
-        )
+    _refuse_bare_checkpoint(source)
     task = read_metadata(source).get("task")
     if not isinstance(task, str):
         raise WeightsError(
@@ -469,6 +463,35 @@ def trained_task(source: str | os.PathLike[str]) -> str:
             "`scalablevit fit`, or the model.safetensors in it"
         )
     return task
+
+
+def metadata_for(source: str | os.PathLike[str], task: str) -> dict[str, Any]:
+    """The metadata of a run's weights that were trained for `task`.
+
+    Args:
+        source: run folder, or the `model.safetensors` in it.
+        task: as `trained_task` gives it.
+
+    Raises:
+        WeightsError: not weights that a run left, or such for another task.
+        FileNotFoundError: no such file.
+    """
+    _refuse_bare_checkpoint(source)
+    metadata = read_metadata(source)
+    if metadata.get("task") != task:
+        raise WeightsError(f"{source} holds weights for {metadata.get('task')!r}, not for {task}")
+    return metadata
+
+
+def _refuse_bare_checkpoint(source: str | os.PathLike[str]) -> None:
+    """A checkpoint that does not say what its network is for cannot predict."""
+    path = Path(source)
+    if path.is_file() and path.suffix != ".safetensors":
+        raise WeightsError(
+            f"{path}: predicting takes a run folder or its model.safetensors, which know the class names "
+            "and the preprocessing; from other checkpoints a run can start: "
+            "scalablevit fit --config finetune_folder --model.weights ..."
+        )
 
 
 def holds_scaled_values(source: str | os.PathLike[str]) -> bool | None:

@@ -242,11 +242,6 @@ class ImageFolderData(TaskData):
         return list(self._class_names)
 
     @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-        return len(self._class_names)
-
-    @property
     def preprocessing(self) -> Preprocessing:
         """How a picture becomes the network's input in evaluation."""
         return self._preprocessing

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from scalablevit.classification.preprocessing import Preprocessing
 from scalablevit.device import choose_device
 from scalablevit.images import ImageError, read_image
-from scalablevit.weights import WeightsError, load_model, trained_task
+from scalablevit.weights import WeightsError, load_model, metadata_for
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,7 @@ class Classifier:
             FileNotFoundError: no such file.
             ValueError: this machine has no such device.
         """
-        if (task := trained_task(source)) != "classification":
-            raise WeightsError(f"{source} holds weights for {task}, not for classification")
+        metadata_for(source, "classification")
         network, metadata = load_model(source)
         return cls.from_metadata(network, metadata, source=source, device=device)
 

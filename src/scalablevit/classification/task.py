@@ -23,6 +23,7 @@ from scalablevit.training.module import (
     OptimizerSettings,
     ScheduleSettings,
     TrainingModule,
+    check_variant,
 )
 from scalablevit.weights import load_model, load_weights, save_model
 
@@ -115,8 +116,7 @@ class ClassificationTask(TrainingModule):
             max_nonfinite_steps=max_nonfinite_steps,
             seed=seed,
         )
-        if variant not in VARIANTS:
-            raise ValueError(f"model.variant: there is no variant {variant!r}; choose from {', '.join(VARIANTS)}")
+        check_variant(variant)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"model.label_smoothing must be in [0, 1), got {label_smoothing}")
         self.variant = variant

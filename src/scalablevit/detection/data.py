@@ -312,11 +312,6 @@ class CocoData(TaskData):
         return list(self.train_annotations.class_names)
 
     @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-        return len(self.train_annotations.class_names)
-
-    @property
     def is_split(self) -> bool:
         """Whether the validation pictures are a share of the training file's, set aside by a hash."""
         return self._split.is_split

@@ -20,7 +20,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
-from scalablevit.backbone import PyramidBackbone, WindowSize, create_backbone
+from scalablevit.backbone import SCALED_VALUE_VARIANTS, PyramidBackbone, WindowSize, create_backbone
 
 DETECTORS = ("retinanet", "mask_rcnn")
 DEFAULT_ANCHOR_SIZES = (32, 64, 128, 256, 512)
@@ -30,9 +30,6 @@ _MASK_RCNN_STRIDES = (4, 8, 16, 32, 64)
 _PREFIX = "backbone.body."
 # `retinanet` and `mask_rcnn` have arguments of their own for these.
 _NOT_NETWORK_OPTIONS = ("name", "in_chans", "scale_value", "window_size", "drop_path_rate", "grad_checkpointing")
-
-# The published dense figures of S come from the scaled-value form, those of B and L from the released one.
-_SCALED_VALUE_VARIANTS = ("scalablevit_small",)
 
 
 class PyramidWithFPN(nn.Module):
@@ -651,7 +648,7 @@ def _body(
     return create_backbone(
         name,
         in_chans=in_chans,
-        scale_value=name in _SCALED_VALUE_VARIANTS if scale_value is None else scale_value,
+        scale_value=name in SCALED_VALUE_VARIANTS if scale_value is None else scale_value,
         drop_path_rate=drop_path_rate,
         window_size=window_size,
         grad_checkpointing=grad_checkpointing,

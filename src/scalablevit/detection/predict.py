@@ -17,7 +17,7 @@ from scalablevit.detection.models import build_detector, paste_mask
 from scalablevit.detection.transforms import Preprocessing, as_input
 from scalablevit.device import choose_device
 from scalablevit.images import ImageError, read_image
-from scalablevit.weights import WeightsError, load_network, read_metadata
+from scalablevit.weights import WeightsError, load_network, metadata_for
 
 
 @dataclass(frozen=True)
@@ -184,15 +184,7 @@ class Detector:
             FileNotFoundError: no such file.
             ValueError: this machine has no such device.
         """
-        path = Path(source)
-        if path.is_file() and path.suffix != ".safetensors":
-            raise WeightsError(
-                f"{path}: predicting takes a run folder or its model.safetensors, which know the class names "
-                "and the preprocessing; from other checkpoints a run can start: scalablevit fit --model.weights ..."
-            )
-        metadata = read_metadata(source)
-        if metadata.get("task") != "detection":
-            raise WeightsError(f"{source} holds weights for {metadata.get('task')!r}, not for detection")
+        metadata = metadata_for(source, "detection")
         try:
             preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
             class_names = list(metadata["class_names"])

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from scalablevit import __version__
-from scalablevit.backbone import VARIANTS
 from scalablevit.detection.data import DetectionBatch
 from scalablevit.detection.evaluate import AveragePrecision, Findings, evaluate
 from scalablevit.detection.models import build_detector
@@ -22,8 +21,9 @@ from scalablevit.training.module import (
     OptimizerSettings,
     ScheduleSettings,
     TrainingModule,
+    check_variant,
 )
-from scalablevit.weights import holds_scaled_values, load_weights, save_network
+from scalablevit.weights import load_weights, save_network
 
 _log = logging.getLogger(__name__)
 _SHEET_PICTURES = 8
@@ -85,15 +85,12 @@ class DetectionTask(TrainingModule):
             max_nonfinite_steps=max_nonfinite_steps,
             seed=seed,
         )
-        if variant not in VARIANTS:
-            raise ValueError(f"model.variant: there is no variant {variant!r}; choose from {', '.join(VARIANTS)}")
+        check_variant(variant)
         self.variant = variant
         self.class_names = class_names
         self.detector = detector
         self.preprocessing = Preprocessing.from_dict(preprocessing)
-        if scale_value is None and weights is not None:
-            scale_value = holds_scaled_values(weights)
-            self.settled = {"scale_value": scale_value}
+        scale_value = self.settle_scale_value(scale_value, weights)
         self.model_args: dict[str, Any] = {
             "scale_value": scale_value,
             "window_size": window_size,

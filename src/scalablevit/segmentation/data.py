@@ -341,11 +341,6 @@ class MaskFolderData(TaskData):
         return list(self._class_names)
 
     @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-        return len(self._class_names)
-
-    @property
     def label_map(self) -> LabelMap:
         """Which label of a mask file is which class."""
         return self.train_dataset.label_map

@@ -11,8 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from scalablevit.backbone import PyramidBackbone, WindowSize, create_backbone, layer_groups, typed
-from scalablevit.complexity import count
+from scalablevit.backbone import (
+    SCALED_VALUE_VARIANTS,
+    PyramidBackbone,
+    WindowSize,
+    create_backbone,
+    layer_groups,
+)
+from scalablevit.complexity import count, stage_sizes
 
 SegmenterKind = Literal["semantic_fpn", "upernet"]
 
@@ -367,23 +373,12 @@ def describe(
     with torch.device("meta"):
         model = build_segmenter(kind, variant, num_classes, **model_args)
         cost = count(model, torch.empty(1, model.in_chans, height, width))
-    backbone = model.backbone
-    stages = [
-        {
-            "channels": channels,
-            "height": -(-height // stride),
-            "width": -(-width // stride),
-            "stride": stride,
-            "blocks": len(stage.blocks),
-        }
-        for channels, stride, stage in zip(backbone.channels, backbone.strides, typed(backbone.stages), strict=True)
-    ]
     return {
         "image": [height, width],
         "parameters": cost.parameters,
         "multiply_adds": cost.multiply_adds,
         "flops": cost.flops,
-        "stages": stages,
+        "stages": stage_sizes(model.backbone, height, width),
     }
 
 
@@ -409,8 +404,7 @@ def _backbone(
     return create_backbone(
         name,
         in_chans=in_chans,
-        # The published dense figures of S, and of S alone, come from the scaled-value form.
-        scale_value=name == "scalablevit_small" if scale_value is None else scale_value,
+        scale_value=name in SCALED_VALUE_VARIANTS if scale_value is None else scale_value,
         drop_path_rate=drop_path_rate,
         window_size=window_size,
         grad_checkpointing=grad_checkpointing,

@@ -19,7 +19,7 @@ from scalablevit.segmentation.inference import DEFAULT_TILE, InferenceSettings, 
 from scalablevit.segmentation.models import build_segmenter
 from scalablevit.segmentation.pictures import draw_labels, draw_overlay
 from scalablevit.segmentation.transforms import Preprocessing
-from scalablevit.weights import WeightsError, load_network
+from scalablevit.weights import WeightsError, load_network, metadata_for
 
 _MOST_PIXELS = 2**21
 """Pixels that the network sees at once; UperNet needs some 1.2 kB for each."""
@@ -121,12 +121,7 @@ class Segmenter:
             FileNotFoundError: no such file.
             ValueError: this machine has no such device.
         """
-        path = Path(source)
-        if path.is_file() and path.suffix != ".safetensors":
-            raise WeightsError(
-                f"{path}: predicting takes a run folder or its model.safetensors, which know the class names "
-                "and the preprocessing; from other checkpoints a run can start: scalablevit fit --model.weights ..."
-            )
+        metadata_for(source, "segmentation")
         network, metadata = load_network(source, build_network)
         try:
             preprocessing = Preprocessing.from_dict(metadata["preprocessing"])

@@ -14,7 +14,6 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from scalablevit import __version__
-from scalablevit.backbone import VARIANTS
 from scalablevit.safe_write import write_atomically
 from scalablevit.segmentation.data import SegmentationBatch
 from scalablevit.segmentation.evaluate import Example, PixelConfusion, evaluate, probability_bands
@@ -28,8 +27,9 @@ from scalablevit.training.module import (
     OptimizerSettings,
     ScheduleSettings,
     TrainingModule,
+    check_variant,
 )
-from scalablevit.weights import holds_scaled_values, load_network, load_weights, save_network
+from scalablevit.weights import load_network, load_weights, save_network
 
 _log = logging.getLogger(__name__)
 
@@ -105,8 +105,7 @@ class SegmentationTask(TrainingModule):
             max_nonfinite_steps=max_nonfinite_steps,
             seed=seed,
         )
-        if variant not in VARIANTS:
-            raise ValueError(f"model.variant: there is no variant {variant!r}; choose from {', '.join(VARIANTS)}")
+        check_variant(variant)
         if auxiliary_weight < 0:
             raise ValueError(f"model.auxiliary_weight must be at least 0, got {auxiliary_weight}")
         self.variant = variant
@@ -121,9 +120,7 @@ class SegmentationTask(TrainingModule):
             )
         self.inference = inference
         K = len(class_names)
-        if scale_value is None and weights is not None:
-            scale_value = holds_scaled_values(weights)
-            self.settled = {"scale_value": scale_value}
+        scale_value = self.settle_scale_value(scale_value, weights)
         self.model_args: dict[str, Any] = {
             "in_chans": self.preprocessing.in_chans,
             "window_size": window_size,

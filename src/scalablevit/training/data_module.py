@@ -61,6 +61,16 @@ class TaskData(LightningDataModule):
         self._collate = collate_fn
 
     @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, by class index."""
+        raise NotImplementedError
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @property
     def num_workers(self) -> int:
         """Loading processes for each loader of each device."""
         if self._num_workers != "auto":

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from scalablevit.abridged import abridged
+from scalablevit.backbone import VARIANTS
 from scalablevit.training import schedules
 from scalablevit.training.loaders import ResumableLoader
 from scalablevit.training.nonfinite_guard import NonFiniteGuard
@@ -22,7 +23,7 @@ from scalablevit.training.param_groups import parameter_groups
 from scalablevit.training.randomness import seed_all
 from scalablevit.training.unreadable import UnreadableFiles
 from scalablevit.training.weight_averaging import WarmedUpAveraging
-from scalablevit.weights import LoadReport
+from scalablevit.weights import LoadReport, holds_scaled_values
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +165,18 @@ class TrainingModule(LightningModule):
         self.unreadable = UnreadableFiles(0)  # setup() asks the data how many
         self.train_loss = MeanMetric()
         self.settled: dict[str, Any] = {}
+
+    def settle_scale_value(self, scale_value: bool | None, weights: str | None) -> bool | None:
+        """The form of SSA that a dense task builds: where it is not said, that of the weights it starts from.
+
+        Args:
+            scale_value: as the recipe says it; None: not said.
+            weights: what `load_weights` reads; None: there are none, and the model decides.
+        """
+        if scale_value is None and weights is not None:
+            scale_value = holds_scaled_values(weights)
+            self.settled = {"scale_value": scale_value}
+        return scale_value
 
     def configure_callbacks(self) -> list[Callback]:
         """The guard against non-finite steps and, with `ema_decay`, the averaging of the weights."""
@@ -394,6 +407,16 @@ class TrainingModule(LightningModule):
         seed_all(self.seed, self.global_rank, self.current_epoch, batch_idx)
         groups = self.trainer.optimizers[0].param_groups
         self.log("lr", max(group["lr"] for group in groups), on_step=True, on_epoch=False)
+
+
+def check_variant(variant: str) -> None:
+    """Refuse a variant that there is not.
+
+    Raises:
+        ValueError: names those that there are.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"model.variant: there is no variant {variant!r}; choose from {', '.join(VARIANTS)}")
 
 
 def max_steps_reached(trainer: Trainer) -> bool:
