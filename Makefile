@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo demo-detection demo-segmentation test lint types imports bench clean help
+.PHONY: demo demo-detection demo-segmentation test lint types imports bench benchmarks clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test   run the tests"
 	@echo "make lint   style, types and import rules"
 	@echo "make bench  speed against the plain definition of the network, on this CPU"
+	@echo "make benchmarks  all that docs/performance.md tells of a CPU: about ten minutes on two quiet cores"
 	@echo "make clean  remove what make built: .venv, data/digits, the demos' data and runs, and caches"
 
 # Tests compute little and compare to the bit: threads would only wait for each other.
@@ -47,7 +48,10 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/cpu_eager.py
+	$(BIN)/scalablevit bench scalablevit_small plain:scalablevit_small --device cpu --batch 8 --rounds 15 --threads 2
+
+benchmarks: $(STAMP)
+	$(BIN)/python benchmarks/measure_cpu.py
 
 clean:
 	rm -rf data/digits data/digit_scenes_detection data/digit_scenes_segmentation

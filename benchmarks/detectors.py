@@ -11,7 +11,6 @@ each model and pass, PyTorch included (on a GPU: of the tensors).
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import time
 from pathlib import Path
@@ -21,10 +20,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
-from conditions import RESULTS, conditions, peak_bytes, spread
 from scalablevit.backbone import VARIANTS
+from scalablevit.bench.conditions import conditions, peak_bytes, spread
+from scalablevit.bench.throughput import write_json
 from scalablevit.detection import mask_rcnn
 
+RESULTS = Path(__file__).parent / "results"
 CLASSES = 80
 OBJECTS = 20
 PASSES = ("training step", "prediction")
@@ -187,8 +188,7 @@ def main() -> None:
     )
     print(table(result))
     path = args.output or RESULTS / f"detectors-{args.variant}-{args.device}-{args.batch}x{height}x{width}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(path, result)
     print(f"written to {path}")
 
 

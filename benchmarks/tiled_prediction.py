@@ -10,7 +10,6 @@ by then.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from pathlib import Path
@@ -19,11 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from conditions import RESULTS, conditions, peak_bytes
 from scalablevit.backbone import VARIANTS
+from scalablevit.bench.conditions import conditions, peak_bytes
+from scalablevit.bench.throughput import write_json
 from scalablevit.segmentation.inference import blended_scores
 from scalablevit.segmentation.models import build_segmenter
 
+RESULTS = Path(__file__).parent / "results"
 CLASSES = 150
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -99,8 +100,7 @@ def main() -> None:
         f"peak {result['peak_bytes'] / 2**30:.2f} GiB"
     )
     path = args.output or RESULTS / f"tiled_prediction-{args.segmenter}-{args.variant}-{args.side}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(path, result)
     print(f"written to {path}")
 
 

@@ -47,7 +47,7 @@ def main() -> None:
         scene = digit_scene("train", index)
         for row, draw in enumerate((boxes_and_masks, labels)):
             sheet.paste(draw(scene), (GAP + column * (SIDE + GAP), GAP + row * (SIDE + GAP)))
-    sheet.quantize(128).save(Path(__file__).with_name("digit_scenes.png"), optimize=True)
+    sheet.quantize(256).save(Path(__file__).with_name("digit_scenes.png"), optimize=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         scalablevit_small,
         scalablevit_tiny,
     )
+    from scalablevit.inference import optimize
+    from scalablevit.layers import set_attention
     from scalablevit.weights import LoadReport, WeightsError, load_model, load_weights, save_model, save_weights
 
 __version__ = "0.1.0"
@@ -33,6 +35,7 @@ __all__ = [
     "create_backbone",
     "load_model",
     "load_weights",
+    "optimize",
     "save_model",
     "save_weights",
     "scalablevit_atto",
@@ -41,9 +44,16 @@ __all__ = [
     "scalablevit_nano",
     "scalablevit_small",
     "scalablevit_tiny",
+    "set_attention",
 ]
 
-_OF_WEIGHTS = {"LoadReport", "WeightsError", "load_model", "load_weights", "save_model", "save_weights"}
+_MODULES = {
+    **dict.fromkeys(
+        ("LoadReport", "WeightsError", "load_model", "load_weights", "save_model", "save_weights"), "weights"
+    ),
+    "optimize": "inference",
+    "set_attention": "layers",
+}
 _ROOMS = {
     "bench",
     "classification",
@@ -63,7 +73,7 @@ def __getattr__(name: str) -> Any:
         return import_module(f"scalablevit.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'scalablevit' has no attribute {name!r}")
-    return getattr(import_module("scalablevit.weights" if name in _OF_WEIGHTS else "scalablevit.backbone"), name)
+    return getattr(import_module(f"scalablevit.{_MODULES.get(name, 'backbone')}"), name)
 
 
 def __dir__() -> list[str]:

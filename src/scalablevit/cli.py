@@ -6,6 +6,7 @@ import difflib
 import functools
 import importlib
 import json
+import logging
 import math
 import os
 import signal
@@ -18,6 +19,8 @@ from typing import Any, NoReturn
 from scalablevit import __version__
 from scalablevit.recipes import find_recipe, recipe_names, recipe_text, recipe_title
 
+_log = logging.getLogger(__name__)
+
 # Short words for what is set most; every other value of a recipe goes by its full name.
 _SHORT = {
     "--devices": "--trainer.devices",
@@ -25,7 +28,14 @@ _SHORT = {
     "--precision": "--trainer.precision",
     "--seed": "--seed_everything",
 }
-_COMMANDS = ("fit", "validate", "predict", "info", "check-data", "recipes")
+_COMMANDS = ("fit", "validate", "predict", "info", "bench", "check-data", "recipes")
+# what `scalablevit.bench.throughput` knows, and what it measures without being told
+_BENCH_CHOICES = {
+    "precision": ("fp32", "tf32", "bf16", "fp16"),
+    "mode": ("eager", "compile", "graphs", "optimized"),
+    "task": ("inference", "training"),
+}
+_BENCH_MODELS = ("scalablevit_small", "plain:scalablevit_small")
 # task -> the class that predicts, and what the columns of its table are called
 _PREDICTORS = {
     "classification": ("Classifier", ("class", "probability")),
@@ -115,10 +125,11 @@ options:
 _VALIDATE_USAGE = """\
 usage: scalablevit validate FOLDER [--checkpoint FILE] [--json] [--KEY VALUE ...]
 
-Measure the best checkpoint of the run in FOLDER on its validation data, or on other data (--data.root ...).
+Measure the best checkpoint of the run in FOLDER on its validation data, or on other data: --data.root FOLDER, or, with
+COCO annotations, --data.val_annotations FILE --data.val_images FOLDER, which measure every picture of that file.
 
 options:
-  --checkpoint FILE    another checkpoint (default: FOLDER/checkpoints/best.ckpt)
+  --checkpoint FILE    another checkpoint (default: best.ckpt in FOLDER/checkpoints; last.ckpt where there is none yet)
   --json               print the metrics as JSON
   --devices N, --KEY VALUE   as for fit
 """
@@ -213,6 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("validate", help="measure a run's checkpoint on validation data", add_help=False)
     _add_predict(commands)
     _add_info(commands)
+    _add_bench(commands)
     _add_check_data(commands)
     _add_recipes(commands)
     return parser
@@ -274,6 +286,53 @@ def _add_info(commands: Any) -> None:
         help="the scaled-value form of SSA (default: as published, that is for scalablevit_small in dense tasks)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_bench(commands: Any) -> None:
+    parser = _add(commands, "bench", _bench, "measure time and memory of networks, side by side and in turns")
+    parser.epilog = (
+        "MODEL is any name that timm knows, plain:VARIANT (our network as published code writes it), "
+        "twins_svt_small:4d, vit_pytorch:scalable_vit or vit_pytorch:scalable_vit_paper; MODEL@MODE runs it in a mode "
+        "of its own. Lists give every combination."
+    )
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL",
+        help=f"networks; the others are compared with the first (default: {' '.join(_BENCH_MODELS)})",
+    )  # fmt: skip
+    parser.add_argument("--batch", type=int, nargs="+", default=[8], metavar="N", help="images a pass (default: 8)")
+    parser.add_argument(
+        "--size", type=_size, nargs="+", default=[(224, 224)], metavar="N|HxW", help="pixels (default: 224)"
+    )
+    for name, meaning in (
+        ("precision", "bf16, fp16: cast weights in inference, autocast in training"),
+        ("mode", "graphs: with CUDA graphs; optimized: scalablevit.optimize, torch.compile for others"),
+        ("task", "forward pass, or training step with AdamW"),
+    ):
+        choices = _BENCH_CHOICES[name]
+        parser.add_argument(
+            f"--{name}", nargs="+", choices=choices, default=[choices[0]], metavar=name[0].upper(),
+            help=f"of {', '.join(choices)} (default: {choices[0]}); {meaning}",
+        )  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="timed turns of each (default: 20)")
+    parser.add_argument("--warm-up", type=int, default=3, metavar="N", help="discarded turns before (default: 3)")
+    parser.add_argument("--passes", type=int, metavar="N", help="passes a turn (default: 1 on a CPU, else 5)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: as torch finds them)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto, a GPU if there is one)")
+    parser.add_argument("--memory", action="store_true", help="peak memory too; on a CPU in a process of its own each")
+    parser.add_argument("--channels-last", action="store_true", help="channels innermost, for all")
+    parser.add_argument("--output", metavar="FILE", help="JSON with every time, whole after every combination")
+    parser.add_argument("--json", action="store_true", help="print that JSON instead of a table")
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(height, width) from "224" or "800x1280"."""
+    try:
+        sides = [int(side) for side in text.split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; say a side such as 224, or height x width as 800x1280")
+    return sides[0], sides[-1]
 
 
 def _add_check_data(commands: Any) -> None:
@@ -354,7 +413,9 @@ def _validate(words: list[str]) -> int:
     recipe = run / "recipe.yaml"
     if not recipe.is_file():
         raise ValueError(f"{run} is not a run folder: {recipe} is missing")
-    checkpoint = Path(flags.get("--checkpoint") or run / "checkpoints" / "best.ckpt")
+    best, last = run / "checkpoints" / "best.ckpt", run / "checkpoints" / "last.ckpt"
+    has_last_only = last.is_file() and not best.is_file()
+    checkpoint = Path(flags.get("--checkpoint") or (last if has_last_only else best))
     if not checkpoint.is_file():
         raise ValueError(f"there is no checkpoint {checkpoint}; name one with --checkpoint")
 
@@ -364,6 +425,8 @@ def _validate(words: list[str]) -> int:
     quiet_lightning()
     recipes = [recipe, *map(find_recipe, configs)]
     command = TrainingCommand("validate", recipes, words, run=run, checkpoint=checkpoint)
+    if has_last_only and "--checkpoint" not in flags:
+        _log.warning("there is no %s, which the first validation writes; measuring %s", best, last)
     metrics = command.validate()
     if not command.trainer.is_global_zero:
         return 0
@@ -521,6 +584,8 @@ def _info(args: argparse.Namespace) -> int:
                 f"stage {i}   stride {stage['stride']:>2}   {stage['channels']:>4} channels   "
                 f"{stage['height']} x {stage['width']} tokens   {stage['blocks']} blocks"
             )
+        for path in rows[args.variant].get("attention", []):
+            print(f"{path['blocks']} x {path['attention']}: {path['implementation']}, as {path['reason']}")
     print("\nmultiply-adds: of convolutions and linear layers, as papers print FLOPs;")
     print("FLOPs: with attention products, a multiply-add counted as two operations")
     if args.model == "mask_rcnn":
@@ -547,6 +612,32 @@ def _describe(model: str, variant: str, height: int, width: int, classes: int, s
         else:
             from scalablevit.segmentation.models import describe as describe_dense  # type: ignore[assignment]
     return describe_dense(model, variant, height, width, num_classes=classes, scale_value=scale_value)  # type: ignore[arg-type]
+
+
+def _bench(args: argparse.Namespace) -> int:
+    if args.output is not None and (not args.output or Path(args.output).is_dir()):
+        raise ValueError(f"--output {args.output!r} is not a file; name one, such as bench.json")
+    with _importing():
+        from scalablevit.bench.throughput import Timing, cells, measure, table
+
+    def tell(number: int, count: int, cell: object, seconds: float | None) -> None:
+        text = f"[{number}/{count}] {cell} ... " if seconds is None else f"{seconds:.0f} s\n"
+        print(text, end="", file=sys.stderr, flush=True)
+
+    result = measure(
+        args.models or _BENCH_MODELS,
+        cells(sizes=args.size, precisions=args.precision, modes=args.mode, tasks=args.task, batches=args.batch),
+        timing=Timing(rounds=args.rounds, warm_up=args.warm_up, passes=args.passes),
+        device=None if args.device == "auto" else args.device,
+        threads=args.threads,
+        memory=args.memory,
+        channels_last=args.channels_last,
+        output=args.output,
+        on_cell=tell,
+    )
+    print(json.dumps(result, indent=2) if args.json else table(result))
+    measured = any("note" not in found for cell in result["cells"] for found in cell["contenders"].values())
+    return 0 if measured else 1
 
 
 def _check_data(args: argparse.Namespace) -> int:

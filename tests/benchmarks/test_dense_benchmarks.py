@@ -9,7 +9,7 @@ import torch
 
 import detectors
 import tiled_prediction
-from conditions import RESULTS
+from detectors import RESULTS
 
 WHOLE = {"date", "commit", "device", "torch", "python", "precision", "threads", "variant"}
 

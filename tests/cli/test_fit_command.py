@@ -289,3 +289,21 @@ def test_validate_gives_the_figure_of_the_results(
     text = scalablevit("validate", folder, "--checkpoint", folder / "checkpoints" / "last.ckpt")
     assert text.code == 0
     assert text.out.splitlines()[0].split()[0] == "val/loss"
+
+
+def test_validate_takes_the_last_checkpoint_where_there_is_no_best(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "not validated yet"))
+    best, last = (copy / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    said = f"warning: there is no {best}, which the first validation writes; measuring {last}\n"
+    assert said not in scalablevit("validate", copy).err
+    best.unlink()
+    named = scalablevit("validate", copy, "--checkpoint", last, "--json")
+    assert (named.code, said in named.err) == (0, False)
+    outcome = scalablevit("validate", copy, "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count(said) == 1
+    assert outcome.out == named.out
+    last.unlink()
+    outcome = scalablevit("validate", copy)
+    assert outcome.code == 1
+    assert outcome.err == f"scalablevit: error: there is no checkpoint {best}; name one with --checkpoint\n"

@@ -87,7 +87,7 @@ def as_dry_run(words: list[str]) -> list[str]:
 def test_command_parses(where: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = re.split(r"\s[>|]\s", line)[0]  # a shell's redirection is none of ours
     words = shlex.split(words, comments=True)[1:]
-    if not words or words[0] not in ("fit", "validate", "predict", "check-data", "info", "recipes"):
+    if not words or words[0] not in ("fit", "validate", "predict", "check-data", "info", "bench", "recipes"):
         assert words in (["--help"], ["--version"], ["COMMAND", "--help"]), f"{where}: no such command"
         return
     if words[0] in ("fit", "validate"):

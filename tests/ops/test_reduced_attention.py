@@ -5,9 +5,12 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
-from twin_checks import assert_errs_no_more_than_eager, randn
+from torch._subclasses import FakeTensorMode
+from twin_checks import assert_errs_no_more_than_eager, out_and_grads, randn
 
-from scalablevit.ops.reduced_attention import fused, reduced_attention, reference
+from scalablevit.ops.reduced_attention import fused, operators, reduced_attention, reference, why
+from scalablevit.ops.reduced_attention.cost import products, traffic
+from scalablevit.ops.reduced_attention.limits import cannot_serve
 
 # tokens, keys, heads, width of a head's queries and keys, and of its values
 CASES = {
@@ -65,3 +68,85 @@ def test_bad_arguments_are_named() -> None:
         reduced_attention(x, x, x, num_heads=4, scale=1.0)
     with pytest.raises(ValueError, match=r"num_heads 3 must divide the widths of q \(6\) and v \(4\)"):
         reduced_attention(x, x, x[..., :4], num_heads=3, scale=1.0)
+
+
+@pytest.mark.parametrize("implementation", ["torch", "reference"])
+def test_the_implementation_asked_for_runs(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = randn((1, 4, 6), seed=0)
+    twins = {"torch": fused, "reference": reference}
+    expected = fused.reduced_attention(x, x, x, num_heads=2, scale=0.5)
+    for name, twin in twins.items():
+        if name != implementation:
+            monkeypatch.setattr(twin, "reduced_attention", lambda *_, **__: pytest.fail("the other one ran"))
+    found = reduced_attention(x, x, x, num_heads=2, scale=0.5, implementation=implementation)
+    torch.testing.assert_close(found, expected)
+
+
+def test_why_names_the_obstacle() -> None:
+    cpu = {"device": torch.device("cpu"), "dtype": torch.float32, "implementation": "auto"}
+    assert why(key_width=40, value_width=32, **cpu).implementation == "torch"
+    cuda = {"device": torch.device("cuda"), "dtype": torch.float32, "implementation": "reference"}
+    assert why(key_width=40, value_width=32, **cuda).reason == "asked for"
+    with pytest.raises(ValueError, match="must be one of auto, triton, torch, reference, got 'cuda'"):
+        why(key_width=40, value_width=32, device=torch.device("cpu"), dtype=torch.float32, implementation="cuda")
+    with pytest.raises(ValueError, match="got 'cuda'"):
+        reduced_attention(*[torch.zeros(1, 4, 6)] * 3, num_heads=2, scale=1.0, implementation="cuda")
+
+
+def test_heads_too_wide_for_the_kernel_are_named() -> None:
+    assert cannot_serve(key_width=128, value_width=128) is None
+    assert cannot_serve(key_width=32, value_width=129) == "the kernel serves head widths up to 128, not 129"
+
+
+@pytest.mark.parametrize("M", [5, 70])
+def test_the_backward_without_a_kernel_is_that_of_the_definition(M: int) -> None:
+    inputs = make_inputs(1030, M, 2, 5, 3)
+    expected = out_and_grads(partial(reference.reduced_attention, num_heads=2, scale=0.3), inputs, torch.float32)
+    q, k, v = (x.float() for x in inputs.values() if x is not None)
+    found = operators._plain_backward(randn((2, 1030, 6), seed=99).float(), q, k, v, 2, 0.3)
+    for name, grad in zip(("dq", "dk", "dv"), found, strict=True):
+        torch.testing.assert_close(grad.double(), expected[name], rtol=1e-4, atol=1e-4)
+
+
+def test_cost_of_one_token_and_head() -> None:
+    head = {"num_heads": 1, "key_width": 40, "value_width": 32}
+    per_token = {
+        (M, backward): traffic(1, 101, M, itemsize=2, backward=backward, **head)
+        - traffic(1, 100, M, itemsize=2, backward=backward, **head)
+        for M in (49, 1050)
+        for backward in (False, True)
+    }
+    # In: q, output's gradient. Out: output, dq. With many keys also a row's sum of 4 bytes, and each thing twice.
+    assert per_token == {(49, False): 144, (49, True): 224, (1050, False): 148, (1050, True): 3 * 144 + 16}
+    assert products(2, 3, 5, **head) == 2 * 3 * 5 * 72
+    assert products(2, 3, 5, backward=True, **head) == 2 * 3 * 5 * (3 * 40 + 2 * 32)
+    assert products(2, 3, 500, backward=True, **head) == 2 * 3 * 500 * (4 * 40 + 3 * 32)
+
+
+@pytest.mark.parametrize(
+    ("widths", "device", "expected"),
+    [
+        ((40, 32), "cpu", (40, 40)),  # the CPU's kernel wants one width
+        ((40, 32), "cuda", (40, 32)),
+        ((20, 32), "cuda", (32, 32)),  # no multiple of 8
+        ((5, 3), "cuda", (8, 8)),
+    ],
+)
+def test_widths_are_padded_to_what_fused_kernels_take(
+    widths: tuple[int, int], device: str, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, **_: float) -> Tensor:
+        seen.append((q.shape[-1], v.shape[-1]))
+        assert k.shape[-1] == q.shape[-1]
+        return q.new_empty((*q.shape[:-1], v.shape[-1]))
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    with FakeTensorMode():
+        q, k, v = (
+            torch.empty(2, n, 2 * width, device=device)
+            for n, width in zip((9, 4, 4), (widths[0], *widths), strict=True)
+        )
+        assert fused.reduced_attention(q, k, v, num_heads=2, scale=0.1).shape == (2, 9, 2 * widths[1])
+    assert seen == [expected]

@@ -45,17 +45,18 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def write_folder(root: Path, *, num_train: int = 4, num_val: int = 3, wider: int = 8) -> Path:
+def write_folder(root: Path, *, num_train: int = 4, num_val: int = 3, side: int = 40, wider: int = 8) -> Path:
     """Coloured rectangles on noise, masks with a strip that is ignored; each picture is `wider` than the last."""
     rng = np.random.default_rng(0)
     for part, count in (("train", num_train), ("val", num_val)):
         for kind in ("images", "masks"):
             (root / part / kind).mkdir(parents=True)
         for i in range(count):
-            mask = np.zeros((40, 40 + wider * i), dtype=np.uint8)
+            mask = np.zeros((side, side + wider * i), dtype=np.uint8)
             for k in (1, 2):
-                top, left = rng.integers(0, np.array(mask.shape) - 18)
-                mask[top : top + 16, left : left + 18] = k
+                height, width = side * 2 // 5, side * 9 // 20
+                top, left = rng.integers(0, np.array(mask.shape) - width)
+                mask[top : top + height, left : left + width] = k
             pixels = np.array(COLOURS)[mask] + rng.integers(-30, 30, (*mask.shape, 3))
             mask[:, -3:] = 255
             Image.fromarray(pixels.astype(np.uint8)).save(root / part / "images" / f"{i}.png")
@@ -236,8 +237,9 @@ def test_a_run_by_steps_that_is_stopped_at_an_epochs_end_goes_on_with_the_next(
     ],
 )
 def test_a_few_pictures_are_learned_by_heart(segmenter: str, options: dict[str, int], tmp_path: Path) -> None:
-    """Four pictures, which are the validation pictures too, in 80 steps from scratch."""
-    data = write_folder(tmp_path / "data", num_val=0, wider=0)
+    """Four pictures, which are the validation pictures too, in 100 steps from scratch."""
+    # Sides of whole coarsest strides: what is evaluated is then what was learned, with nothing filled up.
+    data = write_folder(tmp_path / "data", num_val=0, side=64, wider=0)
     shutil.rmtree(data / "val")
     shutil.copytree(data / "train", data / "val")
     optimizer = {"lr": 5e-3, "lr_batch": None, "weight_decay": 0.01}
@@ -245,8 +247,8 @@ def test_a_few_pictures_are_learned_by_heart(segmenter: str, options: dict[str, 
     recipe = write_recipe(
         tmp_path / "tiny.yaml", segmenter=segmenter, segmenter_options=options, optimizer=optimizer, schedule=schedule
     )
-    words = ("--data.crop_size=40", "--data.batch_size=4", "--data.augmentation=null", "--epochs=80")
-    words = (*words, "--trainer.check_val_every_n_epoch=80", "--trainer.gradient_clip_val=1.0")
+    words = ("--data.crop_size=64", "--data.batch_size=4", "--data.augmentation=null", "--epochs=100")
+    words = (*words, "--trainer.check_val_every_n_epoch=100", "--trainer.gradient_clip_val=1.0")
     scalablevit("fit", "--config", recipe, "--data.root", data, "--run", tmp_path / "run", *words)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["count"] == 4

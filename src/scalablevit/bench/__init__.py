@@ -1,1 +1,1 @@
-"""What a network costs: parameters, FLOPs, sizes of feature maps."""
+"""What networks cost: parameters and FLOPs, and time and memory side by side with others."""

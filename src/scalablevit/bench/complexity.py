@@ -8,6 +8,8 @@ import torch
 
 from scalablevit.backbone import ScalableViT
 from scalablevit.complexity import Complexity, count, stage_sizes
+from scalablevit.device import choose_device
+from scalablevit.layers import attention_paths
 
 __all__ = ["Complexity", "count", "describe"]
 
@@ -16,13 +18,20 @@ def describe(model: ScalableViT, height: int, width: int) -> dict[str, Any]:
     """Everything `scalablevit info` prints, for images of `height` by `width` pixels.
 
     Returns:
-        parameters, multiply_adds, flops, and for each stage its map's (C, H, W) and stride.
+        parameters, multiply_adds, flops, for each stage its map's (C, H, W) and stride, and how the attentions compute
+        on this machine in bfloat16 on a GPU, else in float32.
     """
     cost = count(model, torch.empty(1, model.in_chans, height, width))
+    device = choose_device(None)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     return {
         "image": [height, width],
         "parameters": cost.parameters,
         "multiply_adds": cost.multiply_adds,
         "flops": cost.flops,
         "stages": stage_sizes(model, height, width),
+        "attention": [
+            {"attention": path.attention, "blocks": path.blocks, **vars(path.choice)}
+            for path in attention_paths(model, device=device, dtype=dtype)
+        ],
     }

@@ -208,7 +208,7 @@ def write_coco(
 def write_ade20k(
     root: str | Path,
     *,
-    num_train: int = 600,
+    num_train: int = 2000,
     num_val: int = 100,
     seed: int = 0,
     size: tuple[int, int] = (96, 160),

@@ -192,7 +192,7 @@ class CocoData(TaskData):
         mean: of red, green and blue, of pixels in 0..1; default ImageNet's.
         std: likewise.
         augmentation: how training pictures are varied; None: not at all. Its `sizes` replace `min_size` in training,
-            and `min_size` must lie among them.
+            and `min_size` must lie in their range.
         keep_empty: train on pictures without objects too; what the network finds in them is false.
         annotation_frame: of pictures with an EXIF orientation, whether boxes and masks count in the "stored" pixels
             or in those of the "upright" picture; "auto" goes by the size that the annotations give.

@@ -2,6 +2,7 @@
 
 from scalablevit.layers.block import Block
 from scalablevit.layers.head import ClassifierHead
+from scalablevit.layers.implementation import AttentionPath, attention_paths, set_attention
 from scalablevit.layers.iwsa import InteractiveWindowSelfAttention
 from scalablevit.layers.mlp import Mlp
 from scalablevit.layers.patch_embed import PatchEmbed
@@ -9,6 +10,7 @@ from scalablevit.layers.peg import PositionalEncodingGenerator
 from scalablevit.layers.ssa import ScalableSelfAttention
 
 __all__ = [
+    "AttentionPath",
     "Block",
     "ClassifierHead",
     "InteractiveWindowSelfAttention",
@@ -16,4 +18,6 @@ __all__ = [
     "PatchEmbed",
     "PositionalEncodingGenerator",
     "ScalableSelfAttention",
+    "attention_paths",
+    "set_attention",
 ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from scalablevit.ops.window_attention import window_attention
+from scalablevit.ops.choice import Implementation, check_implementation
+from scalablevit.ops.window_attention import fused, why, window_attention
 from scalablevit.ops.windows import as_window, crop_to, pad_to_multiple
 
 
@@ -12,8 +14,8 @@ class InteractiveWindowSelfAttention(nn.Module):
     """Attention inside windows, which a Local Interactive Module (LIM) lets talk to each other.
 
     The map is zero-padded to whole windows before `qkv`, so padded tokens carry the bias and take part, unmasked,
-    as in the published code. LIM is a 3x3 depthwise convolution over the whole re-merged value map, added before
-    the output projection.
+    as in the published code; our kernel gives the same without the padding. LIM is a 3x3 depthwise convolution over
+    the whole re-merged value map, added before the output projection.
 
     Args:
         dim: channels, a multiple of `num_heads`.
@@ -23,9 +25,11 @@ class InteractiveWindowSelfAttention(nn.Module):
         lim: have LIM; without it this is plain window attention.
         attn_drop: dropout probability of the attention weights, in [0, 1).
         proj_drop: dropout probability after the output projection, in [0, 1).
+        implementation: of the attention: "auto", "triton", "torch" or "reference"; see
+            `scalablevit.ops.window_attention.window_attention`. Weights are the same for all.
 
     Raises:
-        ValueError: `num_heads` does not divide `dim`, or the window is empty.
+        ValueError: `num_heads` does not divide `dim`, the window is empty, or `implementation` is unknown.
 
     Source: ScalableViT, arXiv:2203.10790, section 3.3.
     """
@@ -40,6 +44,7 @@ class InteractiveWindowSelfAttention(nn.Module):
         lim: bool = True,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
+        implementation: Implementation = "auto",
     ) -> None:
         super().__init__()
         if dim % num_heads:
@@ -47,6 +52,7 @@ class InteractiveWindowSelfAttention(nn.Module):
         self.num_heads = num_heads
         self.set_window_size(window_size)
         self.attn_drop = attn_drop
+        self.implementation = check_implementation(implementation)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.lim = nn.Conv2d(dim, dim, 3, padding=1, groups=dim) if lim else None
         self.proj = nn.Linear(dim, dim)
@@ -58,14 +64,42 @@ class InteractiveWindowSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), for any H and W of at least 1."""
-        _, H, W, _ = x.shape
-        qkv = self.qkv(pad_to_multiple(x, self.window_size))  # (B, Hp, Wp, 3C)
-        x = window_attention(
-            qkv,
-            None if self.lim is None else self.lim.weight,
-            None if self.lim is None else self.lim.bias,
-            num_heads=self.num_heads,
+        _, H, W, C = x.shape
+        weight, bias = (None, None) if self.lim is None else (self.lim.weight, self.lim.bias)
+        dropout = self.attn_drop if self.training else 0.0
+        choice = why(
+            head_width=C // self.num_heads,
             window_size=self.window_size,
-            dropout=self.attn_drop if self.training else 0.0,
+            device=x.device,
+            dtype=_dtype_of_products(x),
+            dropout=dropout,
+            implementation=self.implementation,
         )
-        return self.proj_drop(self.proj(crop_to(x, H, W)))
+        if choice.implementation == "torch":
+            # Zeros are padded before qkv: one copy of x costs a third of one of qkv.
+            qkv = self.qkv(pad_to_multiple(x, self.window_size))  # (B, Hp, Wp, 3C)
+            x = fused.whole_windows(
+                qkv, weight, bias, num_heads=self.num_heads, window_size=self.window_size, dropout=dropout
+            )
+            x = crop_to(x, H, W)
+        else:
+            x = window_attention(
+                self.qkv(x),  # (B, H, W, 3C)
+                weight,
+                bias,
+                num_heads=self.num_heads,
+                window_size=self.window_size,
+                fill=self.qkv.bias,
+                dropout=dropout,
+                implementation=choice.implementation,
+            )
+        return self.proj_drop(self.proj(x))
+
+
+def _dtype_of_products(x: Tensor) -> torch.dtype:
+    """Of what a linear layer makes of x: autocast's, where it is on."""
+    device = x.device.type
+    # Asked only where a kernel may run: the meta device knows no autocast, and torch raises.
+    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype

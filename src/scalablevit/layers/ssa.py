@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalablevit.ops.choice import Implementation, check_implementation
 from scalablevit.ops.layout import channels_first, channels_last
 from scalablevit.ops.reduced_attention import reduced_attention
 from scalablevit.ops.windows import pad_to_least
@@ -27,9 +28,11 @@ class ScalableSelfAttention(nn.Module):
         qkv_bias: give queries, keys and values a bias.
         attn_drop: dropout probability of the attention weights, in [0, 1).
         proj_drop: dropout probability after the output projection, in [0, 1).
+        implementation: of the attention, see `scalablevit.ops.reduced_attention.reduced_attention`.
 
     Raises:
-        ValueError: the heads do not divide the widths, or `reduction` or `channel_ratio` is too small.
+        ValueError: the heads do not divide the widths, `reduction` or `channel_ratio` is too small, or there is no such
+            implementation.
 
     Source: ScalableViT, arXiv:2203.10790, section 3.2, equations 1 to 3.
     """
@@ -45,6 +48,7 @@ class ScalableSelfAttention(nn.Module):
         qkv_bias: bool = True,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
+        implementation: Implementation = "auto",
     ) -> None:
         super().__init__()
         width = int(dim * channel_ratio)
@@ -59,6 +63,7 @@ class ScalableSelfAttention(nn.Module):
         self.reduction = reduction
         self.scale = (dim / num_heads * channel_ratio) ** -0.5
         self.attn_drop = attn_drop
+        self.implementation = check_implementation(implementation)
         self.value_dim = width if scale_value else dim
         self.key_dim = width
         self.q = nn.Linear(dim, width, bias=qkv_bias)
@@ -102,5 +107,6 @@ class ScalableSelfAttention(nn.Module):
             num_heads=self.num_heads,
             scale=self.scale,
             dropout=self.attn_drop if self.training else 0.0,
+            implementation=self.implementation,
         )
         return self.proj_drop(self.proj(x.unflatten(1, (H, W))))

@@ -1,13 +1,30 @@
-"""Attention of every token to spatially reduced keys (SSA): `reference.py` defines it, `fused.py` is its twin."""
+"""Attention of every token to spatially reduced keys (SSA).
+
+`reference.py` defines it; `fused.py`, on PyTorch's fused attention, and `kernel.py`, in Triton, are its twins.
+`reduced_attention` picks one, or takes the one it is told: an argument, or the environment variable
+`SCALABLEVIT_ATTENTION`.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from scalablevit.ops.reduced_attention import fused
+from scalablevit.ops.choice import Choice, Implementation, choose
+from scalablevit.ops.reduced_attention import fused, operators, reference
+from scalablevit.ops.reduced_attention.limits import cannot_serve
 
 
-def reduced_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, scale: float, dropout: float = 0.0) -> Tensor:
+def reduced_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    num_heads: int,
+    scale: float,
+    dropout: float = 0.0,
+    implementation: Implementation = "auto",
+) -> Tensor:
     """Multi-head attention in which keys may be fewer than queries and values of another width.
 
     Args:
@@ -17,15 +34,54 @@ def reduced_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, scale:
         num_heads: h; divides C' and Cv.
         scale: factor on the scores before the softmax.
         dropout: probability in [0, 1) with which an attention weight is dropped.
+        implementation: "triton", "torch", "reference", or "auto" for the fastest that can serve. Where "triton"
+            cannot serve, "torch" does; `why` says why. The kernels have no second derivative.
 
     Returns:
         (B, N, Cv), before the output projection.
 
     Raises:
-        ValueError: `num_heads` does not divide the widths.
+        ValueError: `num_heads` does not divide the widths, or there is no such implementation.
 
     Source: ScalableViT, arXiv:2203.10790, section 3.2.
     """
     if q.shape[-1] % num_heads or v.shape[-1] % num_heads:
         raise ValueError(f"num_heads {num_heads} must divide the widths of q ({q.shape[-1]}) and v ({v.shape[-1]})")
-    return fused.reduced_attention(q, k, v, num_heads=num_heads, scale=scale, dropout=dropout)
+    chosen = why(
+        key_width=q.shape[-1] // num_heads,
+        value_width=v.shape[-1] // num_heads,
+        device=q.device,
+        dtype=q.dtype,
+        dropout=dropout,
+        implementation=implementation,
+    ).implementation
+    # PyTorch's attention casts under autocast; the kernels take tensors as they are, and of one dtype.
+    if chosen == "triton" and q.dtype == k.dtype == v.dtype:
+        out: Tensor = operators.reduced_attention(q, k, v, num_heads, float(scale))[0]
+        return out
+    twin = reference if chosen == "reference" else fused
+    return twin.reduced_attention(q, k, v, num_heads=num_heads, scale=scale, dropout=dropout)
+
+
+def why(
+    *,
+    key_width: int,
+    value_width: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    dropout: float = 0.0,
+    implementation: Implementation = "auto",
+) -> Choice:
+    """Which implementation serves, and why.
+
+    Args:
+        key_width: of one head's queries and keys.
+        value_width: of one head's values.
+        device, dtype: of the tensors.
+        dropout, implementation: as in `reduced_attention`.
+
+    Raises:
+        ValueError: there is no such implementation.
+    """
+    cannot = cannot_serve(key_width=key_width, value_width=value_width)
+    return choose(implementation, device=device, dtype=dtype, dropout=dropout, cannot=cannot)

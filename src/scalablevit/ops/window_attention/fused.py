@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scalablevit.ops.layout import channels_first, channels_last
-from scalablevit.ops.windows import window_partition, window_unpartition
+from scalablevit.ops.window_attention.padding import pad_with_fill
+from scalablevit.ops.windows import crop_to, window_partition, window_unpartition
 
 
 def window_attention(
@@ -17,9 +18,32 @@ def window_attention(
     *,
     num_heads: int,
     window_size: tuple[int, int],
+    fill: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
     """Same result as `reference.window_attention`, without materialised scores."""
+    _, H, W, _ = qkv.shape
+    out = whole_windows(
+        pad_with_fill(qkv, fill, window_size),
+        lim_weight,
+        lim_bias,
+        num_heads=num_heads,
+        window_size=window_size,
+        dropout=dropout,
+    )
+    return crop_to(out, H, W)
+
+
+def whole_windows(
+    qkv: Tensor,
+    lim_weight: Tensor | None,
+    lim_bias: Tensor | None,
+    *,
+    num_heads: int,
+    window_size: tuple[int, int],
+    dropout: float = 0.0,
+) -> Tensor:
+    """The same of a map whose H and W are multiples of the window's sides: nothing is padded, nothing cropped."""
     B, H, W, C3 = qkv.shape
     C, (rows, columns) = C3 // 3, window_size
     # Eager on a CPU it pays to copy whole rows of a window at once, and to let the kernel read heads where they

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scalablevit.ops.layout import channels_first, channels_last
-from scalablevit.ops.windows import window_partition, window_unpartition
+from scalablevit.ops.window_attention.padding import pad_with_fill
+from scalablevit.ops.windows import crop_to, window_partition, window_unpartition
 
 
 def window_attention(
@@ -16,14 +17,17 @@ def window_attention(
     *,
     num_heads: int,
     window_size: tuple[int, int],
+    fill: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """`softmax(q k^T / sqrt(D)) v` inside each window, plus LIM of the whole value map.
+    """`softmax(q k^T / sqrt(D)) v` inside each window of the padded map, plus LIM of all its values; cropped.
 
     Arguments as in `scalablevit.ops.window_attention.window_attention`.
     """
-    _, H, W, C3 = qkv.shape
+    _, height, width, C3 = qkv.shape
     C = C3 // 3
+    qkv = pad_with_fill(qkv, fill, window_size)
+    _, H, W, _ = qkv.shape
     q, k, v = (
         window_partition(x, window_size).unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (B * n, h, L, D)
         for x in qkv.split(C, dim=-1)
@@ -35,4 +39,4 @@ def window_attention(
     if lim_weight is not None:
         values = channels_first(qkv[..., 2 * C :])  # (B, C, H, W)
         out = out + channels_last(F.conv2d(values, lim_weight, lim_bias, padding=1, groups=C))
-    return out
+    return crop_to(out, height, width)

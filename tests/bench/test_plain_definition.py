@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plain_definition import PlainScalableViT
 from scalablevit.backbone import VARIANTS, ScalableViT
+from scalablevit.bench.plain_definition import PlainScalableViT
 
 
 def outputs_and_gradients(model: nn.Module, images: Tensor) -> dict[str, Tensor]:

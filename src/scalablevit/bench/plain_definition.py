@@ -1,9 +1,8 @@
-"""The network as published code writes it: `cpu_eager.py` times ours against it, tests compare numbers.
+"""The network as published code writes it: `scalablevit bench` times ours against it, tests compare numbers.
 
 Tokens are (B, N, C) with H and W passed along. Every convolution and every cut into windows stands between
 two transposes with a copy, maps are always padded, and attention is `softmax(q k^T) v` with materialised
-scores. Parameters have our names, so one state dict fits both. There is no dropout and no drop path: it is
-for evaluation.
+scores. Parameters have our names, so one state dict fits both. There is no dropout and no drop path.
 """
 
 from __future__ import annotations

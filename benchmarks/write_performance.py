@@ -1,0 +1,246 @@
+"""Write the tables of docs/performance.md, and its plot, from what was measured.
+
+    python benchmarks/write_performance.py
+
+Between `<!-- table: NAME -->` and `<!-- end -->` stands what `benchmarks/results` gives; a test holds the page to it.
+The rest of the page is written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from linear_cost import series
+from measure_cpu import COMMANDS
+from scalablevit.safe_write import write_atomically
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+PAGE = ROOT / "docs" / "performance.md"
+PLOT = ROOT / "docs" / "pictures" / "linear_cost.png"
+PLAIN = "plain:scalablevit_small"
+GPU = "python benchmarks/gpu.py --minutes 8 --output benchmarks/results/gpu.json"
+MODES = {"eager": "eager", "compile": "compiled", "graphs": "CUDA graphs", "optimized": "prepared"}
+_BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Result = Mapping[str, Any]
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def measured(result: Result, command: str) -> str:
+    """When, where, with what and how."""
+    threads = f" ({result['threads']} threads)" if result.get("device_type") == "cpu" else ""
+    return (
+        f"Measured {result['date'][:10]} at commit {result['commit']} on {result['device']}{threads}, "
+        f"torch {result['torch']}, timm {result['timm']}:\n\n```sh\n{command}\n```"
+    )
+
+
+def network(label: str, mode: str) -> str:
+    """A contender, for people."""
+    name, _, own = label.partition("@")
+    return f"`{name}`, {MODES[own or mode]}"
+
+
+def throughput(result: Result, command: str) -> str:
+    """A row a contender; speeds as multiples of the plain definition's, and its own cells' conditions above."""
+    parts = []
+    for cell in result["cells"]:
+        found = cell["contenders"]
+        base = next(
+            (x["spread"]["median"] for label, x in found.items() if label.startswith(PLAIN) and "spread" in x), None
+        )
+        header = ["", "median", "quartiles", "images/s", "of the plain definition's speed"]
+        header += ["peak memory"] if result["memory"] else []
+        rows = []
+        for label, figures in found.items():
+            row = [network(label, cell["mode"])]
+            if "note" in figures:
+                rows.append([*row, figures["note"], *[""] * (len(header) - 2)])
+                continue
+            low, median, high = (figures["spread"][key] for key in ("quartile_1", "median", "quartile_3"))
+            row += [f"{1000 * median:.0f} ms", f"{1000 * low:.0f} – {1000 * high:.0f}"]
+            row += [f"{figures['images_per_second']:.1f}", "" if base is None else f"{base / median:.2f}"]
+            if result["memory"]:
+                memory = figures.get("memory", {})
+                row.append(f"{memory['peak_bytes'] / 2**30:.2f} GiB" if "peak_bytes" in memory else "")
+            rows.append(row)
+        height, width = cell["size"]
+        what = "Training step" if cell["task"] == "training" else "Inference"
+        parts.append(f"{what}, {cell['precision']}, batch {cell['batch']}, {height} × {width} pixels:")
+        parts.append(markdown(header, rows))
+    return "\n\n".join([*parts, measured(result, command)])
+
+
+def linear_cost(result: Result, command: str) -> str:
+    """A row a size, with the powers below."""
+    labels = list(result["exponents"])
+    values = {label: series(result, label) for label in labels}
+    header = ["side"] + [f"{what}, `{label}`" for label in labels for what in ("time", "memory")]
+    rows = []
+    for cell in result["cells"]:
+        pixels = cell["size"][0] * cell["size"][1]
+        row = [f"{cell['size'][0]}"]
+        for label in labels:
+            found = values[label]
+            if pixels not in found["pixels"]:
+                row += ["–", "–"]
+                continue
+            i = found["pixels"].index(pixels)
+            row += [f"{1000 * found['seconds'][i]:.0f} ms", f"{found['bytes'][i] / 2**20:.0f} MiB"]
+        rows.append(row)
+    powers = [result["exponents"][label][what] for label in labels for what in ("time", "memory")]
+    rows.append(["power of the pixels", *("–" if power is None else f"{power:.2f}" for power in powers)])
+    parts = [markdown(header, rows)]
+    if result["device_type"] == "cpu":
+        parts.append(f"![Time and memory over the number of pixels]({PLOT.relative_to(PAGE.parent)})")
+    return "\n\n".join([*parts, measured(result, command)])
+
+
+def draw(result: Result, path: Path) -> None:
+    """Time and memory over pixels, both axes logarithmic, with a straight line of power 1 from ours at the left."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3.2), dpi=90, layout="constrained")
+    for axis, key, scale, title in zip(axes, ("seconds", "bytes"), (1000, 2**-20), ("ms", "MiB"), strict=True):
+        for label, style in zip(result["exponents"], ("o-", "s--"), strict=False):
+            values = series(result, label)
+            axis.plot(values["pixels"], [value * scale for value in values[key]], style, label=label, markersize=4)
+        first = series(result, next(iter(result["exponents"])))
+        line = [first[key][0] * scale * pixels / first["pixels"][0] for pixels in first["pixels"]]
+        axis.plot(first["pixels"], line, color="0.7", linewidth=1, zorder=0, label="linear")
+        axis.set(xscale="log", yscale="log", xlabel="pixels", ylabel=title)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", metadata={"Software": None}))
+    pyplot.close(figure)
+
+
+def gpu_section(name: str) -> Callable[[Result, str], str]:
+    """From gpu.json to the table of one of its sections."""
+
+    def write(result: Result, command: str) -> str:
+        section = result["sections"].get(name)
+        if section is None or not (section.get("rows") or section.get("best") or section.get("cases")):
+            return f"Not measured in the run of {result['date'][:10]}."
+        return "\n\n".join([GPU_TABLES[name](section), measured(result, command)])
+
+    return write
+
+
+def agree(section: Result) -> str:
+    """How many cases hold, and which do not."""
+    cases, checks = section["cases"], section.get("opcheck", {})
+    lines = [
+        f"{sum(case['ok'] for case in cases)} of {len(cases)} cases err at most twice as much as the definition does "
+        f"in that precision; {sum(value == 'ok' for value in checks.values())} of {len(checks)} operators pass "
+        "`opcheck`."
+    ]
+    lines += [f"- **wrong**: {case['op']}, {case['case']}, {case['dtype']}" for case in cases if not case["ok"]]
+    return "\n".join(lines)
+
+
+def kernels(section: Result) -> str:
+    """A row for each kernel, stage and direction."""
+    rows = [
+        [
+            f"{row['op']}, {row['stage']}, {row['direction']}",
+            f"{1e6 * row['seconds']:.0f} µs",
+            f"{1e6 * row['floor_seconds']:.0f} µs",
+            f"{row['over_floor']:.2f}",
+            f"{1e6 * row['torch_seconds']:.0f} µs",
+        ]
+        for row in section["rows"]
+    ]
+    about = (
+        f"Batch {section['batch']}, {section['dtype']}, caches emptied before each call; the floor is what "
+        f"{section['bandwidth'] / 1e12:.2f} TB/s allow, of which a plain copy reaches "
+        f"{100 * section['copy_bandwidth'] / section['bandwidth']:.0f} %."
+    )
+    return "\n\n".join([about, markdown(["kernel", "time", "floor", "time over floor", "PyTorch's attention"], rows)])
+
+
+def rates(section: Result) -> str:
+    """Best of the batch sizes, and the targets."""
+    rows = []
+    for label, found in section["best"].items():
+        ratio = section["ratios"].get(label, {})
+        goals = [f"{ratio[key]}" for key in ("least", "aim") if ratio.get(key) is not None]
+        ours = f"{ratio['ratio']:.2f}" if ratio else ""
+        if goals:
+            ours += " (met)" if ratio["ratio"] >= ratio["least"] else " (missed)"
+        rows.append(
+            [
+                network(label, "compile"),
+                f"{found['images_per_second']:.0f}",
+                f"{found['batch']}",
+                ours,
+                ", ".join(goals),
+            ]
+        )
+    return markdown(["", "images/s", "best batch", "ours is so many times as fast", "wanted at least, aimed at"], rows)
+
+
+GPU_TABLES = {"agree": agree, "kernels": kernels, "inference": rates, "training": rates}
+# name of a table -> (JSON, how it is written, command)
+TABLES: dict[str, tuple[str, Callable[[Result, str], str], str]] = {
+    "cpu-inference": ("cpu-inference.json", throughput, COMMANDS["inference"]),
+    "cpu-training": ("cpu-training.json", throughput, COMMANDS["training"]),
+    "linear-cost-cpu": ("linear_cost-cpu.json", linear_cost, COMMANDS["linear-cost"]),
+    "linear-cost-cuda": (
+        "linear_cost-cuda.json",
+        linear_cost,
+        "python benchmarks/linear_cost.py --device cuda --precision bf16 --rounds 20",
+    ),
+    **{f"gpu-{name}": ("gpu.json", gpu_section(name), GPU) for name in GPU_TABLES},
+}
+
+
+def filled(page: str, results: Path = RESULTS) -> str:
+    """The page with every table as the results give it.
+
+    Raises:
+        ValueError: a marker names no table.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name not in TABLES:
+            raise ValueError(f"there is no table {name!r}; choose from {', '.join(TABLES)}")
+        file, write, command = TABLES[name]
+        path = results / file
+        if path.is_file():
+            text = write(json.loads(path.read_text()), command)
+        else:
+            text = f"Not measured yet. To do so:\n\n```sh\n{command}\n```"
+        return f"{match[1]}\n{text}\n\n{match[3]}"
+
+    return _BLOCK.sub(block, page)
+
+
+def main() -> int:
+    """Write the page and the plot."""
+    text = filled(PAGE.read_text())
+    write_atomically(PAGE, lambda file: file.write(text.encode()))
+    costs = RESULTS / "linear_cost-cpu.json"
+    if costs.is_file():
+        draw(json.loads(costs.read_text()), PLOT)
+    print(f"written: {PAGE.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""The networks that can be measured side by side, by name.
+
+    swin_tiny_patch4_window7_224    any name that timm knows; ours are registered there
+    plain:scalablevit_small         our network as published code writes it (`plain_definition.py`)
+    twins_svt_small:4d              Twins-SVT, its window attention handed to PyTorch's fused kernel as 4-D tensors
+    vit_pytorch:scalable_vit        vit-pytorch's ScalableViT-S with the arguments of its README
+    vit_pytorch:scalable_vit_paper  the same with the paper's depth and windows
+
+Behind any of them `@MODE` sets a mode of its own, whatever the others run in: `scalablevit_small@optimized`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from timm.models.twins import LocallyGroupedAttn
+from torch import Tensor, nn
+
+from scalablevit.backbone import VARIANTS, ScalableViT
+from scalablevit.bench.plain_definition import PlainScalableViT
+from scalablevit.ops.windows import crop_to, pad_to_multiple, window_partition, window_unpartition
+
+CLASSES = 1000
+PEERS = (
+    "swin_tiny_patch4_window7_224",
+    "twins_svt_small",
+    "twins_svt_small:4d",
+    "convnext_tiny",
+    "vit_pytorch:scalable_vit_paper",
+    "plain:scalablevit_small",
+)
+"""Networks of about the size of `scalablevit_small`, to be measured beside it."""
+
+_FOUR_D = ":4d"
+# What the README of vit-pytorch 1.26 gives for ScalableViT-S. Its windows of 64 and 32 tokens are the whole maps of
+# its 256 pixels, which is what None says for any size.
+_README = {
+    "num_classes": CLASSES,
+    "dim": 64,
+    "heads": (2, 4, 8, 16),
+    "depth": (2, 2, 20, 2),
+    "ssa_dim_key": (40, 40, 40, 32),
+    "reduction_factor": (8, 4, 2, 1),
+    "window_size": None,
+}
+_VIT_PYTORCH: dict[str, dict[str, Any]] = {
+    "vit_pytorch:scalable_vit": _README,
+    # it counts pairs of blocks where the paper counts blocks, and windows are of 7 x 7 tokens there
+    "vit_pytorch:scalable_vit_paper": {**_README, "depth": (1, 1, 10, 1), "window_size": 7},
+}
+
+
+class CannotMeasure(ValueError):  # noqa: N818 - a reason to leave a cell empty, not a fault
+    """A network that exists, but not with these settings or on this machine."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network to measure.
+
+    Attributes:
+        label: name as given, with its mode.
+        name: of the network.
+        mode: how it runs; None: as the cell says.
+        build: from (height, width) in pixels to the network, on the CPU; raises `CannotMeasure`.
+    """
+
+    label: str
+    name: str
+    mode: str | None
+    build: Callable[[tuple[int, int]], nn.Module]
+
+
+def find_contender(label: str) -> Contender:
+    """The contender of that name.
+
+    Args:
+        label: as in the docstring of this module.
+
+    Raises:
+        ValueError: there is no such network; the message names near ones.
+    """
+    name, _, mode = label.partition("@")
+    build = _builder(name)
+    if build is None:
+        known = _all_names()
+        close = [other for other in known if name and other.startswith(name)][:3]
+        close = close or difflib.get_close_matches(name.lower(), known, 3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "take a name of timm.list_models()"
+        raise ValueError(f"MODEL {name!r}: there is no such network; {hint}")
+    return Contender(label, name, mode or None, build)
+
+
+def _builder(name: str) -> Callable[[tuple[int, int]], nn.Module] | None:
+    """From an image size to the network of that name; None: there is no such network."""
+    if name in _VIT_PYTORCH:
+        return lambda size: _vit_pytorch(name, size)
+    if name.startswith("plain:"):
+        variant = name.removeprefix("plain:")
+        return (lambda size: _plain(variant)) if variant in VARIANTS else None
+    if name.startswith("twins_svt_") and name.endswith(_FOUR_D):
+        shipped = name.removesuffix(_FOUR_D)
+        return (lambda size: _with_4d_windows(_timm(shipped, size))) if timm.is_model(shipped) else None
+    return (lambda size: _timm(name, size)) if timm.is_model(name) else None
+
+
+def _all_names() -> list[str]:
+    special = [*_VIT_PYTORCH, *(f"plain:{variant}" for variant in VARIANTS)]
+    return [*special, *(f"{name}{_FOUR_D}" for name in timm.list_models("twins_svt_*")), *timm.list_models()]
+
+
+def build_contender(contender: Contender, size: tuple[int, int]) -> nn.Module:
+    """The network, freshly initialised from a fixed seed, without dropout and drop path.
+
+    Args:
+        contender: from `find_contender`.
+        size: height and width of the images, in pixels.
+
+    Raises:
+        CannotMeasure: it cannot be built, or not for this size.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = contender.build(size)
+    # Rates differ from default to default; what they would cost in training is not the network's.
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, DropPath):
+            module.drop_prob = 0.0
+    return model
+
+
+def _timm(name: str, size: tuple[int, int]) -> nn.Module:
+    """A network from timm's registry, for images of `size`."""
+    settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    arguments: dict[str, Any] = {"num_classes": CLASSES, "pretrained": False}
+    if settings is not None and settings.fixed_input_size and tuple(settings.input_size[-2:]) != size:
+        arguments["img_size"] = size
+    try:
+        return timm.create_model(name, **arguments)
+    except (TypeError, AssertionError, ValueError) as error:
+        if "img_size" not in arguments:
+            raise
+        raise CannotMeasure(f"cannot be built for {size[0]} x {size[1]} pixels: {error}") from error
+
+
+def _plain(variant: str) -> nn.Module:
+    """The plain definition, with the weights that ours has."""
+    weights = ScalableViT(num_classes=CLASSES, **VARIANTS[variant]).state_dict()  # first, from the same seed
+    model = PlainScalableViT(variant, num_classes=CLASSES)
+    model.load_state_dict(weights)
+    return model
+
+
+def _vit_pytorch(name: str, size: tuple[int, int]) -> nn.Module:
+    try:
+        package = importlib.import_module("vit_pytorch.scalable_vit")
+    except ImportError as error:
+        raise CannotMeasure("the package vit-pytorch is missing: python -m pip install vit-pytorch") from error
+    window, (height, width) = _VIT_PYTORCH[name]["window_size"], size
+    if window is not None and (height % (32 * window) or width % (32 * window)):
+        raise CannotMeasure(f"sides must be multiples of {32 * window} pixels, as it does not pad windows")
+    return package.ScalableViT(**_VIT_PYTORCH[name])
+
+
+class _WindowsAsBatch(nn.Module):
+    """Twins' attention inside windows with all windows in the batch dimension.
+
+    timm gives PyTorch's fused attention (B, n, h, L, D); its kernels take four dimensions, and anything else is
+    computed step by step. The layers and their weights are those of the module that this stands for.
+    """
+
+    def __init__(self, attention: LocallyGroupedAttn) -> None:
+        super().__init__()
+        self.num_heads, self.window = attention.num_heads, (attention.ws, attention.ws)
+        self.qkv, self.proj = attention.qkv, attention.proj
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, N, C) tokens of an H by W map -> (B, N, C)."""
+        B, N, C = x.shape
+        height, width = size
+        x = pad_to_multiple(x.view(B, height, width, C), self.window)  # (B, Hp, Wp, C)
+        _, Hp, Wp, _ = x.shape
+        qkv = self.qkv(window_partition(x, self.window))  # (B * n, L, 3C)
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B * n, h, L, D)
+        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B * n, L, C)
+        x = crop_to(window_unpartition(x, self.window, Hp, Wp), height, width)  # (B, H, W, C)
+        return self.proj(x.reshape(B, N, C))
+
+
+def _with_4d_windows(model: nn.Module) -> nn.Module:
+    """Replace every window attention of a Twins-SVT."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, LocallyGroupedAttn):
+                setattr(parent, name, _WindowsAsBatch(child))
+    return model

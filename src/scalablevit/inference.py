@@ -1,0 +1,242 @@
+"""Preparing a trained network for inference: folded layers, compilation, precision, memory layout, in one call."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import os
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from scalablevit.backbone import PyramidBackbone
+from scalablevit.layers import PositionalEncodingGenerator, ScalableSelfAttention
+from scalablevit.ops.layout import channels_first, channels_last
+
+Backend = Literal["auto", "compile", "openvino", "eager"]
+Outputs = Tensor | list[Tensor]
+
+BACKENDS = ("auto", "compile", "openvino", "eager")
+
+# Compiled programs kept, one for each shape of images; each holds the weights once more.
+_PROGRAMS_KEPT = 4
+
+
+def optimize(
+    model: nn.Module,
+    *,
+    backend: Backend = "auto",
+    dtype: torch.dtype | None = None,
+    cuda_graphs: bool = True,
+    autotune: bool = False,
+) -> nn.Module:
+    """A copy of a network that does nothing but infer, as fast as its device lets it.
+
+    Layers are folded (`fold`), weights get the precision and the channels-last memory format, and the whole is
+    compiled when it first sees images of a shape. The model itself is left as it is; the copy stays on its device,
+    has no gradients and is not meant to be saved.
+
+    Args:
+        model: a network of one image tensor, such as `ScalableViT`, a pyramid from `create_backbone`, a segmentation
+            model, or anything like it; or a detector of `scalablevit.detection`, whose pyramid is prepared while its
+            proposals and heads stay as they are.
+        backend: "compile" (torch.compile), "openvino" (CPU only; `pip install openvino`), "eager"
+            (folding, precision and layout alone), or "auto": on a CUDA device "compile"; on a CPU "openvino" where it
+            is installed, else "compile" where a C++ compiler is found; otherwise "eager".
+        dtype: precision of weights and activations; None keeps the model's. Images of any floating dtype are taken,
+            and outputs are float32. Of OpenVINO it is the precision that is asked for.
+        cuda_graphs: under "compile" on a CUDA device, record CUDA graphs, one for each shape of images; saves the
+            launches, which matters for small batches, and holds a batch's memory.
+        autotune: under "compile", try several kernels for each matrix product; minutes instead of seconds.
+
+    Returns:
+        module with the model's outputs, in evaluation mode.
+
+    Raises:
+        ValueError: an unknown backend, a dtype that is no floating one, or OpenVINO off the CPU.
+        ModuleNotFoundError: OpenVINO was asked for and is not installed.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating one such as torch.bfloat16, got {dtype}")
+    weight = next(model.parameters(), None)
+    device = torch.device("cpu") if weight is None else weight.device
+    chosen = _choose(device) if backend == "auto" else backend
+    if chosen == "openvino":
+        if device.type != "cpu":
+            raise ValueError(f"backend 'openvino' computes on the CPU, and the model is on {device}: model.cpu() first")
+        if importlib.util.find_spec("openvino") is None:
+            raise ModuleNotFoundError("backend 'openvino' needs OpenVINO: python -m pip install openvino")
+
+    def prepare(network: nn.Module) -> nn.Module:
+        network = fold(network)
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        if chosen == "openvino":
+            return OpenVINOModel(network, dtype or torch.float32)
+        if dtype is not None:
+            network = network.to(dtype)
+        network = network.to(memory_format=torch.channels_last)
+        return TorchModel(network, is_compiled=chosen == "compile", cuda_graphs=cuda_graphs, autotune=autotune)
+
+    if not _takes_lists(model):
+        return prepare(model).eval()
+    detector = copy.deepcopy(model).eval().requires_grad_(False)
+    for name, module in list(detector.named_modules()):
+        if isinstance(module, PyramidBackbone):
+            detector.set_submodule(name, prepare(module))
+    return detector
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode with fewer passes over memory and the same outputs, but for rounding.
+
+    PEG's residual goes into the middle tap of its kernel, and the two matrices that make SSA's keys and values
+    become one. The softmax's scales stay where they are: the attention kernels apply them for nothing.
+    """
+    model = copy.deepcopy(model).eval()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, PositionalEncodingGenerator):
+            model.set_submodule(name, _FoldedPEG(module))
+        elif isinstance(module, ScalableSelfAttention) and not module.fused_kv:
+            _merge_keys_and_values(module)
+    return model
+
+
+class _FoldedPEG(nn.Module):
+    """A PEG as one depthwise convolution."""
+
+    def __init__(self, peg: PositionalEncodingGenerator) -> None:
+        super().__init__()
+        self.conv = peg.conv
+        with torch.no_grad():
+            self.conv.weight[:, 0, 1, 1] += 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        return channels_last(self.conv(channels_first(x)))
+
+
+def _merge_keys_and_values(ssa: ScalableSelfAttention) -> None:
+    k, v = ssa.k, ssa.v
+    kv = nn.Linear(k.in_features, k.out_features + v.out_features, bias=k.bias is not None)
+    kv.weight = nn.Parameter(torch.cat([k.weight, v.weight]).detach())
+    if k.bias is not None:
+        kv.bias = nn.Parameter(torch.cat([k.bias, v.bias]).detach())
+    ssa.kv, ssa.fused_kv = kv.eval(), True
+    del ssa.k, ssa.v
+
+
+class TorchModel(nn.Module):
+    """A network in PyTorch, compiled or not.
+
+    Args:
+        network: what to run.
+        is_compiled, cuda_graphs, autotune: see `optimize`.
+    """
+
+    def __init__(self, network: nn.Module, *, is_compiled: bool, cuda_graphs: bool, autotune: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.backend = "compile" if is_compiled else "eager"
+        weight = next(network.parameters(), None)
+        self._dtype = torch.float32 if weight is None else weight.dtype
+        self._has_graphs = is_compiled and cuda_graphs and weight is not None and weight.is_cuda
+        self._run: Callable[[Tensor], Any] = network
+        if is_compiled:
+            graphs = "reduce-overhead" if self._has_graphs else "default"
+            tuned = "max-autotune" if self._has_graphs else "max-autotune-no-cudagraphs"
+            self._run = torch.compile(network, mode=tuned if autotune else graphs)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """(B, C, H, W) -> what the network gives, in float32."""
+        with torch.no_grad():
+            if self._has_graphs:
+                torch.compiler.cudagraph_mark_step_begin()
+            outputs = self._run(images.to(self._dtype))
+            # A recorded graph writes into the same memory at its next run.
+            return _each(outputs, lambda x: x.to(torch.float32, copy=self._has_graphs))
+
+
+class OpenVINOModel(nn.Module):
+    """A network compiled by OpenVINO for the CPU, once for each shape of images.
+
+    Args:
+        network: what to compile; float32.
+        dtype: precision that OpenVINO is asked to compute in.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        names = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+        if dtype not in names:
+            raise ValueError(f"OpenVINO computes in float32, bfloat16 or float16, not {dtype}")
+        self.network = network.float()
+        self.backend = "openvino"
+        self._precision = names[dtype]
+        self._programs: OrderedDict[tuple[int, ...], Callable[[Tensor], Outputs]] = OrderedDict()
+
+    def forward(self, images: Tensor) -> Outputs:
+        """(B, C, H, W) -> what the network gives, in float32."""
+        shape = tuple(images.shape)
+        program = self._programs.pop(shape, None) or self._compile(images.float())
+        self._programs[shape] = program  # the latest used is the last
+        while len(self._programs) > _PROGRAMS_KEPT:
+            self._programs.popitem(last=False)
+        return program(images.float().contiguous())
+
+    def _compile(self, images: Tensor) -> Callable[[Tensor], Outputs]:
+        import openvino
+
+        with torch.no_grad():
+            exported = torch.export.export(self.network, (images,))
+            is_single = isinstance(self.network(images[:1]), Tensor)
+        settings = {
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_PRECISION_HINT": self._precision,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        program = openvino.convert_model(exported)
+        program.reshape(list(images.shape))
+        request = openvino.Core().compile_model(program, "CPU", settings).create_infer_request()
+
+        def run(images: Tensor) -> Outputs:
+            request.infer({0: images.detach().numpy()}, share_inputs=True)
+            # Copies: the request writes its next results into the same memory.
+            outputs = [torch.tensor(output.data).float() for output in request.output_tensors]
+            return outputs[0] if is_single else outputs
+
+        return run
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OpenVINOModel:
+        copied = OpenVINOModel(copy.deepcopy(self.network, memo), torch.float32)
+        copied._precision = self._precision
+        return copied.eval()
+
+
+def _choose(device: torch.device) -> Backend:
+    if device.type == "cuda":
+        return "compile"
+    if device.type != "cpu":
+        return "eager"
+    if importlib.util.find_spec("openvino") is not None:
+        return "openvino"
+    compilers = (os.environ.get("CXX"), "g++", "clang++", "c++", "cl")
+    return "compile" if any(name and shutil.which(name) for name in compilers) else "eager"
+
+
+def _takes_lists(model: nn.Module) -> bool:
+    """Whether it is one of torchvision's detectors, which take pictures of several sizes."""
+    from torchvision.models.detection import RetinaNet
+    from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
+    return isinstance(model, RetinaNet | GeneralizedRCNN)
+
+
+def _each(outputs: Tensor | Sequence[Tensor], function: Callable[[Tensor], Tensor]) -> Outputs:
+    return function(outputs) if isinstance(outputs, Tensor) else [function(x) for x in outputs]

@@ -1,0 +1,86 @@
+"""Telling the attentions of a network how to compute, and asking them how they do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from scalablevit.layers.iwsa import InteractiveWindowSelfAttention
+from scalablevit.layers.ssa import ScalableSelfAttention
+from scalablevit.ops import reduced_attention, window_attention
+from scalablevit.ops.choice import Choice, Implementation, check_implementation
+
+
+@dataclass(frozen=True)
+class AttentionPath:
+    """How some attentions of a network compute.
+
+    Attributes:
+        attention: "IWSA" or "SSA".
+        blocks: how many do so.
+        choice: what runs, and why.
+    """
+
+    attention: str
+    blocks: int
+    choice: Choice
+
+
+def set_attention(model: nn.Module, implementation: Implementation) -> None:
+    """Make all attentions of a network, at any depth, compute one way; weights stay as they are.
+
+    Args:
+        model: a classifier, pyramid, detector or segmentation model of ours, or anything that holds one.
+        implementation: "triton" (our kernels, where they can serve), "torch" (PyTorch's fused attention), "reference"
+            (the definition), or "auto": the kernels on CUDA devices that they can serve, else "torch".
+
+    Raises:
+        ValueError: an unknown implementation, or the model has no attention of ours.
+    """
+    check_implementation(implementation)
+    attentions = _attentions(model)
+    if not attentions:
+        raise ValueError(f"{type(model).__name__} has neither IWSA nor SSA, so there is no implementation to set")
+    for attention in attentions:
+        attention.implementation = implementation
+
+
+def attention_paths(model: nn.Module, *, device: torch.device, dtype: torch.dtype) -> list[AttentionPath]:
+    """How the attentions of a network would compute in inference, in the order in which they first occur.
+
+    Args:
+        model: as for `set_attention`.
+        device, dtype: of the feature maps.
+    """
+    found: dict[tuple[str, Choice], int] = {}
+    for attention in _attentions(model):
+        if isinstance(attention, InteractiveWindowSelfAttention):
+            name, choice = (
+                "IWSA",
+                window_attention.why(
+                    head_width=attention.proj.in_features // attention.num_heads,
+                    window_size=attention.window_size,
+                    device=device,
+                    dtype=dtype,
+                    implementation=attention.implementation,
+                ),
+            )
+        else:
+            name, choice = (
+                "SSA",
+                reduced_attention.why(
+                    key_width=attention.key_dim // attention.num_heads,
+                    value_width=attention.value_dim // attention.num_heads,
+                    device=device,
+                    dtype=dtype,
+                    implementation=attention.implementation,
+                ),
+            )
+        found[name, choice] = found.get((name, choice), 0) + 1
+    return [AttentionPath(name, blocks, choice) for (name, choice), blocks in found.items()]
+
+
+def _attentions(model: nn.Module) -> list[InteractiveWindowSelfAttention | ScalableSelfAttention]:
+    return [m for m in model.modules() if isinstance(m, InteractiveWindowSelfAttention | ScalableSelfAttention)]

@@ -1,0 +1,612 @@
+"""Attention over reduced keys in Triton: scores never leave the chip.
+
+Two families, both reading q (B, N, C'), k (B, M, C') and v (B, M, Cv) where they lie, head after head in a row, so
+that k and v may be slices of one matrix:
+
+- **one block of keys** (up to 64; the published network has 49 at 224 px): a program holds all keys
+  of a head in registers, so the softmax is a plain one and nothing but the output is stored. The backward recomputes
+  it and needs neither the output nor its logarithms.
+- **any number of keys**: the softmax is gathered block by block (online), and the base-2 logarithm of each row's sum
+  goes along to the backward, which has a kernel for dq and one for dk and dv.
+
+Numbers: products add up in fp32 (fp32 inputs are multiplied as such, not as TF32), softmax and all sums are fp32.
+No atomics: dk and dv of each share of the queries go to a buffer of their own, which torch adds up, so the same inputs
+give the same bits.
+
+A head width is not rounded up to one power of two but cut in two: 40 = 32 + 8 costs tiles of 32 + 16 columns, not 64.
+Programs of one stretch of tokens differ in the head first, for heads share the cache lines of a row.
+
+What it costs is counted in `cost.py`: at one block of keys, bf16 and widths 40 and 32, a token and head moves 144 bytes
+forward (q in, output out) and 224 backward (q and the gradient in, dq out).
+
+Source: the online softmax and its backward follow FlashAttention-2, arXiv:2307.08691.
+"""
+
+# Triton's functions are typed by its compiler.
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from scalablevit.ops.reduced_attention.limits import is_one_block
+
+_LOG2_E = 1.4426950408889634
+
+
+@triton.jit
+def _dot(a, b, total=None):
+    """Matrix product of two tiles, added to `total` in fp32."""
+    return tl.dot(a, b, total, input_precision="ieee")
+
+
+@triton.jit
+def _load(start, rows, row_stride, is_row, first: tl.constexpr, width: tl.constexpr, block: tl.constexpr):
+    """A tile of `block` columns from `first` on: zero beyond the width, and where `is_row` is false."""
+    columns = first + tl.arange(0, block)
+    mask = is_row[:, None]
+    if first + block > width:
+        mask = mask & (columns < width)[None, :]
+    return tl.load(start + rows[:, None] * row_stride + columns[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def _store(start, rows, row_stride, is_row, tile, first: tl.constexpr, width: tl.constexpr, block: tl.constexpr):
+    """The counterpart of `_load`."""
+    columns = first + tl.arange(0, block)
+    mask = is_row[:, None]
+    if first + block > width:
+        mask = mask & (columns < width)[None, :]
+    tl.store(start + rows[:, None] * row_stride + columns[None, :], tile.to(start.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _inner(a1, a2, b1, b2, TWO: tl.constexpr):
+    """Products of the rows of a with those of b, whose columns come in one or two parts."""
+    product = _dot(a1, tl.trans(b1))
+    if TWO:
+        product = _dot(a2, tl.trans(b2), product)
+    return product
+
+
+@triton.jit
+def _place(program, num_blocks, num_heads):
+    """Image (int64), block and head of a program: heads first, then blocks, then images."""
+    head = program % num_heads
+    block = program // num_heads % num_blocks
+    image = (program // num_heads // num_blocks).to(tl.int64)
+    return image, block, head
+
+
+@triton.jit
+def _one_block_forward(
+    q, k, v, out,
+    q_image, q_row, k_image, k_row, v_image, v_row,
+    N, M, num_heads, num_blocks, scale,
+    D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,
+    DV: tl.constexpr, DV1: tl.constexpr, DV2: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    image, block, head = _place(tl.program_id(0), num_blocks, num_heads)
+    first = tl.cast(block * BLOCK_N, tl.int64)
+    rows = tl.arange(0, BLOCK_N)
+    is_row = rows < N - block * BLOCK_N
+    keys = tl.arange(0, BLOCK_M)
+    is_key = keys < M
+    q += image * q_image + first * q_row + head * D
+    k += image * k_image + head * D
+    v += image * v_image + head * DV
+    out += (image * N + first) * (num_heads * DV) + head * DV
+
+    q1 = _load(q, rows, q_row, is_row, 0, D, D1)
+    k1 = _load(k, keys, k_row, is_key, 0, D, D1)
+    q2, k2 = q1, k1
+    if D2:
+        q2 = _load(q, rows, q_row, is_row, D1, D, D2)
+        k2 = _load(k, keys, k_row, is_key, D1, D, D2)
+    scores = _inner(q1, q2, k1, k2, D2 > 0) * scale  # (BLOCK_N, BLOCK_M), to the base 2
+    scores = tl.where(is_key[None, :], scores, float("-inf"))
+    weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
+    normalise = 1.0 / tl.sum(weights, 1)[:, None]
+
+    v1 = _load(v, keys, v_row, is_key, 0, DV, DV1)
+    o1 = _dot(weights.to(v1.dtype), v1)
+    _store(out, rows, num_heads * DV, is_row, o1 * normalise, 0, DV, DV1)
+    if DV2:
+        v2 = _load(v, keys, v_row, is_key, DV1, DV, DV2)
+        o2 = _dot(weights.to(v2.dtype), v2)
+        _store(out, rows, num_heads * DV, is_row, o2 * normalise, DV1, DV, DV2)
+
+
+@triton.jit
+def _one_block_backward(
+    q, k, v, grad, dq, dk, dv,
+    q_image, q_row, k_image, k_row, v_image, v_row, grad_image, grad_row,
+    N, M, num_images, num_heads, num_shares, blocks_in_share, scale, scale_base_2,
+    D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,
+    DV: tl.constexpr, DV1: tl.constexpr, DV2: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """Gradients of a share of the queries of one head; dk and dv are (shares, B, M, C' or Cv)."""
+    image, share, head = _place(tl.program_id(0), num_shares, num_heads)
+    rows = tl.arange(0, BLOCK_N)
+    keys = tl.arange(0, BLOCK_M)
+    is_key = keys < M
+    q += image * q_image + head * D
+    k += image * k_image + head * D
+    v += image * v_image + head * DV
+    grad += image * grad_image + head * DV
+    dq += image * N * (num_heads * D) + head * D
+
+    k1 = _load(k, keys, k_row, is_key, 0, D, D1)
+    v1 = _load(v, keys, v_row, is_key, 0, DV, DV1)
+    dk1 = tl.zeros((BLOCK_M, D1), tl.float32)
+    dv1 = tl.zeros((BLOCK_M, DV1), tl.float32)
+    k2, v2 = k1, v1
+    if D2:
+        k2 = _load(k, keys, k_row, is_key, D1, D, D2)
+        dk2 = tl.zeros((BLOCK_M, D2), tl.float32)
+    if DV2:
+        v2 = _load(v, keys, v_row, is_key, DV1, DV, DV2)
+        dv2 = tl.zeros((BLOCK_M, DV2), tl.float32)
+
+    for block in range(share * blocks_in_share, (share + 1) * blocks_in_share):
+        first = tl.cast(block * BLOCK_N, tl.int64)
+        is_row = rows < N - block * BLOCK_N
+        q1 = _load(q + first * q_row, rows, q_row, is_row, 0, D, D1)
+        g1 = _load(grad + first * grad_row, rows, grad_row, is_row, 0, DV, DV1)
+        q2, g2 = q1, g1
+        if D2:
+            q2 = _load(q + first * q_row, rows, q_row, is_row, D1, D, D2)
+        if DV2:
+            g2 = _load(grad + first * grad_row, rows, grad_row, is_row, DV1, DV, DV2)
+        scores = _inner(q1, q2, k1, k2, D2 > 0) * scale_base_2
+        scores = tl.where(is_key[None, :], scores, float("-inf"))
+        weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
+        weights *= 1.0 / tl.sum(weights, 1)[:, None]
+        dweights = _inner(g1, g2, v1, v2, DV2 > 0)
+        dscores = weights * (dweights - tl.sum(weights * dweights, 1)[:, None])
+
+        # Rows beyond N have a gradient of zero, and so add nothing to dk and dv.
+        weights = tl.trans(weights.to(g1.dtype))
+        dv1 = _dot(weights, g1, dv1)
+        if DV2:
+            dv2 = _dot(weights, g2, dv2)
+        dscores = dscores.to(q1.dtype)
+        dq1 = _dot(dscores, k1) * scale
+        _store(dq + first * (num_heads * D), rows, num_heads * D, is_row, dq1, 0, D, D1)
+        if D2:
+            dq2 = _dot(dscores, k2) * scale
+            _store(dq + first * (num_heads * D), rows, num_heads * D, is_row, dq2, D1, D, D2)
+        dscores = tl.trans(dscores)
+        dk1 = _dot(dscores, q1, dk1)
+        if D2:
+            dk2 = _dot(dscores, q2, dk2)
+
+    dk += (share * num_images + image) * M * (num_heads * D) + head * D
+    dv += (share * num_images + image) * M * (num_heads * DV) + head * DV
+    _store(dk, keys, num_heads * D, is_key, dk1 * scale, 0, D, D1)
+    _store(dv, keys, num_heads * DV, is_key, dv1, 0, DV, DV1)
+    if D2:
+        _store(dk, keys, num_heads * D, is_key, dk2 * scale, D1, D, D2)
+    if DV2:
+        _store(dv, keys, num_heads * DV, is_key, dv2, DV1, DV, DV2)
+
+
+@triton.jit
+def _forward(
+    q, k, v, out, log_sums,
+    q_image, q_row, k_image, k_row, v_image, v_row,
+    N, M, num_heads, num_blocks, scale,
+    D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,
+    DV: tl.constexpr, DV1: tl.constexpr, DV2: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    image, block, head = _place(tl.program_id(0), num_blocks, num_heads)
+    first = tl.cast(block * BLOCK_N, tl.int64)
+    rows = tl.arange(0, BLOCK_N)
+    is_row = rows < N - block * BLOCK_N
+    q += image * q_image + first * q_row + head * D
+    k += image * k_image + head * D
+    v += image * v_image + head * DV
+    out += (image * N + first) * (num_heads * DV) + head * DV
+    log_sums += (image * num_heads + head) * N + first
+
+    q1 = _load(q, rows, q_row, is_row, 0, D, D1)
+    q2 = q1
+    if D2:
+        q2 = _load(q, rows, q_row, is_row, D1, D, D2)
+    o1 = tl.zeros((BLOCK_N, DV1), tl.float32)
+    if DV2:
+        o2 = tl.zeros((BLOCK_N, DV2), tl.float32)
+    largest = tl.full((BLOCK_N,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_N,), tl.float32)
+
+    for first_key in range(0, M, BLOCK_M):
+        keys = tl.arange(0, BLOCK_M)
+        is_key = keys < M - first_key
+        k_start = k + tl.cast(first_key, tl.int64) * k_row
+        v_start = v + tl.cast(first_key, tl.int64) * v_row
+        k1 = _load(k_start, keys, k_row, is_key, 0, D, D1)
+        k2 = k1
+        if D2:
+            k2 = _load(k_start, keys, k_row, is_key, D1, D, D2)
+        scores = _inner(q1, q2, k1, k2, D2 > 0) * scale
+        scores = tl.where(is_key[None, :], scores, float("-inf"))
+        larger = tl.maximum(largest, tl.max(scores, 1))
+        weights = tl.exp2(scores - larger[:, None])
+        shrink = tl.exp2(largest - larger)
+        total = total * shrink + tl.sum(weights, 1)
+        largest = larger
+        v1 = _load(v_start, keys, v_row, is_key, 0, DV, DV1)
+        o1 = _dot(weights.to(v1.dtype), v1, o1 * shrink[:, None])
+        if DV2:
+            v2 = _load(v_start, keys, v_row, is_key, DV1, DV, DV2)
+            o2 = _dot(weights.to(v2.dtype), v2, o2 * shrink[:, None])
+
+    _store(out, rows, num_heads * DV, is_row, o1 / total[:, None], 0, DV, DV1)
+    if DV2:
+        _store(out, rows, num_heads * DV, is_row, o2 / total[:, None], DV1, DV, DV2)
+    tl.store(log_sums + rows, largest + tl.log2(total), mask=is_row)
+
+
+@triton.jit
+def _backward_queries(
+    q, k, v, out, grad, log_sums, deltas, dq,
+    q_image, q_row, k_image, k_row, v_image, v_row, grad_image, grad_row,
+    N, M, num_heads, num_blocks, scale, scale_base_2,
+    D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,
+    DV: tl.constexpr, DV1: tl.constexpr, DV2: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """dq of a block of queries, and for `_backward_keys` deltas: each row of out times that of its gradient."""
+    image, block, head = _place(tl.program_id(0), num_blocks, num_heads)
+    first = tl.cast(block * BLOCK_N, tl.int64)
+    rows = tl.arange(0, BLOCK_N)
+    is_row = rows < N - block * BLOCK_N
+    q += image * q_image + first * q_row + head * D
+    k += image * k_image + head * D
+    v += image * v_image + head * DV
+    grad += image * grad_image + first * grad_row + head * DV
+    out += (image * N + first) * (num_heads * DV) + head * DV
+    dq += (image * N + first) * (num_heads * D) + head * D
+    log_sums += (image * num_heads + head) * N + first
+    deltas += (image * num_heads + head) * N + first
+
+    q1 = _load(q, rows, q_row, is_row, 0, D, D1)
+    g1 = _load(grad, rows, grad_row, is_row, 0, DV, DV1)
+    o1 = _load(out, rows, num_heads * DV, is_row, 0, DV, DV1)
+    delta = tl.sum(g1.to(tl.float32) * o1.to(tl.float32), 1)
+    dq1 = tl.zeros((BLOCK_N, D1), tl.float32)
+    q2, g2 = q1, g1
+    if D2:
+        q2 = _load(q, rows, q_row, is_row, D1, D, D2)
+        dq2 = tl.zeros((BLOCK_N, D2), tl.float32)
+    if DV2:
+        g2 = _load(grad, rows, grad_row, is_row, DV1, DV, DV2)
+        o2 = _load(out, rows, num_heads * DV, is_row, DV1, DV, DV2)
+        delta += tl.sum(g2.to(tl.float32) * o2.to(tl.float32), 1)
+    tl.store(deltas + rows, delta, mask=is_row)
+    log_sum = tl.load(log_sums + rows, mask=is_row, other=0.0)
+
+    for first_key in range(0, M, BLOCK_M):
+        keys = tl.arange(0, BLOCK_M)
+        is_key = keys < M - first_key
+        k_start = k + tl.cast(first_key, tl.int64) * k_row
+        v_start = v + tl.cast(first_key, tl.int64) * v_row
+        k1 = _load(k_start, keys, k_row, is_key, 0, D, D1)
+        v1 = _load(v_start, keys, v_row, is_key, 0, DV, DV1)
+        k2, v2 = k1, v1
+        if D2:
+            k2 = _load(k_start, keys, k_row, is_key, D1, D, D2)
+        if DV2:
+            v2 = _load(v_start, keys, v_row, is_key, DV1, DV, DV2)
+        scores = _inner(q1, q2, k1, k2, D2 > 0) * scale_base_2
+        scores = tl.where(is_key[None, :], scores, float("-inf"))
+        weights = tl.exp2(scores - log_sum[:, None])
+        dscores = (weights * (_inner(g1, g2, v1, v2, DV2 > 0) - delta[:, None])).to(k1.dtype)
+        dq1 = _dot(dscores, k1, dq1)
+        if D2:
+            dq2 = _dot(dscores, k2, dq2)
+
+    _store(dq, rows, num_heads * D, is_row, dq1 * scale, 0, D, D1)
+    if D2:
+        _store(dq, rows, num_heads * D, is_row, dq2 * scale, D1, D, D2)
+
+
+@triton.jit
+def _backward_keys(
+    q, k, v, grad, log_sums, deltas, dk, dv,
+    q_image, q_row, k_image, k_row, v_image, v_row, grad_image, grad_row,
+    N, M, num_images, num_heads, num_blocks, num_shares, blocks_in_share, scale, scale_base_2,
+    D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,
+    DV: tl.constexpr, DV1: tl.constexpr, DV2: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """dk and dv of a block of keys, from a share of the queries; they are (shares, B, M, C' or Cv)."""
+    image, place, head = _place(tl.program_id(0), num_blocks * num_shares, num_heads)
+    block = place % num_blocks
+    share = place // num_blocks
+    first = tl.cast(block * BLOCK_M, tl.int64)
+    keys = tl.arange(0, BLOCK_M)
+    is_key = keys < M - block * BLOCK_M
+    rows = tl.arange(0, BLOCK_N)
+    q += image * q_image + head * D
+    k += image * k_image + first * k_row + head * D
+    v += image * v_image + first * v_row + head * DV
+    grad += image * grad_image + head * DV
+    log_sums += (image * num_heads + head) * N
+    deltas += (image * num_heads + head) * N
+
+    k1 = _load(k, keys, k_row, is_key, 0, D, D1)
+    v1 = _load(v, keys, v_row, is_key, 0, DV, DV1)
+    dk1 = tl.zeros((BLOCK_M, D1), tl.float32)
+    dv1 = tl.zeros((BLOCK_M, DV1), tl.float32)
+    k2, v2 = k1, v1
+    if D2:
+        k2 = _load(k, keys, k_row, is_key, D1, D, D2)
+        dk2 = tl.zeros((BLOCK_M, D2), tl.float32)
+    if DV2:
+        v2 = _load(v, keys, v_row, is_key, DV1, DV, DV2)
+        dv2 = tl.zeros((BLOCK_M, DV2), tl.float32)
+
+    for query_block in range(share * blocks_in_share, (share + 1) * blocks_in_share):
+        start = tl.cast(query_block * BLOCK_N, tl.int64)
+        is_row = rows < N - query_block * BLOCK_N
+        q1 = _load(q + start * q_row, rows, q_row, is_row, 0, D, D1)
+        g1 = _load(grad + start * grad_row, rows, grad_row, is_row, 0, DV, DV1)
+        q2, g2 = q1, g1
+        if D2:
+            q2 = _load(q + start * q_row, rows, q_row, is_row, D1, D, D2)
+        if DV2:
+            g2 = _load(grad + start * grad_row, rows, grad_row, is_row, DV1, DV, DV2)
+        log_sum = tl.load(log_sums + start + rows, mask=is_row, other=0.0)
+        delta = tl.load(deltas + start + rows, mask=is_row, other=0.0)
+        # Keys stand in rows here, so that both factors of dk and dv are as the tensor cores want them.
+        scores = _inner(k1, k2, q1, q2, D2 > 0) * scale_base_2  # (BLOCK_M, BLOCK_N)
+        # Keys beyond M get nonsense, which stays in rows that nobody stores; rows beyond N add zeros.
+        weights = tl.exp2(scores - log_sum[None, :])
+        dweights = _inner(v1, v2, g1, g2, DV2 > 0)
+        dscores = (weights * (dweights - delta[None, :])).to(q1.dtype)
+        weights = weights.to(g1.dtype)
+        dv1 = _dot(weights, g1, dv1)
+        dk1 = _dot(dscores, q1, dk1)
+        if DV2:
+            dv2 = _dot(weights, g2, dv2)
+        if D2:
+            dk2 = _dot(dscores, q2, dk2)
+
+    dk += ((share * num_images + image) * M + first) * (num_heads * D) + head * D
+    dv += ((share * num_images + image) * M + first) * (num_heads * DV) + head * DV
+    _store(dk, keys, num_heads * D, is_key, dk1 * scale, 0, D, D1)
+    _store(dv, keys, num_heads * DV, is_key, dv1, 0, DV, DV1)
+    if D2:
+        _store(dk, keys, num_heads * D, is_key, dk2 * scale, D1, D, D2)
+    if DV2:
+        _store(dv, keys, num_heads * DV, is_key, dv2, DV1, DV, DV2)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How a kernel cuts its work.
+
+    Attributes:
+        queries, keys: rows of a tile of queries, and of keys.
+        num_warps: warps of a program.
+        num_stages: loads that a loop has in flight, and one.
+    """
+
+    queries: int
+    keys: int
+    num_warps: int
+    num_stages: int
+
+
+def parts(width: int) -> tuple[int, int]:
+    """Columns of the tiles that hold a head's width: one power of two, or two of them where that pads less.
+
+    >>> parts(32), parts(40), parts(60), parts(5)
+    ((32, 0), (32, 16), (64, 0), (16, 0))
+    """
+    whole = max(16, triton.next_power_of_2(width))
+    half = whole // 2
+    rest = max(16, triton.next_power_of_2(width - half)) if width > half else whole
+    return (half, rest) if rest < half else (whole, 0)
+
+
+def constants(key_width: int, value_width: int, tiles: Tiles) -> dict[str, int]:
+    """The kernels' compile-time arguments."""
+    (D1, D2), (DV1, DV2) = parts(key_width), parts(value_width)
+    return {
+        "D": key_width, "D1": D1, "D2": D2,
+        "DV": value_width, "DV1": DV1, "DV2": DV2,
+        "BLOCK_N": tiles.queries, "BLOCK_M": tiles.keys,
+    }  # fmt: skip
+
+
+def choose_tiles(kernel: str, *, key_width: int, value_width: int, dtype: torch.dtype) -> Tiles:
+    """Tiles that compile for sm_80 and sm_90 in less shared memory than 99 KiB, and at most a few spilled registers.
+
+    None are spilled at the published widths in bf16 and fp16.
+
+    Args:
+        kernel: "one_block_forward", "one_block_backward", "forward", "backward_queries" or "backward_keys".
+        key_width, value_width: of one head.
+        dtype: of q, k and v. fp32 is multiplied outside the tensor cores, and wants smaller tiles.
+    """
+    columns = sum(parts(key_width) + parts(value_width))
+    size = "narrow" if columns <= 80 else "medium" if columns <= 128 else "wide"  # 80: widths of 40 and 32
+    return Tiles(*(_FP32_TILES if dtype == torch.float32 else _HALF_TILES)[kernel, size])
+
+
+# Found by compiling; queries, keys, num_warps, num_stages.
+_HALF_TILES = {
+    ("one_block_forward", "narrow"): (128, 64, 4, 1),
+    ("one_block_forward", "medium"): (128, 64, 4, 1),
+    ("one_block_backward", "narrow"): (64, 64, 4, 2),
+    ("one_block_backward", "medium"): (32, 64, 4, 2),
+    ("forward", "narrow"): (128, 64, 4, 3),
+    ("forward", "medium"): (128, 64, 8, 2),
+    ("forward", "wide"): (128, 64, 8, 2),
+    ("backward_queries", "narrow"): (64, 64, 4, 2),
+    ("backward_queries", "medium"): (64, 32, 4, 2),
+    ("backward_queries", "wide"): (64, 32, 8, 2),
+    ("backward_keys", "narrow"): (64, 64, 4, 2),
+    ("backward_keys", "medium"): (32, 64, 4, 2),
+    ("backward_keys", "wide"): (32, 64, 8, 2),
+}
+_FP32_TILES = {
+    ("one_block_forward", "narrow"): (32, 64, 8, 1),
+    ("one_block_forward", "medium"): (32, 64, 8, 1),
+    ("one_block_backward", "narrow"): (16, 64, 8, 1),
+    ("one_block_backward", "medium"): (16, 64, 8, 1),
+    ("forward", "narrow"): (32, 32, 4, 1),
+    ("forward", "medium"): (32, 32, 4, 1),
+    ("forward", "wide"): (16, 16, 4, 1),
+    ("backward_queries", "narrow"): (32, 32, 4, 1),
+    ("backward_queries", "medium"): (32, 32, 8, 1),
+    ("backward_queries", "wide"): (16, 16, 8, 1),
+    ("backward_keys", "narrow"): (32, 32, 4, 1),
+    ("backward_keys", "medium"): (32, 32, 4, 1),
+    ("backward_keys", "wide"): (16, 32, 8, 1),
+}
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    log_sums: Tensor,
+    *,
+    num_heads: int,
+    scale: float,
+    tiles: Tiles | None = None,
+) -> None:
+    """Write the attention of q to k and v.
+
+    Args:
+        q, k, v: (B, N, C'), (B, M, C') and (B, M, Cv), none empty; a last dimension that is not contiguous is copied.
+        out: (B, N, Cv), contiguous; written.
+        log_sums: (B, h, N) in fp32, contiguous: base-2 logarithms of the sums under the softmax; written. Empty for
+            one block of keys.
+        num_heads: h.
+        scale: factor on the scores.
+        tiles: instead of `choose_tiles`.
+    """
+    q, k, v = (_with_adjacent_columns(x) for x in (q, k, v))
+    B, N, M = q.shape[0], q.shape[1], k.shape[1]
+    widths = {"key_width": q.shape[-1] // num_heads, "value_width": v.shape[-1] // num_heads}
+    one_block = is_one_block(M, **widths)
+    tiles = tiles or choose_tiles("one_block_forward" if one_block else "forward", dtype=q.dtype, **widths)
+    tiles = _no_more_than(tiles, N)
+    num_blocks = triton.cdiv(N, tiles.queries)
+    sizes = (N, M, num_heads, num_blocks, scale * _LOG2_E)
+    options = _options(tiles, **widths)
+    grid = (B * num_blocks * num_heads,)
+    with torch.cuda.device_of(q):
+        if one_block:
+            _one_block_forward[grid](q, k, v, out, *_strides(q, k, v), *sizes, **options)
+        else:
+            _forward[grid](q, k, v, out, log_sums, *_strides(q, k, v), *sizes, **options)
+
+
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor | None,
+    log_sums: Tensor,
+    *,
+    num_heads: int,
+    scale: float,
+    tiles: tuple[Tiles, ...] = (),
+    num_shares: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dq, dk and dv, contiguous, in the dtype of the inputs.
+
+    Args:
+        grad: gradient of the output, (B, N, Cv).
+        q, k, v, log_sums, num_heads, scale: of the forward.
+        out: its output; for one block of keys None will do.
+        tiles: instead of `choose_tiles`: of one kernel, or of the two (dq, then dk and dv).
+        num_shares: into how many shares to cut the queries, each of which makes a dk and dv of its own; by default
+            as many as it takes to occupy the device.
+    """
+    grad, q, k, v = (_with_adjacent_columns(x) for x in (grad, q, k, v))
+    B, N, M = q.shape[0], q.shape[1], k.shape[1]
+    widths = {"key_width": q.shape[-1] // num_heads, "value_width": v.shape[-1] // num_heads}
+    one_block = is_one_block(M, **widths)
+    names = ("one_block_backward",) if one_block else ("backward_queries", "backward_keys")
+    tiles = tiles or tuple(choose_tiles(name, dtype=q.dtype, **widths) for name in names)
+    tiles = tuple(_no_more_than(x, N) for x in tiles)
+    strides = _strides(q, k, v, grad)
+    scales = (scale, scale * _LOG2_E)
+
+    of_keys = tiles[-1]
+    key_blocks = 1 if one_block else triton.cdiv(M, of_keys.keys)
+    query_blocks = triton.cdiv(N, of_keys.queries)
+    num_shares = num_shares or triton.cdiv(_programs_to_occupy(q.device), B * num_heads * key_blocks)
+    blocks_in_share = triton.cdiv(query_blocks, min(num_shares, query_blocks))
+    num_shares = triton.cdiv(query_blocks, blocks_in_share)  # none of them without a block
+
+    dq = q.new_empty(q.shape)
+    # One share writes the gradients themselves; more need a sum, and that in fp32.
+    dtype = k.dtype if num_shares == 1 else torch.float32
+    dk, dv = (x.new_empty((num_shares, *x.shape), dtype=dtype) for x in (k, v))
+    with torch.cuda.device_of(q):
+        if one_block:
+            _one_block_backward[(B * num_shares * num_heads,)](
+                q, k, v, grad, dq, dk, dv,
+                *strides, N, M, B, num_heads, num_shares, blocks_in_share, *scales, **_options(of_keys, **widths),
+            )  # fmt: skip
+        else:
+            deltas = torch.empty_like(log_sums)
+            num_blocks = triton.cdiv(N, tiles[0].queries)
+            _backward_queries[(B * num_blocks * num_heads,)](
+                q, k, v, out, grad, log_sums, deltas, dq,
+                *strides, N, M, num_heads, num_blocks, *scales, **_options(tiles[0], **widths),
+            )  # fmt: skip
+            _backward_keys[(B * key_blocks * num_shares * num_heads,)](
+                q, k, v, grad, log_sums, deltas, dk, dv,
+                *strides, N, M, B, num_heads, key_blocks, num_shares, blocks_in_share, *scales,
+                **_options(of_keys, **widths),
+            )  # fmt: skip
+    if num_shares == 1:
+        return dq, dk[0], dv[0]
+    return dq, dk.sum(0).to(k.dtype), dv.sum(0).to(v.dtype)
+
+
+def _with_adjacent_columns(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _strides(*tensors: Tensor) -> list[int]:
+    return [stride for x in tensors for stride in x.stride()[:2]]
+
+
+def _options(tiles: Tiles, *, key_width: int, value_width: int) -> dict[str, int]:
+    return {
+        **constants(key_width, value_width, tiles),
+        "num_warps": tiles.num_warps,
+        "num_stages": tiles.num_stages,
+    }
+
+
+def _no_more_than(tiles: Tiles, N: int) -> Tiles:
+    """Tiles of no more queries than N takes, and of 16 at least."""
+    return replace(tiles, queries=min(tiles.queries, max(16, triton.next_power_of_2(N))))
+
+
+@functools.cache
+def _programs_to_occupy(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 4  # the interpreter: enough to make shares
+    return 4 * torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,0 +1,143 @@
+"""Networks prepared for inference give what they gave before."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import scalablevit
+from scalablevit.detection import mask_rcnn, retinanet
+from scalablevit.inference import BACKENDS, OpenVINOModel, fold
+from scalablevit.segmentation import semantic_fpn
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def network(**options: object) -> nn.Module:
+    torch.manual_seed(0)
+    model = scalablevit.scalablevit_atto(num_classes=5, **options).eval()
+    with torch.no_grad():  # biases are zero at the start, and would hide what is done with them
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def assert_same(found: Tensor | list[Tensor], expected: Tensor | list[Tensor]) -> None:
+    assert type(found) is type(expected)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale_value", [False, True], ids=["released form", "scaled-value form"])
+def test_folding_changes_nothing_but_the_number_of_passes(scale_value: bool) -> None:
+    model = network(scale_value=scale_value)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    folded = fold(model.train())
+    assert model.training
+    assert not folded.training
+    with torch.no_grad():
+        assert_same(folded(images(2, 3, 70, 45)), model.eval()(images(2, 3, 70, 45)))
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert not any(".attn.v." in name for name in folded.state_dict())
+
+
+@pytest.mark.parametrize("backend", ["eager", "openvino", "compile"])
+def test_a_classifier_gives_the_same_whatever_the_shape(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Inductor takes a minute for every shape here; that it takes this network is tested with the backbone.
+    compile = torch.compile
+    monkeypatch.setattr("torch.compile", lambda module, *, mode: compile(module, backend="aot_eager", fullgraph=True))
+    model = network()
+    fast = scalablevit.optimize(model, backend=backend)
+    shapes = ((2, 3, 50, 64), (1, 3, 64, 40), (2, 3, 50, 64))
+    for shape in shapes if backend != "compile" else shapes[:1]:
+        with torch.no_grad():
+            expected = model(images(*shape))
+        found = fast(images(*shape))
+        assert_same(found, expected)
+        assert not found.requires_grad
+
+
+def test_results_are_not_overwritten_by_the_next() -> None:
+    fast = scalablevit.optimize(network(), backend="openvino")
+    first = fast(images(1, 3, 32, 32))
+    kept = first.clone()
+    fast(images(1, 3, 32, 32) + 1)
+    assert torch.equal(first, kept)
+
+
+def test_old_programs_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OpenVINOModel, "_compile", lambda self, images: lambda images: images)
+    fast = scalablevit.optimize(network(), backend="openvino")
+    assert isinstance(fast, OpenVINOModel)
+    for side in (32, 36, 40, 44, 32, 48):
+        fast(images(1, 3, side, side))
+    assert [shape[-1] for shape in fast._programs] == [40, 44, 32, 48]
+
+
+@pytest.mark.parametrize("backend", ["eager", "openvino"])
+def test_a_pyramid_gives_its_four_maps(backend: str) -> None:
+    torch.manual_seed(0)
+    model = scalablevit.create_backbone("scalablevit_atto").eval()
+    with torch.no_grad():
+        assert_same(scalablevit.optimize(model, backend=backend)(images(2, 3, 50, 64)), model(images(2, 3, 50, 64)))
+
+
+@pytest.mark.parametrize("backend", ["eager", "openvino"])
+def test_a_segmentation_model_gives_the_same(backend: str) -> None:
+    torch.manual_seed(0)
+    model = semantic_fpn("scalablevit_atto", num_classes=4).eval()
+    with torch.no_grad():
+        assert_same(scalablevit.optimize(model, backend=backend)(images(1, 3, 64, 96)), model(images(1, 3, 64, 96)))
+
+
+@pytest.mark.parametrize("backend", ["eager", "openvino"])
+@pytest.mark.parametrize("build", [retinanet, mask_rcnn])
+def test_a_detector_finds_the_same_in_pictures_of_several_sizes(build, backend: str) -> None:
+    torch.manual_seed(0)
+    model = build("scalablevit_atto", num_classes=3, min_size=64, max_size=96, score_thresh=0.0).eval()
+    before = copy.deepcopy(model.state_dict())
+    fast = scalablevit.optimize(model, backend=backend)
+    pictures = [images(3, 64, 80).sigmoid(), images(3, 50, 40).sigmoid()]
+    with torch.no_grad():
+        expected, found = model(pictures), fast(pictures)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert set(ours) == set(theirs)
+        torch.testing.assert_close(ours["scores"][:5], theirs["scores"][:5], rtol=1e-3, atol=1e-4)
+        assert len(ours["boxes"]) == pytest.approx(len(theirs["boxes"]), abs=3)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_lower_precision_stays_near_and_comes_out_in_float32() -> None:
+    model = network()
+    fast = scalablevit.optimize(model, backend="eager", dtype=torch.bfloat16)
+    with torch.no_grad():
+        found, expected = fast(images(2, 3, 64, 64)), model(images(2, 3, 64, 64))
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).abs().max() < 0.1 * expected.abs().max()
+    assert next(model.parameters()).dtype == torch.float32
+
+
+def test_auto_takes_openvino_on_a_cpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert scalablevit.optimize(network()).backend == "openvino"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/g++" if name == "g++" else None)
+    assert scalablevit.optimize(network()).backend == "compile"
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert scalablevit.optimize(network()).backend == "eager"
+
+
+def test_wrong_arguments_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=rf"backend must be one of {', '.join(BACKENDS)}, got 'tensorrt'"):
+        scalablevit.optimize(network(), backend="tensorrt")
+    with pytest.raises(ValueError, match=r"dtype must be a floating one such as torch.bfloat16, got torch.int8"):
+        scalablevit.optimize(network(), dtype=torch.int8)
+    with pytest.raises(ValueError, match=r"OpenVINO computes in float32, bfloat16 or float16, not torch.float64"):
+        scalablevit.optimize(network(), backend="openvino", dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"computes on the CPU, and the model is on meta: model.cpu\(\) first"):
+        scalablevit.optimize(network().to("meta"), backend="openvino")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"python -m pip install openvino"):
+        scalablevit.optimize(network(), backend="openvino")
