@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import os
 import shutil
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -31,7 +32,7 @@ def optimize(
     *,
     backend: Backend = "auto",
     dtype: torch.dtype | None = None,
-    cuda_graphs: bool = True,
+    cuda_graphs: bool | None = None,
     autotune: bool = False,
 ) -> nn.Module:
     """A copy of a network that does nothing but infer, as fast as its device lets it.
@@ -50,7 +51,8 @@ def optimize(
         dtype: precision of weights and activations; None keeps the model's. Images of any floating dtype are taken,
             and outputs are float32. Of OpenVINO it is the precision that is asked for.
         cuda_graphs: under "compile" on a CUDA device, record CUDA graphs, one for each shape of images; saves the
-            launches, which matters for small batches, and holds a batch's memory.
+            launches, which matters for small batches, and holds a batch's memory. None: for all but detectors, whose
+            pictures come in too many shapes.
         autotune: under "compile", try several kernels for each matrix product; minutes instead of seconds.
 
     Returns:
@@ -64,9 +66,18 @@ def optimize(
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating one such as torch.bfloat16, got {dtype}")
-    weight = next(model.parameters(), None)
-    device = torch.device("cpu") if weight is None else weight.device
+    weight = next(model.parameters(), torch.empty(0))
+    device, dtype = weight.device, dtype or weight.dtype
     chosen = _choose(device) if backend == "auto" else backend
+    is_detector = _takes_lists(model)
+    can_record = chosen == "compile" and device.type == "cuda"
+    has_graphs = can_record and (not is_detector if cuda_graphs is None else cuda_graphs)
+    for flag, is_idle in (
+        ("cuda_graphs", cuda_graphs and not can_record),
+        ("autotune", autotune and chosen != "compile"),
+    ):
+        if is_idle:
+            warnings.warn(f"{flag} does nothing with backend {chosen!r} on {device.type}", stacklevel=2)
     if chosen == "openvino":
         if device.type != "cpu":
             raise ValueError(f"backend 'openvino' computes on the CPU, and the model is on {device}: model.cpu() first")
@@ -74,17 +85,15 @@ def optimize(
             raise ModuleNotFoundError("backend 'openvino' needs OpenVINO: python -m pip install openvino")
 
     def prepare(network: nn.Module) -> nn.Module:
-        network = fold(network)
-        for parameter in network.parameters():
-            parameter.requires_grad_(False)
+        # OpenVINO folds the float32 weights that it is given, whatever it computes in
+        is_single = weight.dtype.itemsize >= 4 and (chosen == "openvino" or dtype.itemsize >= 4)
+        network = fold(network, peg=is_single).requires_grad_(False)
         if chosen == "openvino":
-            return OpenVINOModel(network, dtype or torch.float32)
-        if dtype is not None:
-            network = network.to(dtype)
-        network = network.to(memory_format=torch.channels_last)
-        return TorchModel(network, is_compiled=chosen == "compile", cuda_graphs=cuda_graphs, autotune=autotune)
+            return OpenVINOModel(network, dtype)
+        network = network.to(dtype).to(memory_format=torch.channels_last)
+        return TorchModel(network, is_compiled=chosen == "compile", cuda_graphs=has_graphs, autotune=autotune)
 
-    if not _takes_lists(model):
+    if not is_detector:
         return prepare(model).eval()
     detector = copy.deepcopy(model).eval().requires_grad_(False)
     for name, module in list(detector.named_modules()):
@@ -93,15 +102,20 @@ def optimize(
     return detector
 
 
-def fold(model: nn.Module) -> nn.Module:
+def fold(model: nn.Module, *, peg: bool = True) -> nn.Module:
     """A copy in evaluation mode with fewer passes over memory and the same outputs, but for rounding.
 
     PEG's residual goes into the middle tap of its kernel, and the two matrices that make SSA's keys and values
     become one. The softmax's scales stay where they are: the attention kernels apply them for nothing.
+
+    Args:
+        model: any network with layers of ours.
+        peg: fold PEG; not to be done where weights have less than single precision, as a small tap beside 1 would be
+            lost, and with it the same share of a channel everywhere.
     """
     model = copy.deepcopy(model).eval()
     for name, module in list(model.named_modules()):
-        if isinstance(module, PositionalEncodingGenerator):
+        if peg and isinstance(module, PositionalEncodingGenerator):
             model.set_submodule(name, _FoldedPEG(module))
         elif isinstance(module, ScalableSelfAttention) and not module.fused_kv:
             _merge_keys_and_values(module)
@@ -137,21 +151,23 @@ class TorchModel(nn.Module):
 
     Args:
         network: what to run.
-        is_compiled, cuda_graphs, autotune: see `optimize`.
+        is_compiled: by `torch.compile`.
+        cuda_graphs, autotune: see `optimize`; of compiled networks.
     """
 
     def __init__(self, network: nn.Module, *, is_compiled: bool, cuda_graphs: bool, autotune: bool) -> None:
         super().__init__()
         self.network = network
         self.backend = "compile" if is_compiled else "eager"
-        weight = next(network.parameters(), None)
-        self._dtype = torch.float32 if weight is None else weight.dtype
-        self._has_graphs = is_compiled and cuda_graphs and weight is not None and weight.is_cuda
-        self._run: Callable[[Tensor], Any] = network
+        self._dtype = next(network.parameters(), torch.empty(0)).dtype
+        self._has_graphs = cuda_graphs
+        run: Callable[[Tensor], Any] = network
         if is_compiled:
-            graphs = "reduce-overhead" if self._has_graphs else "default"
-            tuned = "max-autotune" if self._has_graphs else "max-autotune-no-cudagraphs"
-            self._run = torch.compile(network, mode=tuned if autotune else graphs)
+            plain = "reduce-overhead" if cuda_graphs else "default"
+            tuned = "max-autotune" if cuda_graphs else "max-autotune-no-cudagraphs"
+            run = torch.compile(network, mode=tuned if autotune else plain)
+        object.__setattr__(self, "_run", run)  # no second child with the same weights
+        _tell_shape_of_pyramid(self, network)
 
     def forward(self, images: Tensor) -> Outputs:
         """(B, C, H, W) -> what the network gives, in float32."""
@@ -178,6 +194,7 @@ class OpenVINOModel(nn.Module):
             raise ValueError(f"OpenVINO computes in float32, bfloat16 or float16, not {dtype}")
         self.network = network.float()
         self.backend = "openvino"
+        _tell_shape_of_pyramid(self, network)
         self._precision = names[dtype]
         self._programs: OrderedDict[tuple[int, ...], Callable[[Tensor], Outputs]] = OrderedDict()
 
@@ -217,6 +234,12 @@ class OpenVINOModel(nn.Module):
         copied = OpenVINOModel(copy.deepcopy(self.network, memo), torch.float32)
         copied._precision = self._precision
         return copied.eval()
+
+
+def _tell_shape_of_pyramid(prepared: nn.Module, network: nn.Module) -> None:
+    """Who builds on a pyramid asks it for its channels and strides."""
+    if isinstance(network, PyramidBackbone):
+        prepared.channels, prepared.strides = network.channels, network.strides
 
 
 def _choose(device: torch.device) -> Backend:
