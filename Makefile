@@ -14,7 +14,7 @@ help:
 	@echo "make test   run the tests"
 	@echo "make lint   style, types and import rules"
 	@echo "make bench  speed against the plain definition of the network, on this CPU"
-	@echo "make benchmarks  all that docs/performance.md tells of a CPU: about ten minutes on two quiet cores"
+	@echo "make benchmarks  all that docs/performance.md tells of a CPU"
 	@echo "make clean  remove what make built: .venv, data/digits, the demos' data and runs, and caches"
 
 # Tests compute little and compare to the bit: threads would only wait for each other.
@@ -39,7 +39,7 @@ demo-segmentation: $(STAMP)
 	$(BIN)/scalablevit fit --config demo_segmentation
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,4 +1,6 @@
-"""Measure all that docs/performance.md tells of a CPU, and write its tables: about ten minutes on two quiet cores.
+"""Measure all that docs/performance.md tells of a CPU, and write its tables; it says how long each part took.
+
+The cores should be quiet.
 
 python benchmarks/measure_cpu.py            # all
 python benchmarks/measure_cpu.py training   # one of inference, training, linear-cost

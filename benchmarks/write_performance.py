@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpu import OURS, agree_lines, fallback_lines, kernels_conditions, left_out_lines
 from linear_cost import series
 from measure_cpu import COMMANDS
 from scalablevit.safe_write import write_atomically
@@ -133,48 +134,58 @@ def gpu_section(name: str) -> Callable[[Result, str], str]:
     """From gpu.json to the table of one of its sections."""
 
     def write(result: Result, command: str) -> str:
+        if result["smoke"]:
+            raise ValueError("gpu.json is of a smoke run, which measures nothing; remove it, or measure on a GPU")
         section = result["sections"].get(name)
-        if section is None or not (section.get("rows") or section.get("best") or section.get("cases")):
+        if section is None:
             return f"Not measured in the run of {result['date'][:10]}."
-        return "\n\n".join([GPU_TABLES[name](section), measured(result, command)])
+        is_empty = not (section.get("rows") or section.get("best") or section.get("cases"))
+        parts = ["Nothing of it was measured."] if is_empty else [GPU_TABLES[name](section)]
+        trouble = [f"Not finished: {section[key]}" for key in ("error", "note") if key in section]
+        if trouble or section["fallbacks"]:
+            parts.append(bullets([*trouble, *fallback_lines(section)]))
+        return "\n\n".join([*parts, measured(result, command)])
 
     return write
 
 
+def bullets(lines: list[str]) -> str:
+    """A list; capitals are for the terminal."""
+    loud = re.compile(r"^(WRONG|FELL BACK|FAILED)\b")
+    return "\n".join(f"- {loud.sub(lambda word: f'**{word[0].lower()}**', line)}" for line in lines)
+
+
 def agree(section: Result) -> str:
-    """How many cases hold, and which do not."""
-    cases, checks = section["cases"], section.get("opcheck", {})
-    lines = [
-        f"{sum(case['ok'] for case in cases)} of {len(cases)} cases err at most twice as much as the definition does "
-        f"in that precision; {sum(value == 'ok' for value in checks.values())} of {len(checks)} operators pass "
-        "`opcheck`."
-    ]
-    lines += [f"- **wrong**: {case['op']}, {case['case']}, {case['dtype']}" for case in cases if not case["ok"]]
-    return "\n".join(lines)
+    """What holds, what does not, and what was not reached."""
+    return bullets(agree_lines(dict(section)))
 
 
 def kernels(section: Result) -> str:
     """A row for each kernel, stage and direction."""
+    failed = [
+        f"FAILED {row['op']}, {row['stage']}, {row['dtype']}: {row['error']}"
+        for row in section["rows"]
+        if "error" in row
+    ]
     rows = [
         [
-            f"{row['op']}, {row['stage']}, {row['direction']}",
+            f"{row['op']}, {row['stage']}, {row['direction']}, {row['dtype']}",
             f"{1e6 * row['seconds']:.0f} µs",
             f"{1e6 * row['floor_seconds']:.0f} µs",
             f"{row['over_floor']:.2f}",
             f"{1e6 * row['torch_seconds']:.0f} µs",
+            f"{1e6 * row['called_seconds']:.0f} µs",
         ]
         for row in section["rows"]
+        if "error" not in row
     ]
-    about = (
-        f"Batch {section['batch']}, {section['dtype']}, caches emptied before each call; the floor is what "
-        f"{section['bandwidth'] / 1e12:.2f} TB/s allow, of which a plain copy reaches "
-        f"{100 * section['copy_bandwidth'] / section['bandwidth']:.0f} %."
-    )
-    return "\n\n".join([about, markdown(["kernel", "time", "floor", "time over floor", "PyTorch's attention"], rows)])
+    header = ["kernel", "launch", "floor", "launch over floor", "PyTorch's attention", "called in eager mode"]
+    parts = [f"Conditions: {kernels_conditions(dict(section))}.", markdown(header, rows)]
+    return "\n\n".join([*parts, bullets(failed)] if failed else parts)
 
 
 def rates(section: Result) -> str:
-    """Best of the batch sizes, and the targets."""
+    """Best of the batch sizes, the targets, and who is missing."""
     rows = []
     for label, found in section["best"].items():
         ratio = section["ratios"].get(label, {})
@@ -191,7 +202,10 @@ def rates(section: Result) -> str:
                 ", ".join(goals),
             ]
         )
-    return markdown(["", "images/s", "best batch", "ours is so many times as fast", "wanted at least, aimed at"], rows)
+    header = ["", "images/s", "best batch", f"`{OURS}` is so many times as fast", "wanted at least, aimed at"]
+    missing = left_out_lines(dict(section))
+    parts = [markdown(header, rows)]
+    return "\n\n".join([*parts, bullets(missing)] if missing else parts)
 
 
 GPU_TABLES = {"agree": agree, "kernels": kernels, "inference": rates, "training": rates}
@@ -213,7 +227,7 @@ def filled(page: str, results: Path = RESULTS) -> str:
     """The page with every table as the results give it.
 
     Raises:
-        ValueError: a marker names no table.
+        ValueError: a marker names no table, or a result is none.
     """
 
     def block(match: re.Match[str]) -> str:
@@ -233,7 +247,11 @@ def filled(page: str, results: Path = RESULTS) -> str:
 
 def main() -> int:
     """Write the page and the plot."""
-    text = filled(PAGE.read_text())
+    try:
+        text = filled(PAGE.read_text())
+    except ValueError as error:
+        print(f"not written: {error}", file=sys.stderr)
+        return 1
     write_atomically(PAGE, lambda file: file.write(text.encode()))
     costs = RESULTS / "linear_cost-cpu.json"
     if costs.is_file():

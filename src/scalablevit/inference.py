@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import os
-import shutil
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -46,8 +44,8 @@ def optimize(
             model, or anything like it; or a detector of `scalablevit.detection`, whose pyramid is prepared while its
             proposals and heads stay as they are.
         backend: "compile" (torch.compile), "openvino" (CPU only; `pip install openvino`), "eager"
-            (folding, precision and layout alone), or "auto": on a CUDA device "compile"; on a CPU "openvino" where it
-            is installed, else "compile" where a C++ compiler is found; otherwise "eager".
+            (folding, precision and layout alone), or "auto": on a CUDA device "compile", on a CPU "openvino" where it
+            is installed, otherwise "eager".
         dtype: precision of weights and activations; None keeps the model's. Images of any floating dtype are taken,
             and outputs are float32. Of OpenVINO it is the precision that is asked for.
         cuda_graphs: under "compile" on a CUDA device, record CUDA graphs, one for each shape of images; saves the
@@ -146,7 +144,20 @@ def _merge_keys_and_values(ssa: ScalableSelfAttention) -> None:
     del ssa.k, ssa.v
 
 
-class TorchModel(nn.Module):
+class _Prepared(nn.Module):
+    """A network prepared for inference; of a pyramid it tells channels and strides, for who builds on it."""
+
+    backend: str
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        if isinstance(network, PyramidBackbone):
+            self.channels: list[int] = network.channels
+            self.strides: list[int] = network.strides
+
+
+class TorchModel(_Prepared):
     """A network in PyTorch, compiled or not.
 
     Args:
@@ -156,8 +167,7 @@ class TorchModel(nn.Module):
     """
 
     def __init__(self, network: nn.Module, *, is_compiled: bool, cuda_graphs: bool, autotune: bool) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.backend = "compile" if is_compiled else "eager"
         self._dtype = next(network.parameters(), torch.empty(0)).dtype
         self._has_graphs = cuda_graphs
@@ -166,20 +176,19 @@ class TorchModel(nn.Module):
             plain = "reduce-overhead" if cuda_graphs else "default"
             tuned = "max-autotune" if cuda_graphs else "max-autotune-no-cudagraphs"
             run = torch.compile(network, mode=tuned if autotune else plain)
-        object.__setattr__(self, "_run", run)  # no second child with the same weights
-        _tell_shape_of_pyramid(self, network)
+        self._run = (run,)  # in a tuple, so that it is no second child with the same weights
 
     def forward(self, images: Tensor) -> Outputs:
         """(B, C, H, W) -> what the network gives, in float32."""
         with torch.no_grad():
             if self._has_graphs:
                 torch.compiler.cudagraph_mark_step_begin()
-            outputs = self._run(images.to(self._dtype))
+            outputs = self._run[0](images.to(self._dtype))
             # A recorded graph writes into the same memory at its next run.
             return _each(outputs, lambda x: x.to(torch.float32, copy=self._has_graphs))
 
 
-class OpenVINOModel(nn.Module):
+class OpenVINOModel(_Prepared):
     """A network compiled by OpenVINO for the CPU, once for each shape of images.
 
     Args:
@@ -188,13 +197,11 @@ class OpenVINOModel(nn.Module):
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
+        super().__init__(network.float())
         names = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
         if dtype not in names:
             raise ValueError(f"OpenVINO computes in float32, bfloat16 or float16, not {dtype}")
-        self.network = network.float()
         self.backend = "openvino"
-        _tell_shape_of_pyramid(self, network)
         self._precision = names[dtype]
         self._programs: OrderedDict[tuple[int, ...], Callable[[Tensor], Outputs]] = OrderedDict()
 
@@ -236,21 +243,11 @@ class OpenVINOModel(nn.Module):
         return copied.eval()
 
 
-def _tell_shape_of_pyramid(prepared: nn.Module, network: nn.Module) -> None:
-    """Who builds on a pyramid asks it for its channels and strides."""
-    if isinstance(network, PyramidBackbone):
-        prepared.channels, prepared.strides = network.channels, network.strides
-
-
 def _choose(device: torch.device) -> Backend:
     if device.type == "cuda":
         return "compile"
-    if device.type != "cpu":
-        return "eager"
-    if importlib.util.find_spec("openvino") is not None:
-        return "openvino"
-    compilers = (os.environ.get("CXX"), "g++", "clang++", "c++", "cl")
-    return "compile" if any(name and shutil.which(name) for name in compilers) else "eager"
+    # Without OpenVINO, inductor was no faster than eager mode on two cores, and takes a minute (docs/performance.md).
+    return "openvino" if device.type == "cpu" and importlib.util.find_spec("openvino") is not None else "eager"
 
 
 def _takes_lists(model: nn.Module) -> bool:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import nn
 
 from scalablevit.bench import throughput
 from scalablevit.bench.contenders import CannotMeasure, Contender, find_contender
-from scalablevit.bench.throughput import Cell, Timing, cells, compare, interleave, measure, measure_cell, table
+from scalablevit.bench.throughput import Cell, Timing, Watch, cells, compare, interleave, measure, measure_cell, table
 
 CPU = torch.device("cpu")
 TINY = Cell((32, 40), "fp32", "eager", "inference", 1)
@@ -71,6 +71,23 @@ def test_what_runs_out_of_memory_leaves_the_turns() -> None:
     assert failed == {"b": "out of memory"}
     assert times == {"a": [1.0] * 4, "c": [3.0] * 4}
     assert count == 2
+
+
+def test_rounds_end_early_for_all() -> None:
+    stage = Stage(a=1.0, b=2.0)
+    runs = {name: stage.run(name) for name in "ab"}
+    asked: list[float] = []
+
+    def is_over() -> bool:
+        asked.append(stage.now)
+        return stage.now >= 9
+
+    times, failed = interleave(
+        runs, timing=Timing(rounds=9), synchronise=lambda: None, clock=lambda: stage.now, is_over=is_over
+    )
+    assert times == {"a": [1.0] * 3, "b": [2.0] * 3}
+    assert asked == [6.0, 9.0], "not before there are two of each"
+    assert failed == {}
 
 
 def test_statistics() -> None:
@@ -168,6 +185,54 @@ def test_warm_up_is_discarded_and_failures_say_why(monkeypatch: pytest.MonkeyPat
     assert found["contenders"]["resnet18"] == {"note": "takes other images"}
     assert found["contenders"]["resnet34"] == {"note": "out of memory"}
     assert (found["size"], found["batch"], found["mode"]) == ((32, 40), 1, "eager")
+
+
+def test_one_that_is_not_ready_in_time_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NotReady(BaseException):
+        """As a timer raises it."""
+
+    def slow() -> None:
+        raise NotReady
+
+    later = iter([None, NotReady])
+
+    def slow_when_warm() -> None:
+        error = next(later)
+        if error is not None:
+            raise error
+
+    names = {"scalablevit_atto": lambda: None, "plain:scalablevit_atto": slow, "resnet18": lambda: None}
+    names["resnet34"] = slow_when_warm
+    use_stage(monkeypatch, names)
+    seen: list[dict[str, Any]] = []
+
+    @contextlib.contextmanager
+    def around(contender: Contender) -> Iterator[None]:
+        try:
+            yield
+        except NotReady as error:
+            raise CannotMeasure("no time left") from error
+
+    watch = Watch(around, seen.append, is_over=lambda: True)
+    timing = Timing(rounds=5, warm_up=1)
+    found = measure_cell([find_contender(name) for name in names], TINY, CPU, timing=timing, watch=watch)
+    assert found["in_turns"]
+    assert found["contenders"]["plain:scalablevit_atto"] == {"note": "no time left"}
+    assert found["contenders"]["resnet34"] == {"note": "no time left"}
+    assert [len(found["contenders"][name]["seconds"]) for name in ("scalablevit_atto", "resnet18")] == [2, 2]
+    assert [list(cell["contenders"]) for cell in seen] == [list(names)[:count] for count in (1, 2, 3, 4)]
+    assert not any(cell["in_turns"] for cell in seen)
+    assert seen[0]["contenders"]["scalablevit_atto"]["images_per_second"] > 0, "before the turns"
+
+
+def test_memory_that_is_not_measured_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_stage(monkeypatch, {"resnet18": lambda: None})
+    monkeypatch.setattr(throughput, "synchroniser", lambda device: lambda: None)
+    options: dict[str, Any] = {"timing": Timing(warm_up=1), "memory": True, "channels_last": False}
+    _, found = throughput._warm(find_contender("resnet18"), TINY, torch.device("mps"), **options)
+    assert found["memory"] == {"note": "memory is not measured on mps"}
+    _, found = throughput._warm(find_contender("resnet18"), TINY, CPU, **options)
+    assert "memory" not in found
 
 
 def test_json_is_whole_after_every_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -48,20 +48,37 @@ def throughput_result() -> dict[str, Any]:
 
 def gpu_result() -> dict[str, Any]:
     rates = {"scalablevit_small": 3000.0, "swin_tiny_patch4_window7_224": 1500.0, "convnext_tiny": 2000.0}
+    contenders: dict[str, Any] = {label: {"images_per_second": rate} for label, rate in rates.items()}
+    contenders["twins_svt_small:4d"] = {"note": "not ready after 20 s, no time left"}
     throughput = {
+        "cells": [{"batch": 256, "in_turns": False, "contenders": contenders}],
         "best": {label: {"images_per_second": rate, "batch": 256} for label, rate in rates.items()},
         "ratios": {
             "swin_tiny_patch4_window7_224": {"ratio": 2.0, "least": 2.2, "aim": 3.0},
             "convnext_tiny": {"ratio": 1.5, "least": None, "aim": None},
         },
+        "note": "cut off: its time was up",
+        "fallbacks": [],
     }
-    row = {"op": "window", "stage": "stage 1", "direction": "forward"}
-    row |= {"seconds": 1.2e-4, "floor_seconds": 1e-4, "over_floor": 1.2, "torch_seconds": 5e-4}
-    kernels = {"batch": 128, "dtype": "bfloat16", "bandwidth": 4e12, "copy_bandwidth": 3e12, "rows": [row]}
-    wrong = {"op": "reduced", "case": "one token", "dtype": "float16", "ok": False}
-    agree = {"cases": [wrong, {**wrong, "ok": True}], "opcheck": {"scalablevit.window_attention": "ok"}}
-    sections = {"agree": agree, "kernels": kernels, "inference": throughput}
-    return throughput_result() | {"device": "a GPU", "device_type": "cuda", "sections": sections}
+    row: dict[str, Any] = {"op": "window", "stage": "stage 1", "direction": "forward", "dtype": "bfloat16"}
+    row |= {"seconds": 1.2e-4, "floor_seconds": 1e-4, "over_floor": 1.2, "torch_seconds": 5e-4, "called_seconds": 2e-4}
+    row["timed_by"] = {"seconds": "graph", "torch_seconds": "events", "called_seconds": "events"}
+    failed = {"op": "reduced", "stage": "stage 3", "dtype": "float32", "error": "OutOfResources: too many"}
+    kernels = {"batch": 128, "bandwidth": 4e12, "copy_bandwidth": 3e12, "empty_seconds": 2e-6, "rows": [row, failed]}
+    case = {"op": "reduced", "case": "one token", "dtype": "float16", "kernel_promised": True, "kernel_ran": True}
+    cases = [case | {"ok": False, "excess": {"out": 2.5}}, case | {"ok": True, "kernel_ran": False}]
+    agree = {
+        "verdict": "wrong",
+        "cases": cases,
+        "not_reached": 7,
+        "opcheck": {"scalablevit.window_attention": "ok"},
+        "network": [{"ok": True, "size": [250, 333], "dtype": "bfloat16", "triton": {"logits": 2e-3}}],
+        "compiled": {"ok": False, "error": "Unsupported: no"},
+        "fallbacks": ["the kernel cannot be built; PyTorch computes instead"],
+    }
+    sections = {"agree": agree, "kernels": kernels | {"fallbacks": []}, "inference": throughput}
+    about = {"device": "a GPU", "device_type": "cuda", "smoke": False}
+    return throughput_result() | about | {"sections": sections}
 
 
 def test_every_table_is_written(tmp_path: Path) -> None:
@@ -83,11 +100,39 @@ def test_every_table_is_written(tmp_path: Path) -> None:
     assert "| 1024 | 1049 ms | " in text
     assert "| power of the pixels | 1.00 | 1.25 | 1.00 | 1.25 |" in text
     assert text.count("linear_cost.png") == 1
-    assert "| window, stage 1, forward | 120 µs | 100 µs | 1.20 | 500 µs |" in text
-    assert "1 of 2 cases" in text
-    assert "- **wrong**: reduced, one token, float16" in text
+    assert "| window, stage 1, forward, bfloat16 | 120 µs | 100 µs | 1.20 | 500 µs | 200 µs |" in text
+    assert "launches by graph; PyTorch's attention by events; calls by events; nothing at all takes 2.0 us" in text
     assert "| `swin_tiny_patch4_window7_224`, compiled | 1500 | 256 | 2.00 (missed) | 2.2, 3.0 |" in text
     assert "Not measured in the run of 2026-01-02." in text
+    for trouble in (
+        "verdict: wrong",
+        "1 of 2 cases",
+        "**wrong** reduced, one token, float16: {'out': 2.5}",
+        "**wrong**, no kernel ran where one serves: reduced one token float16",
+        "7 further cases were not reached in time",
+        "network, 250 x 333, bfloat16, relative errors by attention: triton: logits 2.0e-03",
+        "**wrong** compiled network beside eager: Unsupported: no",
+        "**fell back**: the kernel cannot be built; PyTorch computes instead",
+        "**failed** reduced, stage 3, float32: OutOfResources: too many",
+        "batch 256 was cut off before the turns: each was timed alone",
+        "batch 256, twins_svt_small:4d: not ready after 20 s, no time left",
+        "Not finished: cut off: its time was up",
+    ):
+        assert f"\n- {trouble}" in text, trouble
+
+
+def test_a_smoke_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gpu.json").write_text(json.dumps(gpu_result() | {"smoke": True}))
+    page = "<!-- table: gpu-agree -->\n<!-- end -->"
+    with pytest.raises(ValueError, match="of a smoke run"):
+        filled(page, tmp_path)
+    before = PAGE.read_text()
+    monkeypatch.setattr(write_performance, "filled", lambda page: filled(page, tmp_path))
+    assert write_performance.main() == 1
+    assert "of a smoke run" in capsys.readouterr().err
+    assert PAGE.read_text() == before
 
 
 def test_plot(tmp_path: Path) -> None:

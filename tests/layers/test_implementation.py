@@ -40,3 +40,13 @@ def test_wrong_arguments_are_named() -> None:
         scalablevit.set_attention(scalablevit.scalablevit_atto(), "cuda")
     with pytest.raises(ValueError, match="Linear has neither IWSA nor SSA"):
         scalablevit.set_attention(nn.Linear(2, 2), "torch")
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*deprecated:FutureWarning")
+def test_a_network_can_be_traced() -> None:
+    model = scalablevit.scalablevit_atto(num_classes=3).eval()
+    traced = torch.jit.trace(model, torch.randn(2, 3, 40, 70))
+    assert "scalablevit::" not in str(traced.inlined_graph)
+    images = torch.randn(2, 3, 40, 70)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(images), model(images), rtol=0, atol=0)

@@ -1,5 +1,7 @@
 """Interactive window self-attention as a layer: padding, cropping, windows, knobs."""
 
+import warnings
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from scalablevit.layers import InteractiveWindowSelfAttention
+from scalablevit.ops import choice
 from scalablevit.ops.window_attention import reference
 
 
@@ -92,3 +95,14 @@ def test_bad_arguments_are_named() -> None:
         InteractiveWindowSelfAttention(10, 4)
     with pytest.raises(ValueError, match=r"window_size must be at least 1 token .* \(7, 0\)"):
         InteractiveWindowSelfAttention(8, 4, window_size=(7, 0))
+
+
+def test_kernels_asked_for_in_vain_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_said", set())
+    layer = InteractiveWindowSelfAttention(4, 2, window_size=3, implementation="triton")
+    with pytest.warns(UserWarning, match="our attention kernels do not run: .*; PyTorch computes instead"):
+        compiled = torch.compile(layer, backend="eager", fullgraph=True)(torch.randn(1, 4, 4, 4))
+    assert compiled.shape == (1, 4, 4, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(torch.randn(1, 4, 4, 4))

@@ -10,7 +10,7 @@ from torch import Tensor
 from twin_checks import assert_errs_no_more_than_eager, out_and_grads, randn
 
 from scalablevit.layers import ScalableSelfAttention
-from scalablevit.ops import choice
+from scalablevit.ops import choice, fallback
 from scalablevit.ops.reduced_attention import operators, reduced_attention, reference, why
 from scalablevit.ops.reduced_attention.limits import is_one_block
 
@@ -193,8 +193,8 @@ def test_a_kernel_that_cannot_be_built_costs_no_run(M: int, monkeypatch: pytest.
     def fail(*_: object, **__: object) -> None:
         raise OutOfResources(200, 100, "shared memory")
 
-    monkeypatch.setattr(operators, "_unbuildable", set())
-    monkeypatch.setattr(choice, "_IS_INTERPRETED", False)  # an error of the interpreter would be the kernel's own
+    monkeypatch.setattr(fallback, "_unbuildable", set())
+    monkeypatch.setattr(fallback, "IS_INTERPRETED", False)  # an error of the interpreter would be the kernel's own
     inputs = make_inputs(20, M, 2, 8, 6)
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -203,10 +203,10 @@ def test_a_kernel_that_cannot_be_built_costs_no_run(M: int, monkeypatch: pytest.
     options = {"num_heads": 2, "scale": 0.2}
     expected = out_and_grads(partial(reference.reduced_attention, **options), inputs, torch.float32)
     for broken in ("forward", "backward"):
-        operators._unbuildable.clear()
+        fallback._unbuildable.clear()
         with monkeypatch.context() as patch:
             patch.setattr(kernel, broken, fail)
-            with pytest.warns(UserWarning, match="cannot be built for cpu, torch.float32 and head widths 8 and 6"):
+            with pytest.warns(UserWarning, match="cannot be built for cpu, torch.float32, key_width 8, value_width 6"):
                 found = out_and_grads(run, inputs, torch.float32)
             again = out_and_grads(run, inputs, torch.float32)  # where a second warning would be an error
         for name in expected:
@@ -226,16 +226,23 @@ def test_other_errors_of_a_kernel_are_raised(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_tensors_of_several_dtypes_go_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "forward", lambda *_, **__: pytest.fail("the kernel ran"))
+    monkeypatch.setattr(choice, "_said", set())
     q = torch.ones(1, 4, 8)
-    with torch.autocast("cpu", torch.bfloat16):
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.warns(UserWarning, match="q, k and v of one dtype; PyTorch computes"),
+    ):
         assert triton_attention(q, q.bfloat16(), q.bfloat16(), num_heads=1, scale=1.0).dtype == torch.bfloat16
 
 
 def test_wide_heads_and_dropout_go_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "forward", lambda *_, **__: pytest.fail("the kernel ran"))
+    monkeypatch.setattr(choice, "_said", set())
     q = torch.ones(1, 4, 136)
-    torch.testing.assert_close(triton_attention(q, q, q, num_heads=1, scale=1.0), q)
-    triton_attention(q, q, q, num_heads=2, scale=1.0, dropout=0.5)
+    with pytest.warns(UserWarning, match="head widths up to 128, not 136; PyTorch computes instead"):
+        torch.testing.assert_close(triton_attention(q, q, q, num_heads=1, scale=1.0), q)
+    with pytest.warns(UserWarning, match="no dropout of attention weights; PyTorch computes instead"):
+        triton_attention(q, q, q, num_heads=2, scale=1.0, dropout=0.5)
 
 
 def test_it_takes_a_word_to_interpret() -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from twin_checks import assert_errs_no_more_than_eager, randn
 
+from scalablevit.ops import choice
 from scalablevit.ops.window_attention import fused, gradient, reference, why, window_attention
 from scalablevit.ops.window_attention.cost import products, traffic
 from scalablevit.ops.window_attention.tiles import cannot_serve
@@ -172,8 +173,12 @@ def test_implementations_are_called_by_name(monkeypatch: pytest.MonkeyPatch) -> 
     called = []
     for module in (fused, reference):
         monkeypatch.setattr(module, "window_attention", lambda *_, name=module.__name__, **__: called.append(name))
-    for name in ("reference", "torch", "auto", "triton"):
-        window_attention(qkv, None, None, num_heads=2, window_size=(3, 3), implementation=name)
+    monkeypatch.setattr(choice, "_said", set())
+    call = partial(window_attention, qkv, None, None, num_heads=2, window_size=(3, 3))
+    for name in ("reference", "torch", "auto"):
+        call(implementation=name)
+    with pytest.warns(UserWarning, match="our attention kernels do not run: .*; PyTorch computes instead"):
+        call(implementation="triton")
     assert [name.rsplit(".")[-1] for name in called] == ["reference", "fused", "fused", "fused"]
 
 
@@ -190,11 +195,11 @@ def test_what_cannot_be_served_is_said() -> None:
     assert said(window_size=(7, 7), head_width=64) is None
     for window, width in [((7, 7), 65), ((13, 5), 16)]:
         assert "too many registers in float32" in said(window_size=window, head_width=width)
-    choice = why(
+    chosen = why(
         head_width=256, window_size=(7, 7), device=torch.device("cpu"), dtype=torch.float32, implementation="triton"
     )
-    assert choice.implementation == "torch"
-    assert "CUDA device, not cpu" in choice.reason or "not installed" in choice.reason
+    assert chosen.implementation == "torch"
+    assert "CUDA device, not cpu" in chosen.reason or "not installed" in chosen.reason
 
 
 def test_cost_of_one_window() -> None:

@@ -1,61 +1,43 @@
 """The kernels of window attention compile for GPUs without one, and fit: nothing spilled, little shared memory."""
 
 import os
-import re
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from launches import Launch, recorded, resources
 
-from scalablevit.ops.window_attention.tiles import SUM_ROWS, cannot_serve, tiles
+from scalablevit.ops.window_attention.tiles import cannot_serve
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the compiler's own")
 
 LEAST_SHARED_MEMORY = 99 * 1024  # bytes that a block may have on every card since compute capability 8.0
-TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 
 
-def resources(
-    capability: int, dtype: torch.dtype, window: tuple[int, int], D: int, *, backward: bool, tmp_path: Path
-) -> tuple[int, int, int]:
-    """Registers of a thread, its stack (where registers spill) and shared memory of a block, both in bytes."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+def launches(
+    capability: int,
+    dtype: torch.dtype,
+    window: tuple[int, int],
+    D: int,
+    *,
+    B: int = 1,
+    size: tuple[int, int] = (57, 57),
+    heads: int = 2,
+) -> list[Launch]:
+    """Of a forward and a backward under autocast, with all that the kernels can do: parameters are in fp32."""
     from scalablevit.ops.window_attention import kernel
 
     assert cannot_serve(window_size=window, head_width=D, dtype=dtype) is None
-    tile = tiles(window[0] * window[1], D, dtype, backward=backward)
-    constants = {"D": D, "ROWS": window[0], "COLUMNS": window[1], "BLOCK_L": tile.tokens, "BLOCK_D": tile.channels}
-    constants |= {"HAS_FILL": True, "HAS_LIM": True}
-    constants |= {"HAS_SUMS": True, "ROWS_OF_SUMS": SUM_ROWS} if backward else {"HAS_BIAS": True}
-    function = kernel._backward_kernel if backward else kernel._forward_kernel
-    signature, multiples_of_16 = {}, {}
-    for i, name in enumerate(function.arg_names):
-        if name in constants:
-            signature[name] = "constexpr"
-        elif name in ("out", "dout", "qkv", "dqkv"):
-            signature[name] = TYPES[dtype]
-        elif name in ("sums", "fill", "weight", "bias"):
-            signature[name] = "*fp32"
-        else:
-            signature[name] = "fp32" if name.startswith("scale") else "i32"
-        if signature[name].startswith("*") or name.startswith("stride"):
-            multiples_of_16[(i,)] = [["tt.divisibility", 16]]
-    built = triton.compile(
-        ASTSource(fn=function, signature=signature, constexprs=constants, attrs=multiples_of_16),
-        target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": tile.num_warps, "num_stages": tile.num_stages},
-    )
-    binary = tmp_path / "kernel.cubin"
-    binary.write_bytes(built.asm["cubin"])
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    usage = subprocess.run([tool, "-res-usage", binary], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    assert found, usage
-    return int(found[1]), int(found[2]), built.metadata.shared
+    C = heads * D
+    options = {"num_heads": heads, "window_size": window}
+    qkv, grad = torch.empty(B, *size, 3 * C, dtype=dtype), torch.empty(B, *size, C, dtype=dtype)
+    weight, bias, fill = torch.empty(C, 1, 3, 3), torch.empty(C), torch.empty(3 * C)
+    with recorded(capability) as found:
+        kernel.forward(qkv, weight, bias, fill, **options)
+        kernel.backward(grad, qkv, weight, fill, **options, with_sums=True)
+    assert [launch.name for launch in found] == ["_forward_kernel", "_backward_kernel"]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -80,10 +62,10 @@ def test_windows_of_the_paper_fit_without_spilling(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
-    registers, stack, shared = resources(capability, dtype, (7, 7), 32, backward=backward, tmp_path=tmp_path)
-    assert stack == 0
-    assert registers <= most_registers
-    assert shared <= LEAST_SHARED_MEMORY
+    taken = resources(launches(capability, dtype, (7, 7), 32)[backward], capability, tmp_path)
+    assert taken.stack == 0
+    assert taken.registers <= most_registers
+    assert taken.shared <= LEAST_SHARED_MEMORY
 
 
 @pytest.mark.parametrize(
@@ -93,6 +75,14 @@ def test_the_largest_that_is_served_fits_every_card(
     dtype: torch.dtype, window: tuple[int, int], D: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
-    _, stack, shared = resources(80, dtype, window, D, backward=True, tmp_path=tmp_path)
-    assert shared <= LEAST_SHARED_MEMORY
-    assert stack <= 256  # a few numbers a thread may wait in the L1 cache
+    taken = resources(launches(80, dtype, window, D)[1], 80, tmp_path)
+    assert taken.shared <= LEAST_SHARED_MEMORY
+    assert taken.stack <= 256  # a few numbers a thread may wait in the L1 cache
+
+
+def test_pictures_of_all_sizes_share_kernels() -> None:
+    first = launches(90, torch.bfloat16, (7, 7), 32)
+    for launch in first:
+        assert launch.multiples_of_16 == {"stride_b", "stride_y", "stride_x"}  # what makes loads wide
+    for B, size, heads in [(16, (16, 48), 2), (1, (1, 1), 2), (3, (25, 112), 2), (1, (112, 3), 16), (5, (8, 5), 1)]:
+        assert launches(90, torch.bfloat16, (7, 7), 32, B=B, size=size, heads=heads) == first

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from twin_checks import assert_errs_no_more_than_eager, out_and_grads, randn
 
 from scalablevit.layers import InteractiveWindowSelfAttention
+from scalablevit.ops import choice, fallback
 from scalablevit.ops.window_attention import operators, reference, window_attention
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -221,8 +222,8 @@ def test_a_kernel_that_cannot_be_built_costs_a_warning_not_the_run(
         launches.append(1)
         raise OutOfResources(300_000, 232_448, "shared memory")
 
-    monkeypatch.setattr(operators, "failed_to_build", lambda error: isinstance(error, OutOfResources))
-    monkeypatch.setattr(operators, "_unbuildable", set())
+    monkeypatch.setattr(fallback, "IS_INTERPRETED", False)
+    monkeypatch.setattr(fallback, "_unbuildable", set())
     monkeypatch.setattr(kernel, "forward", too_large)
     monkeypatch.setattr(kernel, "backward", too_large)
     case = "odd widths, padded"
@@ -296,10 +297,12 @@ def test_the_layer_under_autocast_drops_to_its_dtype() -> None:
         torch.testing.assert_close(found[name], expected[name], rtol=5e-2, atol=2e-2 * scale)
 
 
-def test_dropout_of_attention_weights_runs_on_torch() -> None:
+def test_dropout_of_attention_weights_runs_on_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_said", set())
     layer = make_layer("triton", attn_drop=0.5)
     x = randn((1, 5, 5, 12), seed=1).float()
-    assert not torch.allclose(layer(x), layer(x))
+    with pytest.warns(UserWarning, match="no dropout of attention weights; PyTorch computes instead"):
+        assert not torch.allclose(layer(x), layer(x))
     torch.testing.assert_close(layer.eval()(x), make_layer("torch").eval()(x), rtol=1e-4, atol=1e-4)
 
 
@@ -326,3 +329,32 @@ def test_the_layer_compiles_to_one_dynamic_graph() -> None:
             torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert any("scalablevit.window_attention" in target for target in graphs[0])
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of PyTorch's attention
+def test_transforms_of_the_layer_run_on_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_said", set())
+    layer, plain = make_layer("triton"), make_layer("torch")
+    images = randn((2, 1, 4, 6, 12), seed=1).float()
+
+    def loss(layer: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, parameters, (x,)).square().sum()
+
+    parameters = dict(plain.named_parameters())
+    per_image = torch.vmap(torch.func.grad(partial(loss, layer)), in_dims=(None, 0))
+    with pytest.warns(UserWarning, match="transforms of torch.func; PyTorch computes instead"):
+        found = per_image({name: x.detach() for name, x in parameters.items()}, images)
+    for i, image in enumerate(images):
+        expected = torch.autograd.grad(loss(plain, parameters, image), list(parameters.values()))
+        torch.testing.assert_close([x[i] for x in found.values()], list(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_batched_gradients_are_those_one_by_one() -> None:
+    case = "odd widths, padded"
+    leaves = [x.float().requires_grad_() for x in make_inputs(**CASES[case]).values()]
+    out = calls(case)[0](*leaves)
+    grads = randn((2, *out.shape), seed=5).float()
+    found = torch.autograd.grad(out, leaves, grads, is_grads_batched=True, retain_graph=True)
+    for i, grad in enumerate(grads):
+        expected = torch.autograd.grad(out, leaves, grad, retain_graph=True)
+        torch.testing.assert_close([x[i] for x in found], list(expected))

@@ -100,12 +100,33 @@ class Timing:
         return self if self.passes else replace(self, passes=1 if device.type == "cpu" else 5)
 
 
+@dataclass(frozen=True)
+class Watch:
+    """How a caller whose time is short takes part in the measuring of a cell.
+
+    Attributes:
+        around: gives what is entered around building and warming up a contender; what that raises leaves the contender
+            out.
+        on_ready: gets the cell as it is after each contender: those that are warm are timed alone in it, as a stop may
+            come before the turns.
+        is_over: asked after each round from the second on; True ends the rounds.
+    """
+
+    around: Callable[[Contender], contextlib.AbstractContextManager[object]]
+    on_ready: Callable[[dict[str, Any]], None]
+    is_over: Callable[[], bool]
+
+
+_LEAST_ROUNDS = 2  # for quartiles
+
+
 def interleave(
     runs: Mapping[str, Callable[[], object]],
     *,
     timing: Timing,
     synchronise: Callable[[], None],
     clock: Callable[[], float] = time.perf_counter,
+    is_over: Callable[[], bool] | None = None,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Time callables by turns: every one once a round, in the order given.
 
@@ -114,6 +135,7 @@ def interleave(
         timing: rounds, and passes a turn; warm-up is not done here.
         synchronise: waits until the device is done.
         clock: seconds.
+        is_over: asked after each round from the second on; True ends the rounds early, for all.
 
     Returns:
         times: name -> seconds a pass, one for each round.
@@ -122,7 +144,9 @@ def interleave(
     times: dict[str, list[float]] = {name: [] for name in runs}
     failed: dict[str, str] = {}
     passes = timing.passes or 1
-    for _ in range(timing.rounds):
+    for done in range(timing.rounds):
+        if is_over is not None and done >= _LEAST_ROUNDS and is_over():
+            break
         for name, run in runs.items():
             if name in failed:
                 continue
@@ -327,6 +351,7 @@ def measure_cell(
     threads: int | None = None,
     memory: bool = False,
     channels_last: bool = False,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """All contenders in one cell.
 
@@ -338,27 +363,44 @@ def measure_cell(
         threads: of torch's intra-op pool; None: as they are.
         memory: measure peak memory too; on a CPU each contender runs in a process of its own for that.
         channels_last: as in `prepare`.
+        watch: for a caller whose time is short.
 
     Returns:
         the cell as a dict, with `contenders`: label -> as `compare` gives it, with `warm_up_seconds` (building not
         counted, compiling counted) and `memory` (`peak_bytes` while it runs, `held_bytes` between passes), or with
-        a `note` alone that says why there are no figures.
+        a `note` alone that says why there are no figures. `in_turns` is False only in what `watch.on_ready` gets.
     """
     with _threads(threads), _settings(cell.precision):
-        found = _warm_and_time(contenders, cell, device, timing=timing, memory=memory, channels_last=channels_last)
+        found = _warm_and_time(
+            contenders, cell, device, timing=timing, memory=memory, channels_last=channels_last, watch=watch
+        )
     times, extra, notes = found
     _free(device)
-    figures = compare(times, first=contenders[0].label, batch=cell.batch)
     if memory and device.type == "cpu":
         for label in times:
             extra[label]["memory"] = memory_of_a_process(label, cell, threads=threads, channels_last=channels_last)
+    return _as_dict(contenders, cell, times, extra, notes, in_turns=True)
+
+
+def _as_dict(
+    contenders: Sequence[Contender],
+    cell: Cell,
+    times: Mapping[str, list[float]],
+    extra: Mapping[str, dict[str, Any]],
+    notes: Mapping[str, str],
+    *,
+    in_turns: bool,
+) -> dict[str, Any]:
+    """A cell with those of its contenders of whom there are times or a note."""
+    figures = compare(times, first=contenders[0].label, batch=cell.batch)
+    labels = [contender.label for contender in contenders]
     return {
         **asdict(cell),
+        "in_turns": in_turns,
         "contenders": {
-            contender.label: {"note": notes[contender.label]}
-            if contender.label in notes
-            else figures[contender.label] | extra[contender.label]
-            for contender in contenders
+            label: {"note": notes[label]} if label in notes else figures[label] | extra[label]
+            for label in labels
+            if label in notes or label in figures
         },
     }
 
@@ -371,38 +413,71 @@ def _warm_and_time(
     timing: Timing,
     memory: bool,
     channels_last: bool,
+    watch: Watch | None,
 ) -> tuple[dict[str, list[float]], dict[str, dict[str, Any]], dict[str, str]]:
     """Times of those that run, what else there is on them, and a note on each that does not run; by label."""
     synchronise = synchroniser(device)
     runs: dict[str, Callable[[], object]] = {}
     extra: dict[str, dict[str, Any]] = {}
     notes: dict[str, str] = {}
+    alone: dict[str, list[float]] = {}
     # Graphs of earlier cells would count towards torch's limit of recompilations.
     torch.compiler.reset()
+    if memory and device.type == "cuda":
+        _touch_libraries(device, _DTYPES.get(cell.precision, torch.float32))
     for contender in contenders:
-        before = _allocated(device)
+        label = contender.label
         try:
-            run = prepare(contender, cell, device, channels_last=channels_last)
-            start = time.perf_counter()
-            for _ in range(timing.warm_up):
-                run()
-            synchronise()
-            found: dict[str, Any] = {"warm_up_seconds": time.perf_counter() - start}
-            # Allocations inside of a CUDA graph are not counted, so there would be no true figure.
-            if memory and device.type == "cuda" and (contender.mode or cell.mode) in ("eager", "compile"):
-                found["memory"] = _cuda_memory(run, before, device)
+            with contextlib.nullcontext() if watch is None else watch.around(contender):
+                runs[label], extra[label] = _warm(
+                    contender, cell, device, timing=timing, memory=memory, channels_last=channels_last
+                )
+                if watch is not None:
+                    short = replace(timing, rounds=_LEAST_ROUNDS)
+                    times, failed = interleave({label: runs[label]}, timing=short, synchronise=synchronise)
+                    alone, notes = alone | times, notes | failed
         # Whatever a network raises at a size or in a precision that it was not made for: the others go on.
         except Exception as error:
-            notes[contender.label] = reason(error)
-            continue
-        runs[contender.label], extra[contender.label] = run, found
-    times, failed = interleave(runs, timing=timing, synchronise=synchronise)
+            notes[label] = reason(error)
+        if label in notes:  # of it, nothing may stay
+            runs.pop(label, None)
+            alone.pop(label, None)
+        if watch is not None:
+            watch.on_ready(_as_dict(contenders, cell, alone, extra, notes, in_turns=False))
+    is_over = None if watch is None else watch.is_over
+    times, failed = interleave(runs, timing=timing, synchronise=synchronise, is_over=is_over)
     return times, extra, notes | failed
 
 
-def _allocated(device: torch.device) -> int:
-    """Bytes of tensors on a CUDA device; 0 elsewhere."""
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+def _warm(
+    contender: Contender,
+    cell: Cell,
+    device: torch.device,
+    *,
+    timing: Timing,
+    memory: bool,
+    channels_last: bool,
+) -> tuple[Callable[[], object], dict[str, Any]]:
+    """Build a contender and run its warm-up: one pass, and what there is to tell of it beside its times."""
+    before = 0
+    if memory and device.type == "cuda":
+        gc.collect()  # a network that failed before is not this one's
+        before = torch.cuda.memory_allocated(device)
+    run = prepare(contender, cell, device, channels_last=channels_last)
+    start = time.perf_counter()
+    for _ in range(timing.warm_up):
+        run()
+    synchroniser(device)()
+    found: dict[str, Any] = {"warm_up_seconds": time.perf_counter() - start}
+    if memory and device.type != "cpu":
+        if device.type != "cuda":
+            found["memory"] = {"note": f"memory is not measured on {device.type}"}
+        # Allocations inside of a CUDA graph are not counted, so there would be no true figure.
+        elif (contender.mode or cell.mode) in ("eager", "compile"):
+            found["memory"] = _cuda_memory(run, before, device)
+        else:
+            found["memory"] = {"note": "memory is measured in the modes eager and compile"}
+    return run, found
 
 
 def _cuda_memory(run: Callable[[], object], before: int, device: torch.device) -> dict[str, int]:
@@ -443,7 +518,7 @@ def _run_alone(label: str, cell: Cell, threads: int | None, channels_last: bool)
     """In the process of its own."""
     with _threads(threads), _settings(cell.precision):
         run = prepare(find_contender(label), cell, torch.device("cpu"), channels_last=channels_last)
-        _touch_libraries()
+        _touch_libraries(torch.device("cpu"), torch.float32)
         gc.collect()
         held = held_bytes()
         run()  # what makes the optimizer's state, and compiles
@@ -452,12 +527,16 @@ def _run_alone(label: str, cell: Cell, threads: int | None, channels_last: bool)
     return {"peak_bytes": peak_bytes(), "held_bytes": held}
 
 
-def _touch_libraries() -> None:
+def _touch_libraries(device: torch.device, dtype: torch.dtype) -> None:
     """Let the libraries behind torch take what they keep for good, so that it is not counted as the network's."""
-    x = torch.zeros(1, 8, 16, 16)
-    F.conv2d(x, torch.zeros(8, 8, 3, 3))
-    F.scaled_dot_product_attention(x, x, x)
-    F.gelu(F.layer_norm(F.linear(x, torch.zeros(16, 16)), (16,)))
+    # On a GPU, that is a workspace for the thread of the forward, and one for that of the backward.
+    x = torch.zeros(1, 8, 16, 16, device=device, dtype=dtype, requires_grad=device.type == "cuda")
+    weight = torch.zeros(16, 16, device=device, dtype=dtype)
+    y = F.conv2d(x, torch.zeros(8, 8, 3, 3, device=device, dtype=dtype)).sum()
+    y = y + F.scaled_dot_product_attention(x, x, x).sum()
+    y = y + F.gelu(F.layer_norm(F.linear(x @ weight, weight, weight[0]), (16,))).sum()
+    if y.requires_grad:
+        y.backward()
 
 
 def measure(

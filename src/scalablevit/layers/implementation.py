@@ -34,7 +34,8 @@ def set_attention(model: nn.Module, implementation: Implementation) -> None:
     Args:
         model: a classifier, pyramid, detector or segmentation model of ours, or anything that holds one.
         implementation: "triton" (our kernels, where they can serve), "torch" (PyTorch's fused attention), "reference"
-            (the definition), or "auto": the kernels on CUDA devices that they can serve, else "torch".
+            (the definition), or "auto": the kernels in bfloat16 and float16 on CUDA devices, where they can serve, else
+            "torch".
 
     Raises:
         ValueError: an unknown implementation, or the model has no attention of ours.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from scalablevit.ops.choice import Implementation, check_implementation
+from scalablevit.ops.choice import Implementation, check_implementation, warn_if_ignored
 from scalablevit.ops.window_attention import fused, why, window_attention
 from scalablevit.ops.windows import as_window, crop_to, pad_to_multiple
 
@@ -64,11 +64,11 @@ class InteractiveWindowSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), for any H and W of at least 1."""
-        _, H, W, C = x.shape
+        _, H, W, _ = x.shape
         weight, bias = (None, None) if self.lim is None else (self.lim.weight, self.lim.bias)
         dropout = self.attn_drop if self.training else 0.0
         choice = why(
-            head_width=C // self.num_heads,
+            head_width=self.proj.in_features // self.num_heads,  # not of x: no number while torch.jit traces
             window_size=self.window_size,
             device=x.device,
             dtype=_dtype_of_products(x),
@@ -76,6 +76,7 @@ class InteractiveWindowSelfAttention(nn.Module):
             implementation=self.implementation,
         )
         if choice.implementation == "torch":
+            warn_if_ignored(self.implementation, choice, x.device)
             # Zeros are padded before qkv: one copy of x costs a third of one of qkv.
             qkv = self.qkv(pad_to_multiple(x, self.window_size))  # (B, Hp, Wp, 3C)
             x = fused.whole_windows(
@@ -91,7 +92,7 @@ class InteractiveWindowSelfAttention(nn.Module):
                 window_size=self.window_size,
                 fill=self.qkv.bias,
                 dropout=dropout,
-                implementation=choice.implementation,
+                implementation=self.implementation,
             )
         return self.proj_drop(self.proj(x))
 

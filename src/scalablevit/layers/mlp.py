@@ -25,7 +25,8 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""
         x = self.fc1(x)  # (..., hidden_dim), the largest tensor of a block: without gradients it is not doubled
-        # A hook on fc1 may keep what it saw.
-        in_place = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or self.fc1._forward_hooks)
+        # A hook on fc1 may keep what it saw, and a traced graph serves with gradients as well as without.
+        is_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        in_place = not (torch.is_grad_enabled() or is_graph or self.fc1._forward_hooks)
         x = torch.ops.aten.gelu_(x) if in_place else F.gelu(x)
         return self.drop(self.fc2(self.drop(x)))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
+from torch import cuda
+
+from scalablevit.ops import probe
 
 Implementation = Literal["auto", "triton", "torch", "reference"]
-"""How to compute an attention: "auto" takes "triton" where its kernel can serve, else "torch"."""
+"""How to compute an attention: "auto" takes "triton" where its kernel was made to serve, else "torch"."""
 
 ENVIRONMENT_VARIABLE = "SCALABLEVIT_ATTENTION"
 """Names the implementation of every attention that was not told another one; read when scalablevit is imported."""
@@ -57,12 +61,21 @@ def _from_environment() -> Implementation:
 
 # Constants, so that torch.compile need not ask for them in the middle of a graph.
 DEFAULT: Implementation = _from_environment()
+IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether Triton interprets kernels, on any device, instead of building them."""
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
-_IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_IS_ROCM = torch.version.hip is not None
+
+_said: set[str] = set()
 
 
 def choose(
-    wanted: Implementation, *, device: torch.device, dtype: torch.dtype, dropout: float, cannot: str | None
+    wanted: Implementation,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    dropout: float,
+    cannot: Callable[[], str | None],
 ) -> Choice:
     """What runs for tensors of a device and dtype.
 
@@ -70,54 +83,85 @@ def choose(
         wanted: what the caller asked for; "auto" leaves it to the environment variable and the device.
         device, dtype: of the tensors.
         dropout: of attention weights; the kernels have none.
-        cannot: why the kernel cannot serve these sizes, or None.
+        cannot: tells why the kernel cannot serve these sizes, or None; asked only where nothing else forbids the
+            kernel, as sizes are no numbers while torch.jit traces.
 
     Returns:
         the choice. "triton" that was asked for and cannot serve gives "torch", with the reason.
     """
-    wanted = check_implementation(wanted)
-    if wanted == "auto":
-        wanted = DEFAULT
+    wanted = _resolved(check_implementation(wanted))
     if wanted == "torch" or wanted == "reference":
         return Choice(wanted, "asked for")
-    obstacle = _obstacle(device, dtype, dropout, wanted == "triton") or cannot
+    is_asked_for = wanted == "triton"
+    obstacle = _obstacle(device, dtype, dropout, is_asked_for) or cannot()
+    # Last, as the first question about a device builds a kernel.
+    if obstacle is None and device.type == "cuda" and not IS_INTERPRETED:
+        obstacle = _obstacle_on(device.index)
     if obstacle is not None:
         return Choice("torch", obstacle)
-    return Choice("triton", "asked for" if wanted == "triton" else "it can serve here")
+    return Choice("triton", "asked for" if is_asked_for else "it can serve here")
+
+
+def warn_if_ignored(wanted: Implementation, chosen: Choice, device: torch.device) -> None:
+    """Warn, once for each reason, that "triton" was asked for and something else is about to run on `device`."""
+    # On the meta device nothing runs.
+    if _resolved(wanted) == "triton" and chosen.implementation != "triton" and device.type != "meta":
+        _warn_once(chosen.reason)
+
+
+def _resolved(wanted: Implementation) -> Implementation:
+    return DEFAULT if wanted == "auto" else wanted
 
 
 def _obstacle(device: torch.device, dtype: torch.dtype, dropout: float, is_asked_for: bool) -> str | None:
-    """Why no kernel of ours can run, or None."""
-    if torch.compiler.is_exporting():
-        return "an exported graph holds PyTorch's operators only"
+    """Why no kernel of ours can run, or should, whatever the sizes; or None."""
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return "an exported or traced graph holds PyTorch's operators only"
     if not _HAS_TRITON:
         return "Triton is not installed"
     # Interpreted kernels run anywhere and take ages: for tests, never by themselves.
-    if device.type != "cuda" and not (_IS_INTERPRETED and is_asked_for and device.type == "cpu"):
+    if device.type != "cuda" and not (IS_INTERPRETED and is_asked_for and device.type == "cpu"):
         return f"Triton's kernels need a CUDA device, not {device.type}"
-    if device.type == "cuda" and not _is_new_enough(device.index or 0):
-        return "the CUDA device is older than compute capability 8.0"
     if dtype not in _KERNEL_DTYPES:
         return f"the kernels compute in float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
-    return "the kernels have no dropout of attention weights" if dropout > 0 else None
+    if dropout > 0:
+        return "the kernels have no dropout of attention weights"
+    if not is_asked_for:
+        if dtype == torch.float32:
+            return 'the kernels multiply float32 outside the tensor cores, and take it only where "triton" is asked for'
+        if _IS_ROCM:
+            return 'the kernels were never tried on ROCm, and run there only where "triton" is asked for'
+    if _is_transformed():
+        return "the kernels have no rules for the transforms of torch.func"
+    return None
 
 
-@torch.compiler.assume_constant_result  # torch.compile would break its graph to ask the driver
-def _is_new_enough(index: int) -> bool:
-    return torch.version.hip is not None or torch.cuda.get_device_capability(index) >= _LEAST_CAPABILITY
+# torch.compile would break its graph at what follows. It calls a function of constant result while it traces, outside
+# of the graph, and keeps what it returned.
 
 
-def failed_to_build(error: BaseException) -> bool:
-    """Whether the launch of a kernel failed because it cannot be had here, not because it is wrong.
+@torch.compiler.assume_constant_result
+def _is_transformed() -> bool:
+    """Whether a transform of torch.func is under way, which torch.compile guards on."""
+    return torch._C._are_functorch_transforms_active()
 
-    So it is if the device has too few registers or too little shared memory for it, if Triton or its assembler cannot
-    translate it, or if the machine has no C compiler, with which Triton builds its launchers.
-    """
-    if _IS_INTERPRETED:
-        return False
-    if any(kind.__module__.split(".")[0] == "triton" for kind in type(error).__mro__):
-        return True
-    if isinstance(error, subprocess.CalledProcessError):  # the C compiler's
-        return True
-    # Triton has no class of its own for these two.
-    return isinstance(error, RuntimeError) and ("PassManager" in str(error) or "C compiler" in str(error))
+
+@torch.compiler.assume_constant_result
+def _obstacle_on(index: int | None) -> str | None:
+    """Why kernels cannot run on a CUDA device, the current one if None; or None."""
+    if not cuda.is_available():
+        return "this machine has no CUDA device"  # its tensors are fake
+    index = cuda.current_device() if index is None else index
+    if not _IS_ROCM and cuda.get_device_capability(index) < _LEAST_CAPABILITY:
+        return "the CUDA device is older than compute capability 8.0"
+    failure = probe.failure_on(index)
+    if failure is not None:
+        _warn_once(failure)
+    return failure
+
+
+@torch.compiler.assume_constant_result
+def _warn_once(reason: str) -> None:
+    if reason not in _said:
+        _said.add(reason)
+        warnings.warn(f"our attention kernels do not run: {reason}; PyTorch computes instead", stacklevel=2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scalablevit.ops.choice import Choice, Implementation, choose
+from scalablevit.ops.choice import Choice, Implementation, choose, warn_if_ignored
 from scalablevit.ops.reduced_attention import fused, operators, reference
 from scalablevit.ops.reduced_attention.limits import cannot_serve
 
@@ -34,8 +34,9 @@ def reduced_attention(
         num_heads: h; divides C' and Cv.
         scale: factor on the scores before the softmax.
         dropout: probability in [0, 1) with which an attention weight is dropped.
-        implementation: "triton", "torch", "reference", or "auto" for the fastest that can serve. Where "triton"
-            cannot serve, "torch" does; `why` says why. The kernels have no second derivative.
+        implementation: "triton", "torch", "reference", or "auto": the kernel in bfloat16 and float16 where it can
+            serve, else "torch". Where "triton" is asked for and cannot serve, "torch" runs, with a warning; `why`
+            tells. Only "reference" has second and forward-mode derivatives.
 
     Returns:
         (B, N, Cv), before the output projection.
@@ -47,19 +48,22 @@ def reduced_attention(
     """
     if q.shape[-1] % num_heads or v.shape[-1] % num_heads:
         raise ValueError(f"num_heads {num_heads} must divide the widths of q ({q.shape[-1]}) and v ({v.shape[-1]})")
-    chosen = why(
+    choice = why(
         key_width=q.shape[-1] // num_heads,
         value_width=v.shape[-1] // num_heads,
         device=q.device,
         dtype=q.dtype,
         dropout=dropout,
         implementation=implementation,
-    ).implementation
-    # PyTorch's attention casts under autocast; the kernels take tensors as they are, and of one dtype.
-    if chosen == "triton" and q.dtype == k.dtype == v.dtype:
+    )
+    if choice.implementation == "triton" and not q.dtype == k.dtype == v.dtype:
+        # PyTorch's attention casts under autocast; the kernels take tensors as they are.
+        choice = Choice("torch", "the kernels take q, k and v of one dtype")
+    warn_if_ignored(implementation, choice, q.device)
+    if choice.implementation == "triton":
         out: Tensor = operators.reduced_attention(q, k, v, num_heads, float(scale))[0]
         return out
-    twin = reference if chosen == "reference" else fused
+    twin = reference if choice.implementation == "reference" else fused
     return twin.reduced_attention(q, k, v, num_heads=num_heads, scale=scale, dropout=dropout)
 
 
@@ -83,5 +87,10 @@ def why(
     Raises:
         ValueError: there is no such implementation.
     """
-    cannot = cannot_serve(key_width=key_width, value_width=value_width)
-    return choose(implementation, device=device, dtype=dtype, dropout=dropout, cannot=cannot)
+    return choose(
+        implementation,
+        device=device,
+        dtype=dtype,
+        dropout=dropout,
+        cannot=lambda: cannot_serve(key_width=key_width, value_width=value_width),
+    )

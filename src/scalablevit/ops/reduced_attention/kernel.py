@@ -38,6 +38,9 @@ from torch import Tensor
 from scalablevit.ops.reduced_attention.limits import is_one_block
 
 _LOG2_E = 1.4426950408889634
+# They change from picture to picture, and kernels of their own for counts of 1 and for multiples of 16 would be dozens.
+# Strides are specialised: that is what makes loads wide.
+_COUNTS = ["N", "M", "num_images", "num_heads", "num_blocks", "num_shares", "blocks_in_share"]
 
 
 @triton.jit
@@ -84,7 +87,7 @@ def _place(program, num_blocks, num_heads):
     return image, block, head
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_COUNTS)
 def _one_block_forward(
     q, k, v, out,
     q_image, q_row, k_image, k_row, v_image, v_row,
@@ -124,7 +127,7 @@ def _one_block_forward(
         _store(out, rows, num_heads * DV, is_row, o2 * normalise, DV1, DV, DV2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_COUNTS)
 def _one_block_backward(
     q, k, v, grad, dq, dk, dv,
     q_image, q_row, k_image, k_row, v_image, v_row, grad_image, grad_row,
@@ -199,7 +202,7 @@ def _one_block_backward(
         _store(dv, keys, num_heads * DV, is_key, dv2, DV1, DV, DV2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_COUNTS)
 def _forward(
     q, k, v, out, log_sums,
     q_image, q_row, k_image, k_row, v_image, v_row,
@@ -256,7 +259,7 @@ def _forward(
     tl.store(log_sums + rows, largest + tl.log2(total), mask=is_row)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_COUNTS)
 def _backward_queries(
     q, k, v, out, grad, log_sums, deltas, dq,
     q_image, q_row, k_image, k_row, v_image, v_row, grad_image, grad_row,
@@ -320,7 +323,7 @@ def _backward_queries(
         _store(dq, rows, num_heads * D, is_row, dq2 * scale, D1, D, D2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_COUNTS)
 def _backward_keys(
     q, k, v, grad, log_sums, deltas, dk, dv,
     q_image, q_row, k_image, k_row, v_image, v_row, grad_image, grad_row,

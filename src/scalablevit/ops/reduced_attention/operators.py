@@ -1,52 +1,30 @@
 """The kernels as PyTorch operators, opaque to torch.compile; `kernel.py`, and Triton, are imported on first use.
 
 A kernel that the device cannot build (registers or shared memory of a card nobody foresaw) costs speed, not the run:
-it warns once, and PyTorch computes.
+see `fallback.py`.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from scalablevit.ops.choice import failed_to_build
+from scalablevit.ops.fallback import kernel_or_plain
 from scalablevit.ops.reduced_attention import fused
 from scalablevit.ops.reduced_attention.limits import is_one_block
-
-_Result = TypeVar("_Result")
-_unbuildable: set[tuple[object, ...]] = set()
 
 
 def _widths(q: Tensor, v: Tensor, num_heads: int) -> dict[str, int]:
     return {"key_width": q.shape[-1] // num_heads, "value_width": v.shape[-1] // num_heads}
 
 
-def _or_plain(
-    kernel: Callable[[], _Result], plain: Callable[[], _Result], q: Tensor, v: Tensor, num_heads: int
-) -> _Result:
-    """What `kernel` returns, or `plain` where it cannot be built: then for the backward of that forward, too."""
+def _case(q: Tensor, v: Tensor, num_heads: int) -> dict[str, Any]:
+    """What is built as one: a backward whose forward PyTorch computed has no sums, and must be PyTorch's too."""
     widths = _widths(q, v, num_heads)
-    case = (q.device, q.dtype, is_one_block(v.shape[1], **widths), *widths.values())
-    if case not in _unbuildable:
-        try:
-            return kernel()
-        except Exception as error:
-            if not failed_to_build(error):
-                raise
-            _unbuildable.add(case)
-            warnings.warn(
-                f"the kernel of attention over reduced keys cannot be built for {q.device}, {q.dtype} and head widths "
-                f"{widths['key_width']} and {widths['value_width']}; PyTorch computes instead "
-                f"({type(error).__name__}: {error})",
-                stacklevel=2,
-            )
-    # Operators see the caller's autocast, which would choose other dtypes than ours.
-    with torch.autocast(q.device.type, enabled=False):
-        return plain()
+    name = f"{'one-block ' if is_one_block(v.shape[1], **widths) else ''}kernel of attention over reduced keys"
+    return {"name": name, "device": q.device, "dtype": q.dtype, "sizes": widths}
 
 
 def _plain_backward(
@@ -96,7 +74,7 @@ def reduced_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, scale: fl
         # Who comes back with these sums finds the kernel unbuildable, and does not read them.
         return fused.reduced_attention(q, k, v, num_heads=num_heads, scale=scale).contiguous(), log_sums.zero_()
 
-    return _or_plain(launch, plain, q, v, num_heads)
+    return kernel_or_plain(launch, plain, **_case(q, v, num_heads))
 
 
 @reduced_attention.register_fake
@@ -132,7 +110,7 @@ def reduced_attention_backward(
     def plain() -> tuple[Tensor, Tensor, Tensor]:
         return _plain_backward(grad, q, k, v, num_heads, scale)
 
-    return _or_plain(launch, plain, q, v, num_heads)
+    return kernel_or_plain(launch, plain, **_case(q, v, num_heads))
 
 
 @reduced_attention_backward.register_fake

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scalablevit.ops.choice import Choice, Implementation, choose
+from scalablevit.ops.choice import Choice, Implementation, choose, warn_if_ignored
 from scalablevit.ops.window_attention import fused, operators, reference
 from scalablevit.ops.window_attention.tiles import cannot_serve
 from scalablevit.ops.windows import check_window_size
@@ -29,8 +29,13 @@ def why(
         dropout: of attention weights.
         implementation: what is asked for.
     """
-    cannot = cannot_serve(window_size=window_size, head_width=head_width, dtype=dtype)
-    return choose(implementation, device=device, dtype=dtype, dropout=dropout, cannot=cannot)
+    return choose(
+        implementation,
+        device=device,
+        dtype=dtype,
+        dropout=dropout,
+        cannot=lambda: cannot_serve(window_size=window_size, head_width=head_width, dtype=dtype),
+    )
 
 
 def window_attention(
@@ -57,9 +62,10 @@ def window_attention(
         window_size: rows and columns of a window, in tokens; each at least 1.
         fill: queries, keys and values of a padded token, (3C,): the bias of the layer that made qkv; None for zeros.
         dropout: probability in [0, 1) with which an attention weight is dropped.
-        implementation: "triton" (`kernel.py`), "torch" (`fused.py`), "reference", or "auto": the kernel where it can
-            serve, unless the environment variable SCALABLEVIT_ATTENTION says otherwise. "triton" where the kernel
-            cannot serve runs "torch"; `why` tells.
+        implementation: "triton" (`kernel.py`), "torch" (`fused.py`), "reference", or "auto": the kernel in bfloat16 and
+            float16 where it can serve, else "torch", unless the environment variable SCALABLEVIT_ATTENTION says
+            otherwise. Where "triton" is asked for and cannot serve, "torch" runs, with a warning; `why` tells.
+            Only "reference" has second and forward-mode derivatives.
 
     Returns:
         (B, H, W, C), before the output projection.
@@ -84,6 +90,7 @@ def window_attention(
         dropout=dropout,
         implementation=implementation,
     )
+    warn_if_ignored(implementation, choice, qkv.device)
     if choice.implementation == "triton":
         lim_bias = None if lim_weight is None else lim_bias
         return operators.window_attention(qkv, lim_weight, lim_bias, fill, num_heads, *window_size)

@@ -38,8 +38,12 @@ from torch import Tensor
 
 from scalablevit.ops.window_attention.tiles import SUM_ROWS, Tiles, tiles, windows_per_program
 
+# They change from picture to picture, and kernels of their own for counts of 1 and for multiples of 16 would be dozens.
+# Strides are specialised: that is what makes loads wide.
+_COUNTS = ["H", "W", "windows_y", "windows_x", "heads", "windows", "windows_each"]
 
-@triton.jit
+
+@triton.jit(do_not_specialize=_COUNTS)
 def _forward_kernel(
     out,  # (B, H, W, C), contiguous
     qkv,  # (B, H, W, 3C)
@@ -128,7 +132,7 @@ def _forward_kernel(
     tl.store(out + (row * W + column)[:, None] * C + d[None, :], result.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_COUNTS)
 def _backward_kernel(
     dqkv,  # (B, H, W, 3C), contiguous
     sums,  # (programs of a head, SUM_ROWS, C), fp32, contiguous

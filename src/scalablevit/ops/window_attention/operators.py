@@ -1,45 +1,24 @@
 """The kernels as PyTorch operators, opaque to torch.compile; `kernel.py`, and Triton, are imported on first use.
 
-A kernel that the device cannot build costs speed, not the run: it warns once, and PyTorch computes.
+A kernel that the device cannot build costs speed, not the run: see `fallback.py`.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from scalablevit.ops.choice import failed_to_build
+from scalablevit.ops.fallback import kernel_or_plain
 from scalablevit.ops.window_attention import fused, gradient
 from scalablevit.ops.window_attention.tiles import SUM_ROWS
 
-_Result = TypeVar("_Result")
-_unbuildable: set[tuple[object, ...]] = set()
 
-
-def _or_plain(
-    kernel: Callable[[], _Result], plain: Callable[[], _Result], direction: str, qkv: Tensor, *sizes: int
-) -> _Result:
-    """What `kernel` returns, or `plain` where it cannot be built."""
-    case = (direction, qkv.device, qkv.dtype, qkv.shape[-1], *sizes)
-    if case not in _unbuildable:
-        try:
-            return kernel()
-        except Exception as error:
-            if not failed_to_build(error):
-                raise
-            _unbuildable.add(case)
-            warnings.warn(
-                f"the {direction} kernel of window attention cannot be built for {qkv.device}, {qkv.dtype}; PyTorch "
-                f"computes instead ({type(error).__name__}: {error})",
-                stacklevel=2,
-            )
-    # Operators see the caller's autocast, which would choose other dtypes than ours.
-    with torch.autocast(qkv.device.type, enabled=False):
-        return plain()
+def _case(qkv: Tensor, num_heads: int, rows: int, columns: int) -> dict[str, Any]:
+    """For what a kernel is built."""
+    sizes = {"channels": qkv.shape[-1] // 3, "heads": num_heads, "rows": rows, "columns": columns}
+    return {"device": qkv.device, "dtype": qkv.dtype, "sizes": sizes}
 
 
 @torch.library.custom_op(
@@ -71,7 +50,9 @@ def window_attention(
         weight, bias = (None if x is None else x.to(qkv.dtype) for x in (lim_weight, lim_bias))
         return fused.window_attention(qkv, weight, bias, fill=fill, **sizes).contiguous()
 
-    return _or_plain(launch, plain, "forward", qkv, num_heads, rows, columns)
+    return kernel_or_plain(
+        launch, plain, name="forward kernel of window attention", **_case(qkv, num_heads, rows, columns)
+    )
 
 
 def _empty_output(qkv: Tensor) -> Tensor:
@@ -122,7 +103,9 @@ def window_attention_backward(
     def plain() -> tuple[Tensor, Tensor]:
         return gradient.backward(grad, qkv, lim_weight, fill, **options)
 
-    return _or_plain(launch, plain, "backward", qkv, num_heads, rows, columns)
+    return kernel_or_plain(
+        launch, plain, name="backward kernel of window attention", **_case(qkv, num_heads, rows, columns)
+    )
 
 
 def _empty_gradients(qkv: Tensor, with_sums: bool) -> tuple[Tensor, Tensor]:
