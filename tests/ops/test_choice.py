@@ -50,7 +50,7 @@ def test_torch_runs_on_a_cpu_and_says_why() -> None:
         ({}, "triton", "it can serve here"),
         ({"dtype": torch.float16}, "triton", "it can serve here"),
         ({"wanted": "triton"}, "triton", "asked for"),
-        ({"cannot": lambda: "too wide"}, "torch", "too wide"),
+        pytest.param({"cannot": lambda: "too wide"}, "torch", "too wide", id="too wide"),
         ({"dropout": 0.1}, "torch", "no dropout"),
         ({"dtype": torch.float64}, "torch", "float32, bfloat16 and float16, not float64"),
         ({"dtype": torch.float32}, "torch", 'take it only where "triton" is asked for'),
