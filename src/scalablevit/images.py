@@ -198,6 +198,13 @@ def find_images(inputs: Sequence[str | Path], *, recursive: bool = True) -> list
     return sorted(found.values())
 
 
+def as_paths(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+    """One path, or several, as an iterator; a string is one path, never its characters."""
+    if isinstance(paths, str | os.PathLike):
+        paths = [paths]
+    return map(Path, paths)
+
+
 def walk_images(folder: str | Path) -> Iterator[str]:
     """Relative paths of all pictures below a folder, in a stable order, links to folders followed.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import pickle
@@ -46,6 +47,7 @@ class LoadReport:
         adapted: name -> what was changed to make it fit.
         fresh: names that the checkpoint does not hold, which keep their initialisation.
         ignored: entries of the checkpoint that the model has no place for.
+        warning: why less was taken than the names of the checkpoint promise, and what to do; empty: all is well.
     """
 
     source: str
@@ -54,9 +56,11 @@ class LoadReport:
     adapted: dict[str, str] = field(default_factory=dict)
     fresh: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    warning: str = ""
 
     def __str__(self) -> str:
         lines = [f"loaded {self.source} ({self.variant}): {len(self.matched)} tensors matched"]
+        lines += [f"  warning  {self.warning}"] if self.warning else []
         lines += [f"  adapted  {name}: {what}" for name, what in self.adapted.items()]
         for word, names in (("fresh  ", self.fresh), ("ignored", self.ignored)):
             if names:
@@ -83,7 +87,8 @@ def load_weights(
 
     A detector or a segmentation model is filled as a whole from a checkpoint of its own kind, but for the layers that
     hang on the classes (`model.class_layers`, prefixes of names) where the classes differ; from any other checkpoint
-    its backbone is filled, and the rest stays fresh.
+    its backbone is filled, and the rest stays fresh. Where the checkpoint has layers of the same names beside the
+    backbone, the report warns and says what differs.
 
     Args:
         model: network to fill; one with exactly one `ScalableViT` or `PyramidBackbone` inside will do.
@@ -122,6 +127,32 @@ def load_weights(
         {f"{where}.{key}": what for key, what in report.adapted.items()},
         [*(f"{where}.{key}" for key in report.fresh), *others],
         report.ignored,
+        _why_backbone_alone(model, tensors, others),
+    )
+
+
+def _why_backbone_alone(model: nn.Module, tensors: Mapping[str, Tensor], others: Sequence[str]) -> str:
+    """What keeps a checkpoint from filling all of a model, of whose `others` it has some; empty where it has none."""
+    prefix = max(_TASK_PREFIXES, key=lambda p: sum(p + key in tensors for key in others))
+    if not any(prefix + key in tensors for key in others):
+        return ""
+    theirs = {key.removeprefix(prefix).split(".")[0] for key in tensors if key.startswith(prefix)}
+    parts = dict.fromkeys(part for key in others if (part := key.split(".")[0]) not in theirs)
+    targets = model.state_dict()
+    class_layers = tuple(getattr(model, "class_layers", ()))
+    reshaped = [
+        f"{key} is {tuple(tensors[prefix + key].shape)} there and {tuple(targets[key].shape)} here"
+        for key in others
+        if prefix + key in tensors
+        and tensors[prefix + key].shape != targets[key].shape
+        and not key.startswith(class_layers)
+    ]
+    lacking = next(key for key in others if prefix + key not in tensors)  # or the whole would have been filled
+    reasons = [*([] if parts else reshaped[:1]), f"there is no {' and no '.join(parts) or lacking} there"]
+    kind = "segmenter" if any(key.startswith("decoder.") for key in others) else "detector"
+    return (
+        f"only the backbone was taken: {', and '.join(reasons)}; give the same model.{kind} and model.{kind}_options "
+        "as that run's recipe.yaml to take all of it"
     )
 
 
@@ -280,13 +311,35 @@ def _read(source: str | os.PathLike[str]) -> tuple[dict[str, Tensor], list[str] 
 def _weights_file(source: str | os.PathLike[str]) -> Path:
     """The file that a path, a run folder or a `local-dir:` name means."""
     path = Path(str(source).removeprefix("local-dir:"))
-    if path.is_dir():
-        path = path / WEIGHTS_FILE
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no weights at {path}; give a .safetensors or .pth file, or a folder with {WEIGHTS_FILE}"
-        )
-    return path
+    remedy = f"give a .safetensors or .pth file, or a folder with {WEIGHTS_FILE}"
+    if not path.is_dir():
+        if not path.exists():
+            near = _names_near(path)
+            raise FileNotFoundError(
+                f"no weights at {path}: there is no such file or folder"
+                f"{f' (did you mean {near}?)' if near else ''}; {remedy}"
+            )
+        return path
+    file = path / WEIGHTS_FILE
+    if not file.exists():
+        last = path / "checkpoints" / "last.ckpt"
+        if last.is_file():
+            raise FileNotFoundError(
+                f"no weights at {file}, which a run writes when it is done: go on with scalablevit fit --resume "
+                f"{path}; or start another run from its last checkpoint: --model.weights {last}"
+            )
+        raise FileNotFoundError(f"no weights at {file}; {remedy}")
+    return file
+
+
+def _names_near(path: Path) -> str:
+    """The file or folder beside a missing one whose name is most like it; empty where none is."""
+    try:
+        names = os.listdir(path.parent)
+    except OSError:  # no such folder, or one that may not be read
+        return ""
+    close = difflib.get_close_matches(path.name, names, 1)
+    return str(path.parent / close[0]) if close else ""
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None) -> None:

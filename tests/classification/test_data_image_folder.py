@@ -199,7 +199,10 @@ def one_picture_each(root: Path) -> None:
     [
         (missing_root, "data: the data folder does not exist; check the path given as root"),
         (root_is_a_file, "data: the data folder is a file"),
-        (no_class_folders, "train: 1 pictures lie directly in it.*arrange them as .*train/CLASS/"),
+        (
+            no_class_folders,
+            "train: 1 pictures lie directly in it.*arrange them as .*train/CLASS/.*COCO JSON.*images/ and masks/",
+        ),
         (only_files, "data: 1 pictures lie directly in it"),
         (empty_root, "data: it has no folders in it"),
         (empty_class, "train/fly: the class folder has no pictures; put some in, or remove the folder"),

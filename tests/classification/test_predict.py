@@ -53,6 +53,14 @@ def test_order_batches_and_errors(classifier: Classifier, tmp_path: Path) -> Non
     assert found[0].to_dict()["predictions"][0]["class"] == "blue"
 
 
+def test_a_single_path_is_one_picture(classifier: Classifier, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (9, 5), "blue").save(path)
+    for given in (path, str(path)):
+        (prediction,) = classifier.predict(given)
+        assert prediction.path == path
+
+
 def test_wrong_arguments(classifier: Classifier) -> None:
     with pytest.raises(ValueError, match="top must be at least 1"):
         next(classifier.predict(["x.png"], top=0))

@@ -136,6 +136,17 @@ def test_rows_for_people() -> None:
     prediction = Prediction(Path("a.png"), 9, 9, objects)
     assert prediction.table_rows() == [("3 x cat", "30.0% to 90.0%"), ("dog", "75.0%")]
     assert Prediction(Path("a.png"), 9, 9, []).table_rows() == [("nothing", "")]
+    for threshold, words in ((0.5, "nothing above 50 %"), (0.07, "nothing above 7 %"), (0.001, "nothing above 0.1 %")):
+        assert Prediction(Path("a.png"), 9, 9, [], threshold=threshold).table_rows() == [(words, "")]
+
+
+def test_a_single_path_is_one_picture(tmp_path: Path) -> None:
+    path = noise(tmp_path / "a.png", (40, 30))
+    detector = make("retinanet")
+    for given in (path, str(path)):
+        (prediction,) = detector.predict(given, threshold=1.0)
+        assert prediction.path == path
+        assert prediction.table_rows() == [("nothing above 100 %", "")]
 
 
 def metadata(kind: str, **changes: Any) -> dict[str, Any]:

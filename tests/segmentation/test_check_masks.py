@@ -114,8 +114,19 @@ def test_masks_of_black_and_white(folder):
         write_mask(mask, np.full((16, 24), 255 * (i % 2)))
     report = check_masks(folder)
     assert kinds(report) == ["classes"]
-    assert "only the label 0" in report.errors[0].message
+    assert "black-and-white masks; rewrite 255 as 1" in report.errors[0].message
     assert str(folder) in report.errors[0].message
+
+
+@pytest.mark.parametrize("num_black", [0, 1])
+def test_masks_with_colours_do_not_tell_the_classes(folder, num_black):
+    (folder / "classes.txt").unlink()
+    for i, mask in enumerate(sorted(folder.glob("annotations/*/*.png"))):
+        if i < num_black:
+            write_mask(mask, np.zeros((16, 24)))
+        else:
+            write_image(mask, seed=1)
+    assert kinds(check_masks(folder)) == ["not-a-mask"] * (6 - num_black)
 
 
 def test_a_faulty_class_file(folder):

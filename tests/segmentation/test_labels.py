@@ -85,7 +85,14 @@ def test_classes_are_numbered_after_the_labels_found():
 @pytest.mark.parametrize(
     ("found", "options", "words"),
     [
-        ({0, 255}, {}, "only the label 0 beside the ignored ones .255.*255 is not among them"),
+        ({0, 255}, {}, "look like black-and-white masks; rewrite 255 as 1: .*255 is not among them"),
+        ({0, 255}, {"ignore_labels": ()}, "rewrite 255 as 1: "),
+        ({0, 255}, {"reduce_zero_label": True}, "rewrite 255 as 1 and set reduce_zero_label to false"),
+        (
+            {0, 7, 255},
+            {"ignore_labels": (7, 255)},
+            "only the label 0 beside the ignored ones .7, 255.*change ignore_labels",
+        ),
         ({0, 1}, {"reduce_zero_label": True}, "only the label 1"),
         ({255}, {}, "no label"),
         ({-1, 0, 1}, {}, "label -1"),

@@ -107,10 +107,19 @@ def test_masks_of_black_and_white_are_told(tmp_path):
     write_folder(tmp_path)
     for mask in tmp_path.glob("annotations/*/*.png"):
         write_mask(mask, np.where(np.arange(24) < 12, 0, 255)[None].repeat(16, axis=0))
-    with pytest.raises(ValueError, match=f"{tmp_path}: the masks have only the label 0 beside"):
+    for options in ({}, {"ignore_labels": []}):
+        with pytest.raises(ValueError, match=f"{tmp_path}: the masks have the labels 0 and 255.*rewrite 255 as 1"):
+            MaskFolderData(tmp_path, **options, **PLAIN)
+
+
+def test_masks_with_colours_are_told_though_some_are_black(tmp_path):
+    write_folder(tmp_path)
+    first, *others = sorted(tmp_path.glob("annotations/*/*.png"))
+    write_mask(first, np.zeros((16, 24)))
+    for mask in others:
+        write_image(mask, seed=1)
+    with pytest.raises(ValueError, match=r"t1\.png: it has colours"):
         MaskFolderData(tmp_path, **PLAIN)
-    with pytest.raises(ValueError, match=f"{tmp_path}: the masks have labels up to 255, but there can be 255 classes"):
-        MaskFolderData(tmp_path, ignore_labels=[], **PLAIN)
 
 
 def test_labels_with_gaps_are_warned_of(tmp_path, caplog):

@@ -77,6 +77,13 @@ def test_labels_are_those_of_the_pixels(tmp_path: Path) -> None:
     assert said.pictures() == {}, "the picture was not kept"
 
 
+def test_a_single_path_is_one_picture(tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png", blocks(30, 47))
+    for given in (path, str(path)):
+        (said,) = segmenter().predict(given)
+        assert said.path == path
+
+
 def test_areas_as_json_and_table(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", blocks(40, 60))
     (said,) = segmenter().predict([path])

@@ -13,10 +13,12 @@ from scalablevit.training.run_folder import CSVMetrics, read_metrics
     ("options", "validated"),
     [
         ({"check_val_every_n_epoch": 2}, [1, 3]),
+        ({"check_val_every_n_epoch": 3}, [2, 3]),
+        ({"check_val_every_n_epoch": 9}, [3]),
         ({"check_val_every_n_epoch": None, "val_check_interval": 15}, [1, 2]),  # 11 batches an epoch
         ({}, [0, 1, 2, 3]),
     ],
-    ids=["every second epoch", "by steps", "every epoch"],
+    ids=["every second epoch", "every third epoch and the last", "the last alone", "by steps", "every epoch"],
 )
 def test_validation_metrics_stand_at_the_epochs_that_have_them(
     options: dict[str, int | None], validated: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -107,6 +107,13 @@ def test_not_a_checkpoint(content: bytes, name: str, tmp_path: Path) -> None:
     assert_refused(atto(), path, f"{name} (is truncated or not a checkpoint|holds a int|holds more than data)")
 
 
+def test_a_run_that_is_not_done(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(FileNotFoundError, match=f"when it is done: go on with scalablevit fit --resume {tmp_path};"):
+        scalablevit.load_weights(atto(), tmp_path)
+
+
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
 def test_empty_file(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
@@ -114,8 +121,13 @@ def test_empty_file(name: str, tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere.pth; give a .safetensors or .pth file, or a folder"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.pth: there is no such file or folder; give a .safe"):
         scalablevit.load_weights(atto(), tmp_path / "nowhere.pth")
+    (tmp_path / "nowhere2.pth").touch()
+    with pytest.raises(FileNotFoundError, match=r"no such file or folder \(did you mean .*nowhere2.pth\?\); give"):
+        scalablevit.load_weights(atto(), tmp_path / "nowhere.pth")
+    with pytest.raises(FileNotFoundError, match=r"no such file or folder; give"):
+        scalablevit.load_weights(atto(), tmp_path / "no_folder" / "nowhere.pth")
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
         scalablevit.load_weights(atto(), tmp_path)
 

@@ -123,6 +123,34 @@ def test_channels_of_another_number_are_refused() -> None:
         scalablevit.load_weights(model, source.state_dict())
 
 
+@pytest.mark.parametrize("wrapper", ["", "network."])
+def test_the_report_says_why_the_backbone_alone_was_taken(wrapper: str) -> None:
+    source = build("mask_rcnn", seed=1, fpn_channels=64, mask_channels=64, mask_convs=2)
+    model = build("mask_rcnn", num_classes=5)
+    report = scalablevit.load_weights(model, {wrapper + key: value for key, value in source.state_dict().items()})
+    assert report.warning == (
+        "only the backbone was taken: backbone.fpn.inner_blocks.0.0.weight is (64, 16, 1, 1) there and "
+        "(256, 16, 1, 1) here, and there is no roi_heads.mask_head.2.0.weight there; give the same model.detector and "
+        "model.detector_options as that run's recipe.yaml to take all of it"
+    )
+    assert f"\n  warning  {report.warning}\n" in str(report)
+    assert torch.equal(
+        model.backbone.body.stages[0].patch_embed.proj.weight, source.backbone.body.stages[0].patch_embed.proj.weight
+    )
+
+
+def test_the_report_says_that_the_checkpoint_is_of_another_kind() -> None:
+    report = scalablevit.load_weights(build("mask_rcnn"), build("retinanet", seed=1).state_dict())
+    assert "taken: there is no rpn and no roi_heads there; give the same model.detector and" in report.warning
+    report = scalablevit.load_weights(build("semantic_fpn"), build("upernet", seed=1).state_dict())
+    assert "there is no decoder." in report.warning
+    assert "give the same model.segmenter and model.segmenter_options as" in report.warning
+    for theirs in (timm.create_model(NAME), build("upernet")):
+        report = scalablevit.load_weights(build("mask_rcnn"), theirs.state_dict())
+        assert not report.warning
+        assert "warning" not in str(report)
+
+
 def test_a_part_that_is_for_training_alone_is_ignored() -> None:
     source, model = build("upernet", seed=1), build("upernet", auxiliary_channels=0)
     report = scalablevit.load_weights(model, {f"network.{key}": v for key, v in source.state_dict().items()})

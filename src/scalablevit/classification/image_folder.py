@@ -246,7 +246,10 @@ def _training_problems(scan: FolderScan) -> list[Problem]:
     if not scan.train:
         direct = _pictures_directly_in(folder)
         held = f"{len(direct)} pictures lie directly in it, " if direct else "it has no folders in it, "
-        message = f"{folder}: {held}but each class needs a folder of its own; arrange them as {folder}/CLASS/*.jpg"
+        message = (
+            f"{folder}: {held}but each class needs a folder of its own; arrange them as {folder}/CLASS/*.jpg (to find "
+            "objects, add annotations as COCO JSON; to label pixels, make the folders images/ and masks/)"
+        )
         return [Problem("error", "no-classes", str(folder), message)]
     if len(scan.train) == 1:
         (only,) = scan.train

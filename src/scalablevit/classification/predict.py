@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scalablevit.classification.preprocessing import Preprocessing
 from scalablevit.device import choose_device
-from scalablevit.images import ImageError, read_image
+from scalablevit.images import ImageError, as_paths, read_image
 from scalablevit.weights import WeightsError, load_model, metadata_for
 
 
@@ -116,7 +116,7 @@ class Classifier:
 
     def predict(
         self,
-        paths: Iterable[str | os.PathLike[str]],
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         *,
         top: int = 5,
         batch_size: int = 16,
@@ -125,7 +125,7 @@ class Classifier:
         """Classify files, in order, a batch at a time.
 
         Args:
-            paths: picture files.
+            paths: picture files, or a single one.
             top: how many classes to name; no more than there are.
             batch_size: pictures at a time.
             keep_images: hand the pictures out as well.
@@ -140,8 +140,8 @@ class Classifier:
             name, value = ("top", top) if top < 1 else ("batch_size", batch_size)
             raise ValueError(f"{name} must be at least 1, got {value}")
         top = min(top, len(self.class_names))
-        todo = iter(paths)
-        while batch := [Path(path) for path in islice(todo, batch_size)]:
+        todo = as_paths(paths)
+        while batch := list(islice(todo, batch_size)):
             images: dict[Path, Image.Image] = {}
             errors: dict[Path, str] = {}
             for path in batch:

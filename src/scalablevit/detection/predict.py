@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from scalablevit.detection.models import build_detector, paste_mask
 from scalablevit.detection.transforms import Preprocessing, as_input
 from scalablevit.device import choose_device
-from scalablevit.images import ImageError, read_image
+from scalablevit.images import ImageError, as_paths, read_image
 from scalablevit.weights import WeightsError, load_network, metadata_for
 
 
@@ -58,6 +58,7 @@ class Prediction:
         detections: the surest first.
         error: why the file could not be read, or None.
         image: the picture, where it was asked for.
+        threshold: which the detections score above; None: not known.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Prediction:
     detections: list[Detection]
     error: str | None = None
     image: Image.Image | None = None
+    threshold: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -88,7 +90,8 @@ class Prediction:
             what = name if len(values) == 1 else f"{len(values)} x {name}"
             low, high = f"{min(values):.1%}", f"{max(values):.1%}"
             rows.append((what, high if low == high else f"{low} to {high}"))
-        return rows or [("nothing", "")]
+        nothing = "nothing" if self.threshold is None else f"nothing above {100 * self.threshold:g} %"
+        return rows or [(nothing, "")]
 
     def pictures(self) -> dict[str, Image.Image]:
         """{"": the picture with boxes, names, scores and masks}; nothing where the picture was not kept."""
@@ -195,7 +198,7 @@ class Detector:
 
     def predict(
         self,
-        paths: Iterable[str | os.PathLike[str]],
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         *,
         batch_size: int = 1,
         threshold: float = 0.5,
@@ -206,7 +209,7 @@ class Detector:
         """Find objects in files, in order, a batch at a time.
 
         Args:
-            paths: picture files.
+            paths: picture files, or a single one.
             batch_size: pictures at a time.
             threshold, min_size, max_size: see `detect`.
             keep_images: hand the pictures out as well.
@@ -219,8 +222,8 @@ class Detector:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        todo = iter(paths)
-        while batch := [Path(path) for path in islice(todo, batch_size)]:
+        todo = as_paths(paths)
+        while batch := list(islice(todo, batch_size)):
             images: dict[Path, Image.Image] = {}
             errors: dict[Path, str] = {}
             for path in batch:
@@ -232,11 +235,11 @@ class Detector:
             found = dict(zip(images, detections, strict=True))
             for path in batch:
                 if path in errors:
-                    yield Prediction(path, 0, 0, [], error=errors[path])
+                    yield Prediction(path, 0, 0, [], error=errors[path], threshold=threshold)
                     continue
                 image = images[path]
                 kept = image if keep_images else None
-                yield Prediction(path, image.width, image.height, found[path], image=kept)
+                yield Prediction(path, image.width, image.height, found[path], image=kept, threshold=threshold)
 
     @torch.inference_mode()
     def detect(

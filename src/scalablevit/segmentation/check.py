@@ -128,9 +128,13 @@ def check_masks(
         try:
             names = _class_names(scan, labels, class_names_file, reduce_zero_label, ignore_labels)
         except ValueError as error:
-            path = str(class_names_file or find_class_file(scan.root) or scan.root)
+            class_file = class_names_file or find_class_file(scan.root)
+            path = str(class_file or scan.root)
             message = str(error) if str(error).startswith(path) else f"{scan.root}: {error}"
-            problems.append(Problem("error", "classes", path, message))
+            # Among masks with colours, those of one gray (empty ones, say) do not tell the classes.
+            unknown = class_file is None and len(labels) < 2 and any(p.kind == "not-a-mask" for p in problems)
+            if not unknown:
+                problems.append(Problem("error", "classes", path, message))
     counted = _Counted({}, (0, 0), [])
     if names:
         label_map = LabelMap(len(names), reduce_zero_label, tuple(ignore_labels))

@@ -381,7 +381,7 @@ def _find_labels(root: Path, pairs: Sequence[Pair]) -> set[int]:
     """Every label of the masks that can be read.
 
     Raises:
-        ImageError: none of them can.
+        ImageError: none of them can, or those that can have one label and others have colours.
     """
 
     def labels_of(pair: Pair) -> set[int] | ImageError:
@@ -393,10 +393,14 @@ def _find_labels(root: Path, pairs: Sequence[Pair]) -> set[int]:
     # Pillow decodes without Python's lock.
     with ThreadPoolExecutor(available_cores()) as pool:
         results = list(pool.map(labels_of, pairs))
-    found = [result for result in results if isinstance(result, set)]
-    if not found:
-        raise next(result for result in results if isinstance(result, ImageError))
-    return set().union(*found)
+    found: set[int] = set().union(*(result for result in results if isinstance(result, set)))
+    errors = [result for result in results if isinstance(result, ImageError)]
+    coloured = [error for error in errors if error.kind == "not-a-mask"]
+    if len(errors) == len(results):
+        raise errors[0]
+    if len(found) < 2 and coloured:  # masks of one gray (empty ones, say) do not tell the classes
+        raise coloured[0]
+    return found
 
 
 def _probe(dataset: MaskDataset, part: Literal["training", "validation"]) -> Palette | None:

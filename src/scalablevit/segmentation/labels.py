@@ -154,8 +154,14 @@ def names_of_labels(
         ignore_labels: see `LabelMap`.
 
     Raises:
-        ValueError: a label is negative or too high, or fewer than two classes are left.
+        ValueError: a label is negative or too high, fewer than two classes are left, or the masks are black and white.
     """
+    if set(found) == {0, IGNORED}:
+        more = " and set reduce_zero_label to false" if reduce_zero_label else ""
+        raise ValueError(
+            "the masks have the labels 0 and 255 only, so these look like black-and-white masks; rewrite 255 as 1"
+            f"{more}: classes are 0, 1, 2, ..., and 255 is not among them"
+        )
     ignored = {*ignore_labels, *([0] if reduce_zero_label else [])}
     classes = sorted(set(found) - ignored)
     if classes and classes[0] < 0:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from scalablevit.device import choose_device
-from scalablevit.images import ImageError, read_image
+from scalablevit.images import ImageError, as_paths, read_image
 from scalablevit.segmentation.evaluate import MOST_SCORES, label_map, needs_bands, shown_pixels
 from scalablevit.segmentation.inference import DEFAULT_TILE, InferenceSettings, class_pixels, segment_large
 from scalablevit.segmentation.models import build_segmenter
@@ -138,7 +138,7 @@ class Segmenter:
 
     def predict(
         self,
-        paths: Iterable[str | os.PathLike[str]],
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         *,
         batch_size: int = 1,
         keep_images: bool = False,
@@ -153,7 +153,7 @@ class Segmenter:
         would take too much memory. Labels are those of the picture's own pixels either way.
 
         Args:
-            paths: picture files.
+            paths: picture files, or a single one.
             batch_size: tiles at a time; pictures differ in size and go through one by one.
             keep_images: hand the pictures out as well.
             tile: side of the tiles in pixels, at least 32; every picture larger than one is tiled then. None: only
@@ -180,11 +180,11 @@ class Segmenter:
             short_side = 0  # whoever asks for tiles wants what is small to be seen
         if short_side is not None:
             settings = replace(settings, short_side=short_side or None, long_side=None)
-        return self._predict(paths, settings, batch_size=batch_size, keep_images=keep_images, tile=tile)
+        return self._predict(as_paths(paths), settings, batch_size=batch_size, keep_images=keep_images, tile=tile)
 
     def _predict(
         self,
-        paths: Iterable[str | os.PathLike[str]],
+        paths: Iterable[Path],
         settings: InferenceSettings,
         *,
         batch_size: int,
@@ -192,7 +192,7 @@ class Segmenter:
         tile: int | None,
     ) -> Iterator[Prediction]:
         named: dict[str, Any] = {"class_names": self.class_names, "palette": self.palette}
-        for path in map(Path, paths):
+        for path in paths:
             try:
                 with warnings.catch_warnings():
                     # Pillow warns of pictures that are large, which are what the tiles are for.

@@ -345,9 +345,11 @@ class TrainingModule(LightningModule):
         self.train_loss.reset()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Have the last of `max_steps` validated too, wherever it falls."""
+        """Have the last of `max_steps` validated too, wherever it falls, and the last epoch."""
         if max_steps_reached(self.trainer):
             self.trainer.should_stop = True  # before it stops, Lightning validates
+        if self.trainer.check_val_every_n_epoch is not None and self.current_epoch + 1 == self.trainer.max_epochs:
+            self.trainer.check_val_every_n_epoch = 1  # else what was learned since the last validation would be lost
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss, over all ranks and over an interruption, and where the schedule is."""
