@@ -9,7 +9,6 @@ from torch import nn
 
 from scalablevit.layers.iwsa import InteractiveWindowSelfAttention
 from scalablevit.layers.ssa import ScalableSelfAttention
-from scalablevit.ops import reduced_attention, window_attention
 from scalablevit.ops.choice import Choice, Implementation, check_implementation
 
 
@@ -57,28 +56,8 @@ def attention_paths(model: nn.Module, *, device: torch.device, dtype: torch.dtyp
     """
     found: dict[tuple[str, Choice], int] = {}
     for attention in _attentions(model):
-        if isinstance(attention, InteractiveWindowSelfAttention):
-            name, choice = (
-                "IWSA",
-                window_attention.why(
-                    head_width=attention.proj.in_features // attention.num_heads,
-                    window_size=attention.window_size,
-                    device=device,
-                    dtype=dtype,
-                    implementation=attention.implementation,
-                ),
-            )
-        else:
-            name, choice = (
-                "SSA",
-                reduced_attention.why(
-                    key_width=attention.key_dim // attention.num_heads,
-                    value_width=attention.value_dim // attention.num_heads,
-                    device=device,
-                    dtype=dtype,
-                    implementation=attention.implementation,
-                ),
-            )
+        name = "IWSA" if isinstance(attention, InteractiveWindowSelfAttention) else "SSA"
+        choice = attention.choice(device, dtype)
         found[name, choice] = found.get((name, choice), 0) + 1
     return [AttentionPath(name, blocks, choice) for (name, choice), blocks in found.items()]
 

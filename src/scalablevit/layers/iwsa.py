@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from scalablevit.ops.choice import Implementation, check_implementation, warn_if_ignored
+from scalablevit.ops.choice import Choice, Implementation, check_implementation, warn_if_ignored
 from scalablevit.ops.window_attention import fused, why, window_attention
 from scalablevit.ops.windows import as_window, crop_to, pad_to_multiple
 
@@ -62,19 +62,23 @@ class InteractiveWindowSelfAttention(nn.Module):
         """Change the windows, in tokens; no weight depends on them."""
         self.window_size = as_window(window_size)
 
+    def choice(self, device: torch.device, dtype: torch.dtype, dropout: float = 0.0) -> Choice:
+        """How its attention computes on queries, keys and values of a device and dtype, and why."""
+        return why(
+            head_width=self.proj.in_features // self.num_heads,  # not of an input: no number while torch.jit traces
+            window_size=self.window_size,
+            device=device,
+            dtype=dtype,
+            dropout=dropout,
+            implementation=self.implementation,
+        )
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), for any H and W of at least 1."""
         _, H, W, _ = x.shape
         weight, bias = (None, None) if self.lim is None else (self.lim.weight, self.lim.bias)
         dropout = self.attn_drop if self.training else 0.0
-        choice = why(
-            head_width=self.proj.in_features // self.num_heads,  # not of x: no number while torch.jit traces
-            window_size=self.window_size,
-            device=x.device,
-            dtype=_dtype_of_products(x),
-            dropout=dropout,
-            implementation=self.implementation,
-        )
+        choice = self.choice(x.device, _dtype_of_products(x), dropout)
         if choice.implementation == "torch":
             warn_if_ignored(self.implementation, choice, x.device)
             # Zeros are padded before qkv: one copy of x costs a third of one of qkv.

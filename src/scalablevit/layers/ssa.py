@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scalablevit.ops.choice import Implementation, check_implementation
+from scalablevit.ops.choice import Choice, Implementation, check_implementation
 from scalablevit.ops.layout import channels_first, channels_last
-from scalablevit.ops.reduced_attention import reduced_attention
+from scalablevit.ops.reduced_attention import reduced_attention, why
 from scalablevit.ops.windows import pad_to_least
 
 
@@ -81,6 +82,17 @@ class ScalableSelfAttention(nn.Module):
             self.v = nn.Linear(source, self.value_dim, bias=qkv_bias)
         self.proj = nn.Linear(self.value_dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
+
+    def choice(self, device: torch.device, dtype: torch.dtype, dropout: float = 0.0) -> Choice:
+        """How its attention computes on queries, keys and values of a device and dtype, and why."""
+        return why(
+            key_width=self.key_dim // self.num_heads,
+            value_width=self.value_dim // self.num_heads,
+            device=device,
+            dtype=dtype,
+            dropout=dropout,
+            implementation=self.implementation,
+        )
 
     def reduced(self, x: Tensor) -> Tensor:
         """The shared trunk of keys and values: (B, H, W, C) -> (B, H // R, W // R, C'), at least one token."""
