@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scalablevit.datasets.digit_scenes import DIGIT_NAMES, Scene, digit_scene
+from scalablevit.data.builtin.digit_scenes import DIGIT_NAMES, Scene, digit_scene
 from scalablevit.detection.pictures import annotate
 from scalablevit.detection.predict import Detection, encode_mask
-from scalablevit.drawing import class_colours
+from scalablevit.visualization.palette import class_colours
 
 INDICES = (4, 9, 2, 16)  # the first has a crowd
 SIDE, GAP = 300, 12

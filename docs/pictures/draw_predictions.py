@@ -12,12 +12,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from scalablevit.data.images import read_image
 from scalablevit.detection import Detector
 from scalablevit.detection.pictures import annotate
-from scalablevit.drawing import load_font
-from scalablevit.images import read_image
 from scalablevit.segmentation import Segmenter
 from scalablevit.segmentation.pictures import draw_labels
+from scalablevit.visualization.fonts import load_font
 from scalablevit.weights import trained_task
 
 SCALE, GAP, TEXT = 2, 12, 15

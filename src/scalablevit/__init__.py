@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         scalablevit_small,
         scalablevit_tiny,
     )
-    from scalablevit.inference import optimize
+    from scalablevit.deploy.optimize import optimize
     from scalablevit.layers import set_attention
     from scalablevit.weights import LoadReport, WeightsError, load_model, load_weights, save_model, save_weights
 

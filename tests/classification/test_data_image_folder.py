@@ -19,8 +19,8 @@ from scalablevit.classification.data import (
     why_unreadable,
 )
 from scalablevit.classification.preprocessing import Augmentation
-from scalablevit.train_val import split_by_hash
-from scalablevit.training.unreadable import UnreadableFiles
+from scalablevit.data.split import split_by_hash
+from scalablevit.data.unreadable import UnreadableFiles
 
 PLAIN = {"image_size": 16, "batch_size": 4, "num_workers": 0, "augmentation": None, "crop_ratio": 1.0}
 

@@ -11,7 +11,7 @@ from scalablevit.classification import Preprocessing
 from scalablevit.classification.data import ImageFolderDataset
 from scalablevit.classification.evaluate import Evaluation, evaluate
 from scalablevit.classification.pictures import annotate, draw_confusion, draw_predictions
-from scalablevit.images import read_image
+from scalablevit.data.images import read_image
 
 NAMES = ["$\\frac{$", "grün", "a" * 60]
 PREPROCESSING = Preprocessing((4, 4), 1.0, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -14,7 +14,7 @@ import yaml
 from tiny_runs import CLASSES, SMALL, Outcome, assert_same_result, fit, scalablevit, stop_at_batch, weights_of, words_of
 
 from scalablevit.classification import ClassificationTask, Classifier
-from scalablevit.images import read_image
+from scalablevit.data.images import read_image
 from scalablevit.weights import read_metadata
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tiny_runs import CLASSES, scalablevit
 
-from scalablevit.images import read_image
+from scalablevit.data.images import read_image
 
 
 def test_files_folders_and_globs(pictures: Path, run: Path) -> None:

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from scalablevit.cli import main
+from scalablevit.data.images import read_image
 from scalablevit.detection import Preprocessing
 from scalablevit.detection.models import build_detector
 from scalablevit.detection.predict import Detector, decode_mask
-from scalablevit.images import read_image
 from scalablevit.weights import save_network
 
 MODEL = {

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from scalablevit.datasets.digit_scenes import write_coco
+from scalablevit.data.builtin.digit_scenes import write_coco
 from scalablevit.detection.data import CocoData, DetectionBatch
 from scalablevit.detection.transforms import Augmentation, as_input
 
@@ -369,7 +369,7 @@ def test_builtin_scenes(tmp_path):
 
 
 def test_builtin_scenes_are_written_where_nothing_is(tmp_path, monkeypatch):
-    from scalablevit.datasets import digit_scenes
+    from scalablevit.data.builtin import digit_scenes
 
     def write_few(root: Path) -> None:
         write_coco(root, num_train=4, num_val=2)

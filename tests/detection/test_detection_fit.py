@@ -22,10 +22,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from scalablevit.cli import main
-from scalablevit.datasets.digit_scenes import write_coco
+from scalablevit.data.builtin.digit_scenes import write_coco
+from scalablevit.data.images import read_image
 from scalablevit.detection import DetectionTask, Detector
-from scalablevit.images import read_image
-from scalablevit.training.run_folder import read_metrics
+from scalablevit.visualization.metrics_file import read_metrics
 from scalablevit.weights import read_metadata
 
 SCRIPT = str(Path(sys.executable).with_name("scalablevit"))

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scalablevit.data.images import read_image
 from scalablevit.detection.data import CocoData
 from scalablevit.detection.pictures import annotate, draw_sheet
 from scalablevit.detection.predict import Detection, encode_mask
-from scalablevit.drawing import class_colours
-from scalablevit.images import read_image
+from scalablevit.visualization.palette import class_colours
 
 COLOURS = class_colours(8)
 

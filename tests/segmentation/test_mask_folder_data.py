@@ -11,10 +11,10 @@ from mask_folders import write_folder, write_image, write_mask, write_turned
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from scalablevit.drawing import class_colours
+from scalablevit.data.unreadable import UnreadableFiles
 from scalablevit.segmentation.data import MaskFolderData, SegmentationBatch, SegmentationSample, collate
 from scalablevit.segmentation.transforms import Augmentation
-from scalablevit.training.unreadable import UnreadableFiles
+from scalablevit.visualization.palette import class_colours
 
 PLAIN = {
     "crop_size": [16, 24],
@@ -366,7 +366,7 @@ def test_summary(tmp_path):
 
 
 def test_builtin_scenes_are_written_where_there_is_nothing(tmp_path, monkeypatch):
-    from scalablevit.datasets import digit_scenes
+    from scalablevit.data.builtin import digit_scenes
 
     written = []
     whole = digit_scenes.write_ade20k

@@ -20,7 +20,7 @@ from PIL import Image
 
 from scalablevit.cli import main
 from scalablevit.segmentation import SegmentationTask, Segmenter
-from scalablevit.training.run_folder import read_metrics
+from scalablevit.visualization.metrics_file import read_metrics
 
 CLASSES = ("ground", "red thing", "grün", "never there")
 COLOURS = ((90, 90, 90), (220, 40, 40), (40, 200, 60))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scalablevit.drawing import class_colours
 from scalablevit.segmentation import pictures
 from scalablevit.segmentation.pictures import draw_labels, draw_overlay, draw_predictions
+from scalablevit.visualization.palette import class_colours
 
 NAMES = ["water", "grün", "a name that is far too long for any legend of a picture"]
 PALETTE = class_colours(3)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.cli import main
-from scalablevit.drawing import class_colours
-from scalablevit.images import read_image
+from scalablevit.data.images import read_image
 from scalablevit.segmentation import InferenceSettings, Preprocessing, Segmenter, predict
 from scalablevit.segmentation import evaluate as evaluation
 from scalablevit.segmentation.inference import segment
 from scalablevit.segmentation.models import build_segmenter
+from scalablevit.visualization.palette import class_colours
 from scalablevit.weights import WeightsError, save_model, save_network
 
 NAMES = ["night", "grün", "day"]

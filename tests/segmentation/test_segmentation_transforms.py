@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from scalablevit.drawing import class_colours
 from scalablevit.segmentation.transforms import (
     Augmentation,
     PhotometricDistortion,
@@ -17,6 +16,7 @@ from scalablevit.segmentation.transforms import (
     ScaledCrop,
     resized_size,
 )
+from scalablevit.visualization.palette import class_colours
 
 PLAIN = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3, short_side=None, long_side=None)
 GEOMETRY = Augmentation(photometric_prob=0.0)

@@ -6,7 +6,8 @@ import pytest
 from toy_run import ToyData, ToyTask, make_trainer
 
 from scalablevit.training.progress import EpochLines
-from scalablevit.training.run_folder import CSVMetrics, read_metrics
+from scalablevit.training.run_folder import CSVMetrics
+from scalablevit.visualization.metrics_file import read_metrics
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from toy_run import ToyData, ToyTask, make_trainer
 
-from scalablevit.training.curves import plot_curves
-from scalablevit.training.run_folder import CSVMetrics, RunFolder, claim, git_state, read_metrics
+from scalablevit.training.run_folder import CSVMetrics, RunFolder, claim, git_state
+from scalablevit.visualization.curves import plot_curves
+from scalablevit.visualization.metrics_file import read_metrics
 
 
 def test_a_folder_is_claimed_once(tmp_path: Path) -> None:

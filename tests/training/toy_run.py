@@ -16,8 +16,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from scalablevit.data.loaders import eval_loader, train_loader
 from scalablevit.training.checkpoint_io import SafeCheckpointIO
-from scalablevit.training.loaders import eval_loader, train_loader
 from scalablevit.training.module import OptimizerSettings, ScheduleSettings, TrainingModule
 from scalablevit.training.stopping import StopOnSignal, TrainingStopped, leave
 

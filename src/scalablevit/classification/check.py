@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from scalablevit.classification.image_folder import FolderScan, scan_folder
-from scalablevit.data_check import (
+from scalablevit.data.check import (
     DataReport,
     PictureFile,
     Problem,
@@ -18,7 +18,7 @@ from scalablevit.data_check import (
     repeated_pictures,
     size_range,
 )
-from scalablevit.images import ImageError, has_image_suffix
+from scalablevit.data.images import ImageError, has_image_suffix
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from scalablevit.abridged import abridged
 from scalablevit.classification.image_folder import ClassFiles, read_class_names, scan_folder
 from scalablevit.classification.preprocessing import Augmentation, Preprocessing, Transform
-from scalablevit.datasets.builtin import write_builtin
-from scalablevit.images import ImageError, read_image
-from scalablevit.input_settings import height_and_width, per_channel
+from scalablevit.data.builtin import write_builtin
+from scalablevit.data.images import ImageError, read_image
+from scalablevit.data.input_settings import height_and_width, per_channel
 from scalablevit.training.data_module import TaskData
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalablevit.classification.data import ImageFolderDataset, collate
-from scalablevit.training.loaders import eval_loader
+from scalablevit.data.loaders import eval_loader
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scalablevit.abridged import abridged
-from scalablevit.data_check import Problem, raise_for_errors
-from scalablevit.images import has_image_suffix, walk_images
-from scalablevit.train_val import TRAIN_NAMES, VAL_NAMES, check_val_fraction, split_by_hash, why_no_folder
+from scalablevit.data.check import Problem, raise_for_errors
+from scalablevit.data.images import has_image_suffix, walk_images
+from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, check_val_fraction, split_by_hash, why_no_folder
 
 _NOT_CLASSES = ("__MACOSX",)
 

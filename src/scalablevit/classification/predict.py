@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from scalablevit.classification.preprocessing import Preprocessing
+from scalablevit.data.images import ImageError, as_paths, read_image
 from scalablevit.device import choose_device
-from scalablevit.images import ImageError, as_paths, read_image
 from scalablevit.weights import WeightsError, load_model, metadata_for
 
 

@@ -12,7 +12,7 @@ from timm.data.auto_augment import posterize as timm_posterize
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from scalablevit.input_settings import InputSettings, check_mean_std
+from scalablevit.data.input_settings import InputSettings, check_mean_std
 
 Transform = Callable[[Image.Image], Tensor]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from scalablevit.data_check import (
+from scalablevit.data.check import (
     DataReport,
     Look,
     PictureFile,
@@ -18,12 +18,12 @@ from scalablevit.data_check import (
     repeated_pictures,
     size_range,
 )
+from scalablevit.data.images import ImageError, has_image_suffix
 from scalablevit.detection.coco_file import CocoError
 from scalablevit.detection.coco_folder import CocoPart, find_parts
 from scalablevit.detection.coco_json import CocoAnnotations
 from scalablevit.detection.coco_split import CocoSplit, read_split
 from scalablevit.detection.orientation import AnnotationFrame, applied_orientation
-from scalablevit.images import ImageError, has_image_suffix
 
 
 @dataclass(frozen=True)

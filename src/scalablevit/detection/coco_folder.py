@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, why_no_folder
 from scalablevit.detection.coco_file import CocoError
-from scalablevit.train_val import TRAIN_NAMES, VAL_NAMES, why_no_folder
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from scalablevit.abridged import abridged
-from scalablevit.data_check import Problem
+from scalablevit.data.check import Problem
 from scalablevit.detection.coco_file import (
     CocoError,
     append_numbers,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from scalablevit.data.split import check_val_fraction, split_by_hash
 from scalablevit.detection.coco_file import CocoError
 from scalablevit.detection.coco_folder import CocoPart
 from scalablevit.detection.coco_json import CocoAnnotations
 from scalablevit.detection.orientation import AnnotationFrame
-from scalablevit.train_val import check_val_fraction, split_by_hash
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from scalablevit.abridged import abridged
-from scalablevit.datasets.builtin import write_builtin
+from scalablevit.data.builtin import write_builtin
+from scalablevit.data.images import ImageError, UprightImage, read_upright
 from scalablevit.detection.coco_folder import find_parts
 from scalablevit.detection.coco_json import CocoAnnotations
 from scalablevit.detection.coco_split import read_split
 from scalablevit.detection.orientation import AnnotationFrame, applied_orientation, orient_boxes, orient_mask
 from scalablevit.detection.transforms import Augmentation, Preprocessing, TrainTransform, as_input
-from scalablevit.images import ImageError, UprightImage, read_upright
 from scalablevit.training.data_module import TaskData
 
 _log = logging.getLogger(__name__)

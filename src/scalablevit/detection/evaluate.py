@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from scalablevit.data.loaders import eval_loader
 from scalablevit.detection.coco_json import CocoAnnotations
 from scalablevit.detection.data import DetectionBatch, collate
 from scalablevit.detection.orientation import orient_boxes, orient_mask
 from scalablevit.detection.predict import Detection, decode_mask, detections_of, encode_mask
 from scalablevit.detection.transforms import as_input
-from scalablevit.training.loaders import eval_loader
 
 _AREAS = ("all", "small", "medium", "large")
 _MAX_DETECTIONS = 100

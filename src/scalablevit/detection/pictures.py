@@ -11,13 +11,14 @@ from PIL import Image, ImageDraw, ImageFont
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms.v2 import functional as F
 
+from scalablevit.data.loaders import eval_loader
 from scalablevit.detection.coco_json import CocoAnnotations
 from scalablevit.detection.data import collate
 from scalablevit.detection.orientation import orient_boxes, orient_mask
 from scalablevit.detection.predict import Detection, Detector, decode_mask, encode_mask
-from scalablevit.drawing import class_colours, load_font
 from scalablevit.safe_write import write_atomically
-from scalablevit.training.loaders import eval_loader
+from scalablevit.visualization.fonts import load_font
+from scalablevit.visualization.palette import class_colours
 
 _SMALLEST_SIDE = 512
 _MASK_OPACITY = 100  # of 255

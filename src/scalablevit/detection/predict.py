@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
+from scalablevit.data.images import ImageError, as_paths, read_image
 from scalablevit.detection.models import build_detector, paste_mask
 from scalablevit.detection.transforms import Preprocessing, as_input
 from scalablevit.device import choose_device
-from scalablevit.images import ImageError, as_paths, read_image
 from scalablevit.weights import WeightsError, load_network, metadata_for
 
 

@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from scalablevit.input_settings import InputSettings, check_mean_std
+from scalablevit.data.input_settings import InputSettings, check_mean_std
 
 _SLIVER = 1.0  # pixels of the picture that has to be left of a box whose object was cut
 _THINNEST = 1e-3  # pixels of the resized picture; losses take the logarithm of widths

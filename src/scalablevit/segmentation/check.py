@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from scalablevit.abridged import abridged
-from scalablevit.data_check import (
+from scalablevit.data.check import (
     DataReport,
     PictureFile,
     Problem,
@@ -18,7 +18,7 @@ from scalablevit.data_check import (
     repeated_pictures,
     size_range,
 )
-from scalablevit.images import ImageError
+from scalablevit.data.images import ImageError
 from scalablevit.segmentation.labels import (
     IGNORED,
     OUTSIDE_REMEDY,

@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from scalablevit.abridged import abridged
-from scalablevit.datasets.builtin import write_builtin
-from scalablevit.drawing import class_colours
-from scalablevit.images import ImageError, read_upright_mask
-from scalablevit.input_settings import height_and_width, per_channel
+from scalablevit.data.builtin import write_builtin
+from scalablevit.data.images import ImageError, read_upright_mask
+from scalablevit.data.input_settings import height_and_width, per_channel
 from scalablevit.segmentation.labels import (
     IGNORED,
     OUTSIDE_REMEDY,
@@ -30,6 +29,7 @@ from scalablevit.segmentation.labels import (
 from scalablevit.segmentation.pairs import MaskFrame, Pair, PairError, ReadPair, read_pair, scan_pairs
 from scalablevit.segmentation.transforms import Augmentation, ImageTransform, PairTransform, Preprocessing
 from scalablevit.training.data_module import TaskData, available_cores
+from scalablevit.visualization.palette import class_colours
 
 _log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchmetrics import Metric
 
+from scalablevit.data.loaders import eval_loader
 from scalablevit.segmentation.data import SegmentationBatch, collate
 from scalablevit.segmentation.inference import InferenceSettings, segment
-from scalablevit.training.loaders import eval_loader
 
 MOST_SCORES = 2**27
 """Class probabilities, K H W, that are worked on at once: half a gigabyte, a few times over."""

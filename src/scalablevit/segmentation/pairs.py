@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from scalablevit.abridged import abridged
-from scalablevit.data_check import Problem, raise_for_errors
-from scalablevit.images import read_upright, read_upright_mask, turn_upright, walk_images
-from scalablevit.train_val import TRAIN_NAMES, VAL_NAMES, check_val_fraction, split_by_hash, why_no_folder
+from scalablevit.data.check import Problem, raise_for_errors
+from scalablevit.data.images import read_upright, read_upright_mask, turn_upright, walk_images
+from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, check_val_fraction, split_by_hash, why_no_folder
 
 IMAGE_NAMES = ("images", "image", "imgs", "img", "jpegimages", "pictures")
 MASK_NAMES = (
@@ -132,7 +132,7 @@ def read_pair(image_path: str | Path, mask_path: str | Path, *, mask_frame: Mask
 
     Args:
         image_path: file of any format that Pillow reads.
-        mask_path: see `scalablevit.images.read_mask`.
+        mask_path: see `scalablevit.data.images.read_mask`.
         mask_frame: "auto" goes by the size, as above; "stored" always turns the mask as the image is, "upright" never.
 
     Raises:

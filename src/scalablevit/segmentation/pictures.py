@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image, ImageDraw
 
-from scalablevit.drawing import load_font
 from scalablevit.safe_write import write_atomically
 from scalablevit.segmentation.inference import class_pixels
+from scalablevit.visualization.fonts import load_font
 
 Colours = Sequence[tuple[int, int, int]]
 

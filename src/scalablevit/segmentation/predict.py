@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from scalablevit.data.images import ImageError, as_paths, read_image
 from scalablevit.device import choose_device
-from scalablevit.images import ImageError, as_paths, read_image
 from scalablevit.segmentation.evaluate import MOST_SCORES, label_map, needs_bands, shown_pixels
 from scalablevit.segmentation.inference import DEFAULT_TILE, InferenceSettings, class_pixels, segment_large
 from scalablevit.segmentation.models import build_segmenter

@@ -13,9 +13,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from scalablevit.drawing import class_colours
-from scalablevit.input_settings import InputSettings, check_mean_std
+from scalablevit.data.input_settings import InputSettings, check_mean_std
 from scalablevit.segmentation.labels import IGNORED
+from scalablevit.visualization.palette import class_colours
 
 ImageTransform = Callable[[Image.Image], Tensor]
 """RGB picture -> (C, H, W) float32."""

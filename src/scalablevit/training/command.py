@@ -26,13 +26,13 @@ from rich.console import Console
 
 from scalablevit.safe_write import write_atomically
 from scalablevit.training.checkpoint_io import SafeCheckpointIO
-from scalablevit.training.curves import plot_curves
 from scalablevit.training.invocation import invocation
 from scalablevit.training.module import TrainingModule
 from scalablevit.training.progress import EpochLines, ProgressLine
 from scalablevit.training.recipe_errors import RecipeError, lacking, origin_of, read_recipe, readable
 from scalablevit.training.run_folder import CSVMetrics, RunFolder, claim
 from scalablevit.training.stopping import StopOnSignal
+from scalablevit.visualization.curves import plot_curves
 
 log = logging.getLogger(__name__)
 _REMOVED_OPTIONS = (

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from scalablevit.training.loaders import eval_loader, train_loader
+from scalablevit.data.loaders import eval_loader, train_loader
 
 _MOST_WORKERS = 8
 

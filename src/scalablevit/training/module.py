@@ -16,12 +16,12 @@ from torchmetrics import MeanMetric
 
 from scalablevit.abridged import abridged
 from scalablevit.backbone import VARIANTS
+from scalablevit.data.loaders import ResumableLoader
+from scalablevit.data.randomness import seed_all
+from scalablevit.data.unreadable import UnreadableFiles
 from scalablevit.training import schedules
-from scalablevit.training.loaders import ResumableLoader
 from scalablevit.training.nonfinite_guard import NonFiniteGuard
 from scalablevit.training.param_groups import parameter_groups
-from scalablevit.training.randomness import seed_all
-from scalablevit.training.unreadable import UnreadableFiles
 from scalablevit.training.weight_averaging import WarmedUpAveraging
 from scalablevit.weights import LoadReport, holds_scaled_values
 

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from scalablevit.safe_write import write_atomically
 from scalablevit.training.invocation import invocation
+from scalablevit.visualization.metrics_file import read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -219,22 +220,6 @@ class CSVMetrics(Logger):
     def _read(self) -> dict[int, dict[str, float]]:
         """The rows of an earlier part of the run."""
         return {int(row.pop("epoch")): row for row in read_metrics(self.path)} if self.path.is_file() else {}
-
-
-def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """The rows of a `metrics.csv`, each a dict from column to number, without its empty fields.
-
-    Raises:
-        ValueError: a field is no number, or there is no column `epoch`.
-    """
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        if "epoch" not in (reader.fieldnames or []):
-            raise ValueError(f"{os.fspath(path)} is not a metrics.csv of ours: it has no column epoch")
-        try:
-            return [{key: float(value) for key, value in row.items() if value} for row in reader]
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{os.fspath(path)} line {reader.line_num}: {error}; repair or remove it") from error
 
 
 def format_number(value: float) -> str:

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageFilter
 
-from scalablevit.datasets.digits import split_digits
-from scalablevit.datasets.whole_folder import write_whole_folder
+from scalablevit.data.builtin.digits import split_digits
+from scalablevit.data.builtin.whole_folder import write_whole_folder
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 """Class names, in the order of the labels 0..9."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from scalablevit.datasets import digit_scenes, digits
+from scalablevit.data.builtin import digit_scenes, digits
 
 
 def write_builtin(name: str, root: Path, *, form: Literal["class folders", "coco", "ade20k"]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
-from scalablevit.training.loaders import (
+from scalablevit.data.loaders import (
     ResumableLoader,
     SampleKey,
     SeededDataset,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scalablevit.images import IMAGE_SUFFIXES, ImageError, find_images, read_image
+from scalablevit.data.images import IMAGE_SUFFIXES, ImageError, find_images, read_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -1,11 +1,6 @@
-"""What pictures of results share: a font with most alphabets, and a colour for each class."""
+"""A colour for each class."""
 
 import colorsys
-from functools import lru_cache
-from pathlib import Path
-
-import matplotlib
-from PIL import ImageFont
 
 # Okabe and Ito's, which colour-blind readers tell apart; without black, which hides on dark pictures
 _FIRST_COLOURS = (
@@ -18,16 +13,6 @@ _FIRST_COLOURS = (
     (240, 228, 66),
 )
 _GOLDEN_RATIO = 0.6180339887498949
-
-
-@lru_cache(maxsize=32)
-def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings: Pillow's own font knows ASCII only.
-
-    Args:
-        size: height in pixels, at least 1.
-    """
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 def class_colours(count: int) -> list[tuple[int, int, int]]:

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from scalablevit.training.run_folder import read_metrics
+from scalablevit.visualization.metrics_file import read_metrics
 
 # Okabe and Ito's palette, which colour-blind readers tell apart
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

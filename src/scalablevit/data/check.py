@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from PIL import Image
 
 from scalablevit.abridged import abridged
-from scalablevit.images import ImageError, read_upright
+from scalablevit.data.images import ImageError, read_upright
 
 _MOST_WORKERS = 16
 _PICTURES_PER_TASK = 64

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scalablevit.datasets.whole_folder import write_whole_folder
+from scalablevit.data.builtin.whole_folder import write_whole_folder
 
 _VAL_FRACTION = 0.2
 

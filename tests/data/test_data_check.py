@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scalablevit.data_check import (
+from scalablevit.data.check import (
     DataReport,
     PictureFile,
     Problem,
@@ -85,5 +85,5 @@ def test_smallest_and_largest_picture():
 
 
 def test_imports_no_engine():
-    code = "import sys, scalablevit.data_check, scalablevit.train_val; assert not {'torch', 'timm'} & set(sys.modules)"
+    code = "import sys, scalablevit.data.check, scalablevit.data.split; assert not {'torch', 'timm'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scalablevit.datasets.digit_scenes import (
+from scalablevit.data.builtin.digit_scenes import (
     CATEGORY_IDS,
     DIGIT_NAMES,
     Scene,
@@ -350,6 +350,6 @@ def test_a_foreign_folder_in_its_place_is_a_fault(tmp_path, monkeypatch):
 
 
 def test_the_module_itself_asks_for_no_torch():
-    source = Path(sys.modules["scalablevit.datasets.digit_scenes"].__file__)
+    source = Path(sys.modules["scalablevit.data.builtin.digit_scenes"].__file__)
     code = f"import runpy, sys; runpy.run_path({str(source)!r}); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from scalablevit.datasets.digits import write_digits_folder
+from scalablevit.data.builtin.digits import write_digits_folder
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,6 @@ def test_processes_may_race(tmp_path, monkeypatch):
 
 
 def test_the_module_itself_asks_for_no_torch():
-    source = Path(sys.modules["scalablevit.datasets.digits"].__file__)
+    source = Path(sys.modules["scalablevit.data.builtin.digits"].__file__)
     code = f"import runpy, sys; runpy.run_path({str(source)!r}); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

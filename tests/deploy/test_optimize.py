@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import scalablevit
+from scalablevit.deploy.optimize import BACKENDS, OpenVINOModel, TorchModel, fold
 from scalablevit.detection import mask_rcnn, retinanet
-from scalablevit.inference import BACKENDS, OpenVINOModel, TorchModel, fold
 from scalablevit.segmentation import semantic_fpn
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker_info
 
-from scalablevit.training.randomness import isolated_cpu_randomness, seed_cpu, seed_for
+from scalablevit.data.randomness import isolated_cpu_randomness, seed_cpu, seed_for
 
 
 class SampleKey(NamedTuple):

@@ -1,1 +1,0 @@
-"""Built-in data sets, made from what scikit-learn ships."""

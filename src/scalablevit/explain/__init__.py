@@ -1,1 +1,0 @@
-"""Explanations: an empty room, not built yet."""

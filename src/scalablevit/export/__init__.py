@@ -1,1 +1,0 @@
-"""Export: an empty room, not built yet."""
