@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scalablevit.data.images import IMAGE_SUFFIXES, ImageError, find_images, read_image
+from scalablevit.data.find_images import IMAGE_SUFFIXES, find_images
+from scalablevit.data.image_file import ImageError
+from scalablevit.data.images import read_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scalablevit.data.images import ImageError, read_image, read_mask, read_upright, read_upright_mask, turn_upright
+from scalablevit.data.image_file import ImageError
+from scalablevit.data.images import read_image, read_upright
+from scalablevit.data.masks import read_mask, read_upright_mask
+from scalablevit.data.orientation import turn_upright
 
 LABELS = np.array([[0, 1, 2, 3], [15, 7, 255, 150]], np.uint8)
 

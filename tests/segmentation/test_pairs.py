@@ -7,7 +7,8 @@ import pytest
 from mask_folders import STORED_AS, write_folder, write_image, write_mask, write_part, write_turned
 from PIL import Image
 
-from scalablevit.data.images import ImageError, turn_upright
+from scalablevit.data.image_file import ImageError
+from scalablevit.data.orientation import turn_upright
 from scalablevit.segmentation.pairs import Pair, PairError, read_pair, scan_pairs
 
 

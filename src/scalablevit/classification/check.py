@@ -18,7 +18,8 @@ from scalablevit.data.check import (
     repeated_pictures,
     size_range,
 )
-from scalablevit.data.images import ImageError, has_image_suffix
+from scalablevit.data.find_images import has_image_suffix
+from scalablevit.data.image_file import ImageError
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from scalablevit.abridged import abridged
 from scalablevit.classification.image_folder import ClassFiles, read_class_names, scan_folder
 from scalablevit.classification.preprocessing import Augmentation, Preprocessing, Transform
 from scalablevit.data.builtin import write_builtin
-from scalablevit.data.images import ImageError, read_image
+from scalablevit.data.image_file import ImageError
+from scalablevit.data.images import read_image
 from scalablevit.data.input_settings import height_and_width, per_channel
 from scalablevit.training.data_module import TaskData
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scalablevit.abridged import abridged
 from scalablevit.data.check import Problem, raise_for_errors
-from scalablevit.data.images import has_image_suffix, walk_images
+from scalablevit.data.find_images import has_image_suffix, walk_images
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, check_val_fraction, split_by_hash, why_no_folder
 
 _NOT_CLASSES = ("__MACOSX",)

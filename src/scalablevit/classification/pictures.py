@@ -12,7 +12,8 @@ from torch import Tensor
 
 from scalablevit.classification.data import ImageFolderDataset
 from scalablevit.classification.evaluate import Evaluation
-from scalablevit.data.images import ImageError, read_image
+from scalablevit.data.image_file import ImageError
+from scalablevit.data.images import read_image
 from scalablevit.visualization.fonts import load_font
 
 _RIGHT, _WRONG = "#1a7f37", "#b3261e"

@@ -12,7 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from scalablevit.classification.preprocessing import Preprocessing
-from scalablevit.data.images import ImageError, as_paths, read_image
+from scalablevit.data.find_images import as_paths
+from scalablevit.data.image_file import ImageError
+from scalablevit.data.images import read_image
 from scalablevit.device import choose_device
 from scalablevit.weights import WeightsError, load_model, metadata_for
 

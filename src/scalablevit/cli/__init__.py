@@ -470,7 +470,8 @@ def _predict(args: argparse.Namespace) -> int:
         from rich.console import Console
         from rich.table import Table
 
-        from scalablevit.data.images import find_images, pixel_limit
+        from scalablevit.data.find_images import find_images
+        from scalablevit.data.image_file import pixel_limit
         from scalablevit.weights import trained_task
 
     if args.save is not None and (not args.save or (Path(args.save).exists() and not Path(args.save).is_dir())):

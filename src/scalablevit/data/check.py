@@ -17,7 +17,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from PIL import Image
 
 from scalablevit.abridged import abridged
-from scalablevit.data.images import ImageError, read_upright
+from scalablevit.data.image_file import ImageError
+from scalablevit.data.images import read_upright
 
 _MOST_WORKERS = 16
 _PICTURES_PER_TASK = 64

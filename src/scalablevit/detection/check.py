@@ -18,7 +18,8 @@ from scalablevit.data.check import (
     repeated_pictures,
     size_range,
 )
-from scalablevit.data.images import ImageError, has_image_suffix
+from scalablevit.data.find_images import has_image_suffix
+from scalablevit.data.image_file import ImageError
 from scalablevit.detection.coco_file import CocoError
 from scalablevit.detection.coco_folder import CocoPart, find_parts
 from scalablevit.detection.coco_json import CocoAnnotations

@@ -15,7 +15,9 @@ from torchvision.transforms.v2 import functional as F
 
 from scalablevit.abridged import abridged
 from scalablevit.data.builtin import write_builtin
-from scalablevit.data.images import ImageError, UprightImage, read_upright
+from scalablevit.data.image_file import ImageError
+from scalablevit.data.images import read_upright
+from scalablevit.data.orientation import UprightImage
 from scalablevit.detection.coco_folder import find_parts
 from scalablevit.detection.coco_json import CocoAnnotations
 from scalablevit.detection.coco_split import read_split

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from scalablevit.data.images import turn_upright
+from scalablevit.data.orientation import turn_upright
 
 AnnotationFrame = Literal["auto", "stored", "upright"]
 """Which pixels boxes and masks count in: the file's own ("stored") or those after EXIF's turn ("upright")."""

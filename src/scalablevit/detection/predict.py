@@ -13,7 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
-from scalablevit.data.images import ImageError, as_paths, read_image
+from scalablevit.data.find_images import as_paths
+from scalablevit.data.image_file import ImageError
+from scalablevit.data.images import read_image
 from scalablevit.detection.models import build_detector, paste_mask
 from scalablevit.detection.transforms import Preprocessing, as_input
 from scalablevit.device import choose_device

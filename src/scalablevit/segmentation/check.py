@@ -18,7 +18,7 @@ from scalablevit.data.check import (
     repeated_pictures,
     size_range,
 )
-from scalablevit.data.images import ImageError
+from scalablevit.data.image_file import ImageError
 from scalablevit.segmentation.labels import (
     IGNORED,
     OUTSIDE_REMEDY,

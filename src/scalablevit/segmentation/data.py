@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 
 from scalablevit.abridged import abridged
 from scalablevit.data.builtin import write_builtin
-from scalablevit.data.images import ImageError, read_upright_mask
+from scalablevit.data.image_file import ImageError
 from scalablevit.data.input_settings import height_and_width, per_channel
+from scalablevit.data.masks import read_upright_mask
 from scalablevit.segmentation.labels import (
     IGNORED,
     OUTSIDE_REMEDY,

@@ -14,7 +14,10 @@ from PIL import Image
 
 from scalablevit.abridged import abridged
 from scalablevit.data.check import Problem, raise_for_errors
-from scalablevit.data.images import read_upright, read_upright_mask, turn_upright, walk_images
+from scalablevit.data.find_images import walk_images
+from scalablevit.data.images import read_upright
+from scalablevit.data.masks import read_upright_mask
+from scalablevit.data.orientation import turn_upright
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, check_val_fraction, split_by_hash, why_no_folder
 
 IMAGE_NAMES = ("images", "image", "imgs", "img", "jpegimages", "pictures")
@@ -132,7 +135,7 @@ def read_pair(image_path: str | Path, mask_path: str | Path, *, mask_frame: Mask
 
     Args:
         image_path: file of any format that Pillow reads.
-        mask_path: see `scalablevit.data.images.read_mask`.
+        mask_path: see `scalablevit.data.masks.read_mask`.
         mask_frame: "auto" goes by the size, as above; "stored" always turns the mask as the image is, "upright" never.
 
     Raises:

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from scalablevit.data.images import ImageError, as_paths, read_image
+from scalablevit.data.find_images import as_paths
+from scalablevit.data.image_file import ImageError
+from scalablevit.data.images import read_image
 from scalablevit.device import choose_device
 from scalablevit.segmentation.evaluate import MOST_SCORES, label_map, needs_bands, shown_pixels
 from scalablevit.segmentation.inference import DEFAULT_TILE, InferenceSettings, class_pixels, segment_large
