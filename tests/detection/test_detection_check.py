@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scalablevit.data.builtin.digit_scenes import write_coco
+from scalablevit.data.builtin.scene_folders import write_coco
 from scalablevit.detection.check import check_coco
 
 

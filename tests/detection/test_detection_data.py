@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from scalablevit.data.builtin.digit_scenes import write_coco
+from scalablevit.data.builtin.scene_folders import write_coco
 from scalablevit.detection.data import CocoData, DetectionBatch
 from scalablevit.detection.transforms import Augmentation, as_input
 
@@ -369,12 +369,12 @@ def test_builtin_scenes(tmp_path):
 
 
 def test_builtin_scenes_are_written_where_nothing_is(tmp_path, monkeypatch):
-    from scalablevit.data.builtin import digit_scenes
+    from scalablevit.data.builtin import scene_folders
 
     def write_few(root: Path) -> None:
         write_coco(root, num_train=4, num_val=2)
 
-    monkeypatch.setattr(digit_scenes, "write_coco", write_few)
+    monkeypatch.setattr(scene_folders, "write_coco", write_few)
     for _ in range(2):
         data = CocoData(tmp_path / "new", **PLAIN, builtin="digit_scenes")
         assert len(data.train_dataset) == 4

@@ -22,7 +22,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from scalablevit.cli import main
-from scalablevit.data.builtin.digit_scenes import write_coco
+from scalablevit.data.builtin.scene_folders import write_coco
 from scalablevit.data.images import read_image
 from scalablevit.detection import DetectionTask, Detector
 from scalablevit.visualization.metrics_file import read_metrics

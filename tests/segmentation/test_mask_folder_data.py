@@ -366,12 +366,12 @@ def test_summary(tmp_path):
 
 
 def test_builtin_scenes_are_written_where_there_is_nothing(tmp_path, monkeypatch):
-    from scalablevit.data.builtin import digit_scenes
+    from scalablevit.data.builtin import scene_folders
 
     written = []
-    whole = digit_scenes.write_ade20k
+    whole = scene_folders.write_ade20k
     monkeypatch.setattr(
-        digit_scenes, "write_ade20k", lambda root: written.append(whole(root, num_train=3, num_val=2, size=(32, 48)))
+        scene_folders, "write_ade20k", lambda root: written.append(whole(root, num_train=3, num_val=2, size=(32, 48)))
     )
     for _ in range(2):
         data = MaskFolderData(tmp_path / "scenes", builtin="digit_scenes", reduce_zero_label=True, **PLAIN)

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
+from scalablevit.data.resizing import resized_size
 from scalablevit.segmentation.transforms import (
     Augmentation,
     PhotometricDistortion,
     Preprocessing,
     ScaledCrop,
-    resized_size,
 )
 from scalablevit.visualization.palette import class_colours
 

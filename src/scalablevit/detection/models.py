@@ -21,6 +21,7 @@ from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiSc
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from scalablevit.backbone import SCALED_VALUE_VARIANTS, PyramidBackbone, WindowSize, create_backbone
+from scalablevit.data.resizing import resized_size
 
 DETECTORS = ("retinanet", "mask_rcnn")
 DEFAULT_ANCHOR_SIZES = (32, 64, 128, 256, 512)
@@ -203,8 +204,7 @@ class ImageTransform(nn.Module):
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in evaluation of an image of `height` by `width` pixels, each at least 1."""
-        scale = min(self.min_size / min(height, width), self.max_size / max(height, width))
-        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+        return resized_size(height, width, short_side=self.min_size, long_side=self.max_size)
 
     def postprocess(
         self,

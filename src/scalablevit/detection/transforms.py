@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from scalablevit.data.input_settings import InputSettings, check_mean_std
+from scalablevit.data.resizing import resized_size
 
 _SLIVER = 1.0  # pixels of the picture that has to be left of a box whose object was cut
 _THINNEST = 1e-3  # pixels of the resized picture; losses take the logarithm of widths
@@ -60,9 +61,7 @@ class Preprocessing(InputSettings):
             width: likewise.
             min_size: in the place of `self.min_size`.
         """
-        shorter, longer = min(height, width), max(height, width)
-        scale = min((min_size or self.min_size) / shorter, self.max_size / longer)
-        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+        return resized_size(height, width, short_side=min_size or self.min_size, long_side=self.max_size)
 
 
 @dataclass(frozen=True)

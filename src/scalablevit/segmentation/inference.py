@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from scalablevit.data.resizing import resized_size
+
 # What papers mean by "multi-scale with flips" on ADE20K.
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 _COARSEST_STRIDE = 32  # pixels per token of the coarsest map
@@ -76,10 +78,7 @@ class InferenceSettings:
 
     def resized(self, height: int, width: int, scale: float = 1.0) -> tuple[int, int]:
         """Height and width at which an image of `height` by `width` pixels is shown at a scale; at least 1 pixel."""
-        factor = 1.0 if self.short_side is None else self.short_side / min(height, width)
-        if self.long_side is not None:
-            factor = min(factor, self.long_side / max(height, width))
-        return max(1, int(height * factor * scale + 0.5)), max(1, int(width * factor * scale + 0.5))
+        return resized_size(height, width, short_side=self.short_side, long_side=self.long_side, factor=scale)
 
 
 @torch.no_grad()

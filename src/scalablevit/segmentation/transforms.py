@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from scalablevit.data.input_settings import InputSettings, check_mean_std
+from scalablevit.data.resizing import resized_size
 from scalablevit.segmentation.labels import IGNORED
 from scalablevit.visualization.palette import class_colours
 
@@ -288,16 +289,6 @@ class PhotometricDistortion(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.augmentation}"
-
-
-def resized_size(
-    height: int, width: int, *, short_side: int | None, long_side: int | None, factor: float = 1.0
-) -> tuple[int, int]:
-    """(height, width) in pixels that fits into a short and a long side, times a factor; at least 1 pixel each."""
-    fit = 1.0 if short_side is None else short_side / min(height, width)
-    if long_side is not None:
-        fit = min(fit, long_side / max(height, width))
-    return max(1, int(height * fit * factor + 0.5)), max(1, int(width * fit * factor + 0.5))
 
 
 def _is_varied(mask: Tensor, cat_max_ratio: float) -> bool:

@@ -14,18 +14,15 @@ import pytest
 from PIL import Image
 
 from scalablevit.data.builtin.digit_scenes import (
-    CATEGORY_IDS,
     DIGIT_NAMES,
     Scene,
     SceneObject,
-    _coco_annotation,
     _digits_of,
-    _run_lengths,
     compose_scene,
     digit_scene,
-    write_ade20k,
-    write_coco,
 )
+from scalablevit.data.builtin.mask_outlines import run_lengths
+from scalablevit.data.builtin.scene_folders import CATEGORY_IDS, _coco_annotation, write_ade20k, write_coco
 
 NUM_TRAIN, NUM_VAL = 24, 10
 EMPTY, CROWD, JPEG = 7, 4, 3  # numbers of the first such scenes
@@ -244,7 +241,7 @@ def test_polygons_only_where_they_give_the_mask_back():
     assert len(segmentation(with_speck)) == 1
     with_hole = square.copy()
     with_hole[15:20, 24:28] = False
-    assert segmentation(with_hole) == _run_lengths(with_hole)
+    assert segmentation(with_hole) == run_lengths(with_hole)
     small = np.zeros((40, 50), bool)
     small[:9, :9] = True
     assert segmentation(small) == {"counts": [0, 9] + [31, 9] * 8 + [31 + 41 * 40], "size": [40, 50]}

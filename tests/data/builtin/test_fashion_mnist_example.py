@@ -14,7 +14,7 @@ from PIL import Image
 
 from scalablevit.recipes import recipe_text
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "fashion_mnist_folder.py"
+SCRIPT = Path(__file__).parents[3] / "examples" / "fashion_mnist_folder.py"
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from scalablevit.data.builtin import digit_scenes, digits
+from scalablevit.data.builtin import digits, scene_folders
 
 
 def write_builtin(name: str, root: Path, *, form: Literal["class folders", "coco", "ade20k"]) -> None:
@@ -19,8 +19,8 @@ def write_builtin(name: str, root: Path, *, form: Literal["class folders", "coco
     """
     known, write = {
         "class folders": ("digits", digits.write_digits_folder),
-        "coco": ("digit_scenes", digit_scenes.write_coco),
-        "ade20k": ("digit_scenes", digit_scenes.write_ade20k),
+        "coco": ("digit_scenes", scene_folders.write_coco),
+        "ade20k": ("digit_scenes", scene_folders.write_ade20k),
     }[form]
     if name != known:
         raise ValueError(f"builtin must be {known!r} or null, got {name!r}")
