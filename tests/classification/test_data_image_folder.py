@@ -18,7 +18,7 @@ from scalablevit.classification.data import (
     collate,
     why_unreadable,
 )
-from scalablevit.classification.preprocessing import Augmentation
+from scalablevit.classification.transforms import Augmentation
 from scalablevit.data.split import split_by_hash
 from scalablevit.data.unreadable import UnreadableFiles
 

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scalablevit.classification.data import ImageFolderData
     from scalablevit.classification.predict import Classifier, Prediction
-    from scalablevit.classification.preprocessing import Augmentation, Preprocessing
     from scalablevit.classification.task import ClassificationTask, MixupSettings
+    from scalablevit.classification.transforms import Augmentation, Preprocessing
 
 _HOMES = {
-    "Augmentation": "preprocessing",
+    "Augmentation": "transforms",
     "ClassificationTask": "task",
     "Classifier": "predict",
     "ImageFolderData": "data",
     "MixupSettings": "task",
     "Prediction": "predict",
-    "Preprocessing": "preprocessing",
+    "Preprocessing": "transforms",
 }
 
 __all__ = [

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from scalablevit.abridged import abridged
 from scalablevit.classification.image_folder import ClassFiles, read_class_names, scan_folder
-from scalablevit.classification.preprocessing import Augmentation, Preprocessing, Transform
+from scalablevit.classification.transforms import Augmentation, Preprocessing, Transform
 from scalablevit.data.builtin import write_builtin
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_image

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from scalablevit.classification.preprocessing import Preprocessing
+from scalablevit.classification.transforms import Preprocessing
 from scalablevit.data.find_images import as_paths
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_image

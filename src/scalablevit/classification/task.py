@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from scalablevit import __version__
 from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.classification.data import NOTHING_READABLE_TARGET, ClassificationBatch, why_unreadable
-from scalablevit.classification.preprocessing import Preprocessing
+from scalablevit.classification.transforms import Preprocessing
 from scalablevit.safe_write import write_atomically
 from scalablevit.training.module import (
     DEFAULT_OPTIMIZER,
