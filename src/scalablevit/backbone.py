@@ -6,6 +6,7 @@ Source: ScalableViT: Rethinking the Context-oriented Generalization of Vision Tr
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -533,6 +534,25 @@ def layer_groups(coarse: bool) -> dict[str, Any]:
             (r"^norms?\.", (99999,)),
         ],
     )
+
+
+def groups_below(prefix: str, groups: dict[str, Any]) -> dict[str, Any]:
+    """Adapt the backbone's group matcher to a model that holds the backbone.
+
+    Args:
+        prefix: of the backbone's parameters in that model, such as "backbone.".
+        groups: from `PyramidBackbone.group_matcher`.
+
+    Returns:
+        the same rules for the prefixed names. Parameters that match none, such as those of heads, form the last layer.
+    """
+
+    def below(rule: Any) -> Any:
+        if isinstance(rule, str):
+            return rule.replace("^", "^" + re.escape(prefix), 1)
+        return [(below(pattern), layer) for pattern, layer in rule]
+
+    return {name: below(rule) for name, rule in groups.items()}
 
 
 def _per_stage(window_size: WindowSize | Sequence[WindowSize], num_stages: int) -> list[WindowSize]:

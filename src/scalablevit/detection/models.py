@@ -20,7 +20,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
-from scalablevit.backbone import SCALED_VALUE_VARIANTS, PyramidBackbone, WindowSize, create_backbone
+from scalablevit.backbone import SCALED_VALUE_VARIANTS, PyramidBackbone, WindowSize, create_backbone, groups_below
 from scalablevit.data.resizing import resized_size
 
 DETECTORS = ("retinanet", "mask_rcnn")
@@ -307,14 +307,7 @@ class _LayerGroups:
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that sort the backbone's parameters into layers; all others are the last layer."""
-        return {name: _prefixed(rule) for name, rule in self.backbone.body.group_matcher(coarse).items()}
-
-
-def _prefixed(rule: Any) -> Any:
-    """A matcher's rule, or list of (rule, layer), for names below `backbone.body.`."""
-    if isinstance(rule, str):
-        return rule.replace("^", "^" + _PREFIX.replace(".", r"\."), 1)
-    return [(_prefixed(pattern), layer) for pattern, layer in rule]
+        return groups_below(_PREFIX, self.backbone.body.group_matcher(coarse))
 
 
 class ScalableRetinaNet(_LayerGroups, RetinaNet):

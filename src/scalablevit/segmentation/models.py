@@ -16,9 +16,10 @@ from scalablevit.backbone import (
     PyramidBackbone,
     WindowSize,
     create_backbone,
-    layer_groups,
+    groups_below,
 )
 from scalablevit.complexity import count, stage_sizes
+from scalablevit.ops.pooling import adaptive_average_pool
 
 SegmenterKind = Literal["semantic_fpn", "upernet"]
 
@@ -70,14 +71,7 @@ class SegmentationModel(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that sort parameters into layers: the backbone's, then all of the heads as the last."""
-
-        def inside(pattern: str) -> str:
-            return pattern.replace("^", r"^backbone\.", 1)
-
-        groups = layer_groups(coarse)
-        blocks = groups["blocks"]
-        layers = [(blocks, None)] if isinstance(blocks, str) else blocks
-        return dict(stem=inside(groups["stem"]), blocks=[(inside(pattern), rest) for pattern, rest in layers])
+        return groups_below("backbone.", self.backbone.group_matcher(coarse))
 
 
 class ConvNormReLU(nn.Module):
@@ -188,7 +182,7 @@ class UperNetDecoder(nn.Module):
         """[(B, C_i, H_i, W_i)] -> logits (B, K, H_0, W_0)."""
         *finer, coarsest = maps
         pooled = [
-            resize(conv(F.adaptive_avg_pool2d(coarsest, size)), coarsest)
+            resize(conv(adaptive_average_pool(coarsest, size)), coarsest)
             for size, conv in zip(self.pool_sizes, self.pools, strict=True)
         ]
         top_down = self.bottleneck(torch.cat([coarsest, *pooled], dim=1))  # (B, hidden, H_3, W_3)
