@@ -1,5 +1,6 @@
 """Files that are complete or not there: written beside their place, then renamed into it."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -49,6 +50,16 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Any], None])
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None = 2) -> None:
+    """Write `content` as JSON, atomically; text stays as it is, not escaped to ASCII.
+
+    Raises:
+        WriteError: the system refused to write; what stood at `path` is intact.
+    """
+    text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _umask() -> int:

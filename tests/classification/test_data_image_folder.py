@@ -331,7 +331,7 @@ def test_nothing_readable_ends_in_an_error_not_in_a_loop(split):
         everything = ImageFolderData(split, **(PLAIN | {"max_unreadable": 1000, "num_workers": num_workers}))
         batch = next(iter(everything.train_dataloader()))
         assert set(batch.targets.tolist()) == {NOTHING_READABLE_TARGET}
-        with pytest.raises(ValueError, match=r"none of the training pictures can be read.*\.png: .*\n.*check-data"):
+        with pytest.raises(ValueError, match=r"none of the training images can be read.*\.png: .*\n.*check-data"):
             UnreadableFiles(1000, explain=why_unreadable).collect(batch.unreadable, nothing_left=True)
 
 
@@ -344,7 +344,7 @@ def test_unreadable_files_are_logged_once_and_capped(split, caplog):
     assert account.files == bad[:2]
     assert len(caplog.records) == 2
     assert "truncated or damaged" in caplog.text
-    with pytest.raises(ValueError, match=r"(?s)3 pictures could not be read, more than max_unreadable=2.*check-data"):
+    with pytest.raises(ValueError, match=r"(?s)3 images could not be read, more than max_unreadable=2.*check-data"):
         account.collect(bad)
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from scalablevit.classification import ClassificationTask, MixupSettings, Preprocessing
 from scalablevit.classification.data import ClassificationBatch
-from scalablevit.training.module import OptimizerSettings
+from scalablevit.training.settings import OptimizerSettings
 
 PREPROCESSING = Preprocessing((16, 16), 1.0, "bicubic", (0.5,), (0.5,)).to_dict()
 

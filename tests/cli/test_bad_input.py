@@ -261,9 +261,9 @@ def test_no_readable_picture_to_train_on(pictures: Path, tmp_path: Path, workers
     words = ("--data.root", data, f"--data.num_workers={workers}", f"--data.max_unreadable={cap}")
     message = error_of("fit", "--config", "train_folder", *SMALL, *words, "--run", tmp_path / "a" / "run")
     if cap == 100:
-        assert message.startswith("none of the training pictures can be read. The first: ")
+        assert message.startswith("none of the training images can be read. The first: ")
     else:
-        assert "pictures could not be read, more than max_unreadable=2 allows" in message
+        assert "images could not be read, more than max_unreadable=2 allows" in message
     assert str(data / "train") in message
     assert "`scalablevit check-data` lists every bad file" in message
     assert "DataLoader" not in message
@@ -277,7 +277,7 @@ def test_too_many_unreadable_pictures(pictures: Path, tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:60])
     words = ("fit", "--config", "train_folder", *SMALL, "--data.root", data, "--epochs", "1", "--run")
     message = error_of(*words, tmp_path / "run", "--data.max_unreadable=2")
-    assert "3 pictures could not be read, more than max_unreadable=2 allows" in message
+    assert "3 images could not be read, more than max_unreadable=2 allows" in message
     assert str(spoilt[0]) in message
     outcome = scalablevit(*words, tmp_path / "patient", "--data.max_unreadable=3")
     assert outcome.code == 0, outcome.err

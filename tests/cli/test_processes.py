@@ -158,7 +158,7 @@ def test_a_rank_that_stops_for_its_pictures_stops_the_other(tmp_path: Path, rank
     words = ("fit", "--config", "train_folder", *SMALL, "--data.root", data, "--run", tmp_path / "run")
     result = scalablevit(*words, "--devices", "2", "--data.max_unreadable", "0")
     assert result.returncode != 0
-    assert "1 pictures could not be read, more than max_unreadable=0 allows" in result.stderr
+    assert "1 images could not be read, more than max_unreadable=0 allows" in result.stderr
     assert "Traceback" not in result.stderr
 
 

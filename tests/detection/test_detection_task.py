@@ -93,7 +93,7 @@ def test_pictures_that_cannot_be_read_are_counted(monkeypatch: pytest.MonkeyPatc
     made.unreadable.max_files = 5
     monkeypatch.setattr(made, "_num_train_pictures", lambda: 2)
     nothing = batch(0)._replace(readable=[False], unreadable=["a.png: broken", "b.png: broken"])
-    with pytest.raises(ValueError, match="none of the training pictures can be read"):
+    with pytest.raises(ValueError, match="none of the training images can be read"):
         made.training_step(nothing, 0)
 
 

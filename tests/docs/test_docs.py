@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from jsonargparse._parameter_resolvers import get_signature_parameters
 
 import scalablevit.classification as classification
 import scalablevit.detection as detection
 import scalablevit.segmentation as segmentation
 from scalablevit.cli import main
 from scalablevit.recipes import recipe_names, recipe_text
-from scalablevit.training.module import OptimizerSettings, ScheduleSettings
+from scalablevit.training.settings import OptimizerSettings, ScheduleSettings
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -224,8 +225,9 @@ def found_defaults(heading: str) -> dict[str, str]:
 
 
 def expected_defaults(kind: Any, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Argument -> default; `inspect.Parameter.empty` where there is none."""
-    return {key: p.default for key, p in inspect.signature(kind).parameters.items() if key not in without}
+    """Argument -> default, with those of settings that `**` takes; `inspect.Parameter.empty` where there is none."""
+    parameters = get_signature_parameters(kind)
+    return {parameter.name: parameter.default for parameter in parameters if parameter.name not in without}
 
 
 def assert_default(written: str, default: Any, where: str) -> None:

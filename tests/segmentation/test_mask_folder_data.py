@@ -193,7 +193,7 @@ def test_a_bad_pair_is_substituted_in_training_and_told(tmp_path, how, num_worke
     assert "; " in message
     assert labels_of(batches) == {0, 1, 2}
     account = UnreadableFiles(0)
-    with pytest.raises(ValueError, match="1 pictures could not be read"):
+    with pytest.raises(ValueError, match="1 images could not be read"):
         account.collect([message])
 
 

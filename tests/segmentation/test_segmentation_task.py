@@ -12,7 +12,7 @@ from scalablevit.segmentation import InferenceSettings, Preprocessing, Segmentat
 from scalablevit.segmentation.data import SegmentationBatch
 from scalablevit.segmentation.inference import segment
 from scalablevit.segmentation.task import segmentation_loss
-from scalablevit.training.module import OptimizerSettings
+from scalablevit.training.settings import OptimizerSettings
 from scalablevit.weights import load_weights
 
 SMALL = {
@@ -163,7 +163,7 @@ def test_a_folder_without_a_readable_picture_ends_the_run() -> None:
     made = task()
     made.unreadable.max_files = 10
     data = batch(masks(), readable=[False, False], unreadable=("a.png: broken; copy it",))
-    with pytest.raises(ValueError, match="none of the training pictures can be read"):
+    with pytest.raises(ValueError, match="none of the training images can be read"):
         made.training_step(data, 0)
 
 

@@ -11,9 +11,9 @@ from torch import nn
 from toy_run import ToyData, ToyTask, make_trainer
 
 from scalablevit.training import schedules
-from scalablevit.training.module import OptimizerSettings, ScheduleSettings, TrainingModule
+from scalablevit.training.module import TrainingModule
 from scalablevit.training.param_groups import parameter_groups
-from scalablevit.training.weight_averaging import WarmedUpAveraging
+from scalablevit.training.settings import OptimizerSettings, ScheduleSettings, TrainingSettings
 
 
 def run(folder: Path, **options: Any) -> tuple[ToyTask, Any]:
@@ -158,6 +158,13 @@ def test_settings_that_contradict_are_named(options: dict[str, Any], words: str,
         (OptimizerSettings, {"lr_batch": 0}, "optimizer.lr_batch"),
         (OptimizerSettings, {"weight_decay": -1.0}, "optimizer.weight_decay"),
         (OptimizerSettings, {"layer_decay": 1.5}, "optimizer.layer_decay"),
+        (OptimizerSettings, {"lr": math.nan}, "optimizer.lr must be above 0, got nan"),
+        (OptimizerSettings, {"weight_decay": math.inf}, "optimizer.weight_decay must be at least 0, got inf"),
+        (OptimizerSettings, {"betas": (0.9, 1.0)}, r"optimizer.betas must be two numbers in \[0, 1\)"),
+        (TrainingSettings, {"ema_decay": 1.5}, r"ema_decay must lie in \[0, 1\) or be null, got 1.5"),
+        (TrainingSettings, {"max_nonfinite_steps": 0}, "max_nonfinite_steps must be at least 1, got 0"),
+        (TrainingSettings, {"global_batch": 0}, "global_batch must be at least 1 or null, got 0"),
+        (ScheduleSettings, {"warmup_lr": math.nan}, "schedule.warmup_lr must be at least 0, got nan"),
         (ScheduleSettings, {"name": "step"}, "schedule.name must be one of cosine, multistep"),
         (ScheduleSettings, {"name": "multistep"}, "needs schedule.milestones"),
         (ScheduleSettings, {"milestones": [3]}, "has no effect with schedule.name cosine"),
@@ -276,8 +283,6 @@ def test_averaging_copes_with_counters(tmp_path: Path) -> None:
     task = ToyTask(batch_norm=True, ema_decay=0.5)
     make_trainer(tmp_path, max_epochs=1).fit(task, datamodule=ToyData())
     assert int(task.network[1].num_batches_tracked) == 11
-    with pytest.raises(ValueError, match="ema_decay"):
-        WarmedUpAveraging(1.5)
 
 
 def test_the_command_line_reads_the_settings() -> None:
@@ -298,8 +303,8 @@ def test_the_command_line_reads_the_settings() -> None:
     )
     model = parser.instantiate_classes(config).model
     assert isinstance(model, TrainingModule)
-    assert model.optimizer_settings == OptimizerSettings(lr=1.0, betas=(0.9, 0.95))
-    assert model.schedule_settings.milestones == [8, 11]
+    assert model.settings.optimizer == OptimizerSettings(lr=1.0, betas=(0.9, 0.95))
+    assert model.settings.schedule.milestones == [8, 11]
 
 
 @pytest.mark.parametrize("algorithm", ["norm", "value"])

@@ -17,7 +17,7 @@ import pytest
 import torch
 from toy_run import Journal, ToyData, ToyTask, make_trainer
 
-from scalablevit.training.module import ScheduleSettings
+from scalablevit.training.settings import ScheduleSettings
 from scalablevit.training.stopping import StopOnSignal, TrainingStopped, leave
 
 SCRIPT = Path(__file__).with_name("toy_run.py")

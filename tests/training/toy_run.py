@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from scalablevit.data.loaders import eval_loader, train_loader
 from scalablevit.training.checkpoint_io import SafeCheckpointIO
-from scalablevit.training.module import OptimizerSettings, ScheduleSettings, TrainingModule
+from scalablevit.training.module import TrainingModule
+from scalablevit.training.settings import OptimizerSettings, ScheduleSettings
 from scalablevit.training.stopping import StopOnSignal, TrainingStopped, leave
 
 NUM_SAMPLES = 23

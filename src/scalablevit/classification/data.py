@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from scalablevit.data.builtin import write_builtin
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_image
 from scalablevit.data.input_settings import height_and_width, per_channel
+from scalablevit.data.unreadable import read_or_substitute
 from scalablevit.training.data_module import TaskData
 
 _log = logging.getLogger(__name__)
@@ -106,18 +108,22 @@ class ImageFolderDataset(Dataset[ClassificationSample]):
         return self.folder / os.fsdecode(self._files[index])
 
     def __getitem__(self, index: int) -> ClassificationSample:
-        failed: list[str] = []
-        for offset in range(min(1 + self.max_substitutes, len(self))):
-            candidate = (index + offset) % len(self)
-            try:
-                image = read_image(self.path(candidate))
-            except ImageError as error:
-                failed.append(error.path)
-                continue
-            return ClassificationSample(self.transform(image), int(self.targets[candidate]), tuple(failed))
+        read, failed = read_or_substitute(
+            self._read,
+            index,
+            count=len(self),
+            max_substitutes=self.max_substitutes,
+            errors=(ImageError,),
+            describe=attrgetter("path"),
+        )
+        if read is not None:
+            return ClassificationSample(*read, failed)
         nothing = self.max_substitutes > 0 and len(failed) == len(self)
         target = NOTHING_READABLE_TARGET if nothing else UNREADABLE_TARGET
-        return ClassificationSample(torch.zeros(self.image_shape), target, tuple(failed))
+        return ClassificationSample(torch.zeros(self.image_shape), target, failed)
+
+    def _read(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(read_image(self.path(index))), int(self.targets[index])
 
 
 def why_unreadable(path: str) -> str:

@@ -1,6 +1,5 @@
 """Training and validating a classifier."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,19 +11,10 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from scalablevit import __version__
 from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.classification.data import NOTHING_READABLE_TARGET, ClassificationBatch, why_unreadable
 from scalablevit.classification.transforms import Preprocessing
-from scalablevit.safe_write import write_atomically
-from scalablevit.training.module import (
-    DEFAULT_OPTIMIZER,
-    DEFAULT_SCHEDULE,
-    OptimizerSettings,
-    ScheduleSettings,
-    TrainingModule,
-    check_variant,
-)
+from scalablevit.training.module import Evaluation, TrainingModule, check_variant
 from scalablevit.weights import load_model, load_weights, save_model
 
 
@@ -75,7 +65,7 @@ class ClassificationTask(TrainingModule):
         network_options: further arguments of `ScalableViT`, such as {lim: false}.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         mixup: mixing of pictures; None: none.
-        optimizer, schedule, global_batch, ema_decay, max_nonfinite_steps, seed: see `TrainingModule`.
+        training: how it is trained: optimizer, schedule, seed and the other arguments of `TrainingSettings`.
 
     Raises:
         ValueError: no such variant, weights that do not fit, or an argument out of range.
@@ -101,21 +91,9 @@ class ClassificationTask(TrainingModule):
         network_options: dict[str, Any] | None = None,
         label_smoothing: float = 0.1,
         mixup: MixupSettings | None = None,
-        optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
-        schedule: ScheduleSettings = DEFAULT_SCHEDULE,
-        global_batch: int | None = None,
-        ema_decay: float | None = None,
-        max_nonfinite_steps: int = 10,
-        seed: int = 0,
+        **training: Any,
     ) -> None:
-        super().__init__(
-            optimizer=optimizer,
-            schedule=schedule,
-            global_batch=global_batch,
-            ema_decay=ema_decay,
-            max_nonfinite_steps=max_nonfinite_steps,
-            seed=seed,
-        )
+        super().__init__(**training)
         check_variant(variant)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"model.label_smoothing must be in [0, 1), got {label_smoothing}")
@@ -134,7 +112,7 @@ class ClassificationTask(TrainingModule):
         }
         # Initialisation is part of the run's seed, wherever the task is built.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(self.settings.seed)
             numbers = {**VARIANTS[variant], "drop_path_rate": drop_path_rate, **self.model_args}
             try:
                 self.network = ScalableViT(**numbers)
@@ -197,35 +175,16 @@ class ClassificationTask(TrainingModule):
             self.log(name, metric.compute(), prog_bar=name == "val/top1", sync_dist=False)
             metric.reset()
 
-    def write_results(self, folder: Path, best: Path | None) -> list[str]:
-        """Write the weights to ship, and what they do on the validation pictures.
+    def save_weights(self, folder: Path, metadata: dict[str, Any]) -> Path:
+        """Write `model.safetensors` and timm's `config.json`."""
+        save_model(self.network, folder, architecture=self.variant, model_args=self.model_args, metadata=metadata)
+        return folder / "model.safetensors"
 
-        Args:
-            folder: gets `model.safetensors`, `config.json`, `results.json`, `confusion.png` and
-                `predictions.png`.
-            best: checkpoint to take the weights from; None: those of now.
-
-        Returns:
-            lines for the user.
-        """
+    def evaluate_weights(self, folder: Path) -> Evaluation:
+        """Accuracy of the weights in `folder`; draws `confusion.png` and `predictions.png`."""
         from scalablevit.classification.evaluate import evaluate
         from scalablevit.classification.pictures import draw_confusion, draw_predictions
 
-        if best is not None:
-            load_weights(self.network, best)
-        save_model(
-            self.network,
-            folder,
-            architecture=self.variant,
-            model_args=self.model_args,
-            metadata={
-                "task": self.task,
-                "class_names": self.class_names,
-                "preprocessing": self.preprocessing.to_dict(),
-                "scalablevit_version": __version__,
-            },
-        )
-        # The file is read back: what is measured here is what the user ships.
         network, _ = load_model(folder)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         result = evaluate(
@@ -235,18 +194,10 @@ class ClassificationTask(TrainingModule):
             device=self.trainer.strategy.root_device,  # self.device is the CPU again by now
             num_workers=data.num_workers,
         )
-        summary = {**result.summary(), "checkpoint": None if best is None else best.name}
-        text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(folder / "results.json", lambda file: file.write(text.encode()))
-        draw_confusion(result.confusion, self.class_names, folder / "confusion.png")
-        draw_predictions(result, data.val_dataset, self.class_names, folder / "predictions.png")
-        top5 = f", top-5 {result.top5:.2%}" if result.top5 is not None else ""
-        return [
-            f"validation of {folder / 'model.safetensors'}: top-1 {result.top1:.2%}{top5} on {result.count:,} pictures"
-        ]
 
-    def example_inputs(self) -> list[str]:
-        """A few validation pictures, for the command that the user may try next."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        count = len(data.val_dataset)
-        return [str(data.val_dataset.path(i * count // 4)) for i in range(min(3, count))]
+        def draw() -> None:
+            draw_confusion(result.confusion, self.class_names, folder / "confusion.png")
+            draw_predictions(result, data.val_dataset, self.class_names, folder / "predictions.png")
+
+        top5 = f", top-5 {result.top5:.2%}" if result.top5 is not None else ""
+        return Evaluation(result.summary(), f"top-1 {result.top1:.2%}{top5}", result.count, draw)

@@ -1,10 +1,47 @@
-"""The account of files that could not be read, kept in the training process."""
+"""Files that cannot be read: samples that take their place, and the account kept in the training process."""
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 CHECK_DATA = "`scalablevit check-data` lists every bad file; remove or replace them"
+
+
+def read_or_substitute(
+    read: Callable[[int], T],
+    index: int,
+    *,
+    count: int,
+    max_substitutes: int,
+    errors: tuple[type[Exception], ...],
+    describe: Callable[[Any], str] = str,
+) -> tuple[T | None, tuple[str, ...]]:
+    """Read a sample, or the next one that can be read.
+
+    Nothing is raised for a file that cannot be read: in a loading process it would end in a stack trace.
+    `UnreadableFiles` raises.
+
+    Args:
+        read: from a sample's index to its content.
+        index: which sample.
+        count: how many samples there are; the first one follows the last.
+        max_substitutes: how many of the next samples to try.
+        errors: what `read` raises for a sample that cannot be read.
+        describe: from such an error to what `UnreadableFiles.collect` takes.
+
+    Returns:
+        content: of the first sample that could be read; None: none of those tried.
+        unreadable: what failed on the way to it.
+    """
+    failed: list[str] = []
+    for offset in range(min(1 + max_substitutes, count)):
+        try:
+            return read((index + offset) % count), tuple(failed)
+        except errors as error:
+            failed.append(describe(error))
+    return None, tuple(failed)
 
 
 class UnreadableFiles:
@@ -38,15 +75,15 @@ class UnreadableFiles:
         self.files += new
         if nothing_left:
             raise ValueError(
-                f"none of the training pictures can be read. The first: {self.explain(unreadable[0])}\n{CHECK_DATA}"
+                f"none of the training images can be read. The first: {self.explain(unreadable[0])}\n{CHECK_DATA}"
             )
         for file in new:
-            log.warning("skipped a picture: %s", self.explain(file))
+            log.warning("skipped an image: %s", self.explain(file))
         if len(self.files) > self.max_files:
             listed = "\n".join(f"  - {file}" for file in self.files[:5])
             more = f"\n  ... and {len(self.files) - 5} more" if len(self.files) > 5 else ""
             raise ValueError(
-                f"{len(self.files)} pictures could not be read, more than max_unreadable={self.max_files} "
+                f"{len(self.files)} images could not be read, more than max_unreadable={self.max_files} "
                 f"allows:\n{listed}{more}\n"
                 f"{CHECK_DATA}, or raise data.max_unreadable"
             )

@@ -18,6 +18,7 @@ from scalablevit.data.builtin import write_builtin
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_upright
 from scalablevit.data.orientation import UprightImage
+from scalablevit.data.unreadable import read_or_substitute
 from scalablevit.detection.coco_folder import find_parts
 from scalablevit.detection.coco_json import CocoAnnotations
 from scalablevit.detection.coco_split import read_split
@@ -77,6 +78,10 @@ def collate(samples: Sequence[DetectionSample]) -> DetectionBatch:
     )
 
 
+class _SizeConflictError(ValueError):
+    """An image has another size than its annotations give."""
+
+
 class CocoDataset(Dataset[DetectionSample]):
     """Pictures of a COCO file; what cannot be read does not change how many samples there are.
 
@@ -113,33 +118,42 @@ class CocoDataset(Dataset[DetectionSample]):
         return self.annotations.file(int(self.indices[index]))
 
     def __getitem__(self, index: int) -> DetectionSample:
-        failed: list[str] = []
-        for offset in range(min(1 + self.max_substitutes, len(self))):
-            position = int(self.indices[(index + offset) % len(self)])
-            try:
-                upright = read_upright(self.annotations.file(position))
-            except ImageError as error:
-                failed.append(str(error))
-                continue
-            orientation = self._orientation(position, upright)
-            if orientation is None:
-                failed.append(
-                    self.annotations.size_conflict(
-                        position, upright.stored_size, upright.orientation, frame=self.annotation_frame
-                    )
-                )
-                continue
-            image_id = int(self.annotations.image_ids[position])
-            if self.transform is None:
-                image: Tensor = F.pil_to_tensor(upright.image)
-                return DetectionSample(image, {}, image_id, orientation, True, tuple(failed))
-            image, target = self.transform(upright.image, *self._objects(position, orientation))
-            return DetectionSample(image, target, image_id, orientation, True, tuple(failed))
+        read, failed = read_or_substitute(
+            self._read,
+            index,
+            count=len(self),
+            max_substitutes=self.max_substitutes,
+            errors=(ImageError, _SizeConflictError),
+        )
+        if read is not None:
+            return DetectionSample(*read, failed)
         image = torch.full((3, *_NO_PICTURE_SIZE), 127, dtype=torch.uint8)
         if self.transform is not None:
             image = as_input(image)
         image_id = int(self.annotations.image_ids[self.indices[index]])
-        return DetectionSample(image, self._no_objects(), image_id, 1, False, tuple(failed))
+        return DetectionSample(image, self._no_objects(), image_id, 1, False, failed)
+
+    def _read(self, index: int) -> tuple[Tensor, dict[str, Tensor], int, int, bool]:
+        """The fields of a readable sample.
+
+        Raises:
+            ImageError: the file cannot be read.
+            _SizeConflictError: it has another size than the annotations give.
+        """
+        annotations, position = self.annotations, int(self.indices[index])
+        upright = read_upright(annotations.file(position))
+        orientation = self._orientation(position, upright)
+        if orientation is None:
+            raise _SizeConflictError(
+                annotations.size_conflict(
+                    position, upright.stored_size, upright.orientation, frame=self.annotation_frame
+                )
+            )
+        image_id = int(annotations.image_ids[position])
+        if self.transform is None:
+            return F.pil_to_tensor(upright.image), {}, image_id, orientation, True
+        image, target = self.transform(upright.image, *self._objects(position, orientation))
+        return image, target, image_id, orientation, True
 
     def _orientation(self, position: int, upright: UprightImage) -> int | None:
         width, height = (int(side) for side in self.annotations.sizes[position])

@@ -1,6 +1,5 @@
 """Training and validating a detector."""
 
-import json
 import logging
 import math
 from pathlib import Path
@@ -9,20 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from scalablevit import __version__
 from scalablevit.detection.data import DetectionBatch
 from scalablevit.detection.evaluate import AveragePrecision, Findings, evaluate
 from scalablevit.detection.models import build_detector
 from scalablevit.detection.transforms import Preprocessing, as_input
-from scalablevit.safe_write import write_atomically
-from scalablevit.training.module import (
-    DEFAULT_OPTIMIZER,
-    DEFAULT_SCHEDULE,
-    OptimizerSettings,
-    ScheduleSettings,
-    TrainingModule,
-    check_variant,
-)
+from scalablevit.safe_write import write_json
+from scalablevit.training.module import Evaluation, TrainingModule, check_variant
 from scalablevit.weights import load_weights, save_network
 
 _log = logging.getLogger(__name__)
@@ -47,7 +38,7 @@ class DetectionTask(TrainingModule):
         grad_checkpointing: recompute the backbone's blocks in the backward pass, for less memory.
         network_options: further arguments of the backbone, see `ScalableViT`.
         detector_options: further arguments of `retinanet` or `mask_rcnn`, such as {anchor_sizes: [8, 16, 32, 64, 128]}.
-        optimizer, schedule, global_batch, ema_decay, max_nonfinite_steps, seed: see `TrainingModule`.
+        training: how it is trained: optimizer, schedule, seed and the other arguments of `TrainingSettings`.
 
     Raises:
         ValueError: no such variant or detector, weights that do not fit, or an argument out of range.
@@ -70,27 +61,15 @@ class DetectionTask(TrainingModule):
         grad_checkpointing: bool = False,
         network_options: dict[str, Any] | None = None,
         detector_options: dict[str, Any] | None = None,
-        optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
-        schedule: ScheduleSettings = DEFAULT_SCHEDULE,
-        global_batch: int | None = None,
-        ema_decay: float | None = None,
-        max_nonfinite_steps: int = 10,
-        seed: int = 0,
+        **training: Any,
     ) -> None:
-        super().__init__(
-            optimizer=optimizer,
-            schedule=schedule,
-            global_batch=global_batch,
-            ema_decay=ema_decay,
-            max_nonfinite_steps=max_nonfinite_steps,
-            seed=seed,
-        )
+        super().__init__(**training)
         check_variant(variant)
         self.variant = variant
         self.class_names = class_names
         self.detector = detector
         self.preprocessing = Preprocessing.from_dict(preprocessing)
-        scale_value = self.settle_scale_value(scale_value, weights)
+        scale_value = self.resolve_scale_value(scale_value, weights)
         self.model_args: dict[str, Any] = {
             "scale_value": scale_value,
             "window_size": window_size,
@@ -108,7 +87,7 @@ class DetectionTask(TrainingModule):
             self.model_args[name] = value
         # Initialisation is part of the run's seed, wherever the task is built.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(self.settings.seed)
             self.network: Any = build_detector(
                 detector,
                 variant,
@@ -208,36 +187,17 @@ class DetectionTask(TrainingModule):
     def _kinds(self) -> list[Literal["box", "mask"]]:
         return ["box", "mask"] if self.has_masks else ["box"]
 
-    def write_results(self, folder: Path, best: Path | None) -> list[str]:
-        """Write the weights to ship, and what they find in the validation pictures.
+    def save_weights(self, folder: Path, metadata: dict[str, Any]) -> Path:
+        """Write `model.safetensors`."""
+        own = {"detector": self.detector, "variant": self.variant, "model_args": self.model_args}
+        return save_network(self.network, folder, metadata={**metadata, **own})
 
-        Args:
-            folder: gets `model.safetensors`, `results.json` (average precision), `detections.json` (every object, in
-                COCO's format of results) and `predictions.png`.
-            best: checkpoint to take the weights from; None: those of now.
-
-        Returns:
-            lines for the user.
-        """
+    def evaluate_weights(self, folder: Path) -> Evaluation:
+        """Average precision of the weights in `folder`; writes `detections.json` (every object, in COCO's format of
+        results) and `predictions.png`."""
         from scalablevit.detection.pictures import draw_sheet
         from scalablevit.detection.predict import Detector
 
-        if best is not None:
-            load_weights(self.network, best)
-        file = save_network(
-            self.network,
-            folder,
-            metadata={
-                "task": self.task,
-                "detector": self.detector,
-                "variant": self.variant,
-                "model_args": self.model_args,
-                "class_names": self.class_names,
-                "preprocessing": self.preprocessing.to_dict(),
-                "scalablevit_version": __version__,
-            },
-        )
-        # The file is read back: what is measured here is what the user ships.
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         device = self.trainer.strategy.root_device  # self.device is the CPU again by now
         detector = Detector.load(folder, device=device)
@@ -254,27 +214,18 @@ class DetectionTask(TrainingModule):
             **{kind: precision.to_dict() for kind, precision in measured.items()},
             "count": len(findings.image_ids),
             "unreadable": findings.unreadable,
-            "checkpoint": None if best is None else best.name,
         }
-        _write_json(folder / "results.json", results, indent=2)
-        _write_json(folder / "detections.json", findings.records)
-        draw_sheet(detector, data.val_dataset, data.val_annotations, folder / "predictions.png", count=_SHEET_PICTURES)
-        figures = "; ".join(_in_words(kind, precision) for kind, precision in measured.items())
-        return [f"validation of {file}: {figures} on {len(findings.image_ids):,} pictures"]
 
-    def example_inputs(self) -> list[str]:
-        """A few validation pictures, for the command that the user may try next."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        count = len(data.val_dataset)
-        return [str(data.val_dataset.path(i * count // 4)) for i in range(min(3, count))]
+        def draw() -> None:
+            write_json(folder / "detections.json", findings.records, indent=None)
+            sheet = folder / "predictions.png"
+            draw_sheet(detector, data.val_dataset, data.val_annotations, sheet, count=_SHEET_PICTURES)
+
+        figures = "; ".join(_in_words(kind, precision) for kind, precision in measured.items())
+        return Evaluation(results, figures, len(findings.image_ids), draw)
 
 
 def _in_words(kind: str, precision: AveragePrecision) -> str:
     if precision.ap is None or precision.ap50 is None:
         return f"{kind} AP unknown, as there is no object"
     return f"{kind} AP {precision.ap:.1%}, AP50 {precision.ap50:.1%}"
-
-
-def _write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
-    text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))

@@ -17,6 +17,7 @@ from scalablevit.data.builtin import write_builtin
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.input_settings import height_and_width, per_channel
 from scalablevit.data.masks import read_upright_mask
+from scalablevit.data.unreadable import read_or_substitute
 from scalablevit.segmentation.labels import (
     IGNORED,
     OUTSIDE_REMEDY,
@@ -157,22 +158,27 @@ class MaskDataset(Dataset[SegmentationSample]):
             raise PairError(path, kind="outside-classes", reason=str(error), remedy=OUTSIDE_REMEDY) from None
 
     def __getitem__(self, index: int) -> SegmentationSample:
-        failed: list[str] = []
-        for offset in range(min(1 + self.max_substitutes, len(self))):
-            candidate = (index + offset) % len(self)
-            try:
-                pair = self.read(candidate)
-            except (ImageError, PairError) as error:
-                failed.append(str(error))
-                continue
-            if self.pair_transform is not None:
-                image, mask = self.pair_transform(pair.image, pair.labels)
-            else:
-                assert self.image_transform is not None
-                image, mask = self.image_transform(pair.image), torch.from_numpy(pair.labels).to(torch.int64)
-            return SegmentationSample(image, mask, True, candidate, tuple(failed))
+        read, failed = read_or_substitute(
+            self._read_transformed,
+            index,
+            count=len(self),
+            max_substitutes=self.max_substitutes,
+            errors=(ImageError, PairError),
+        )
+        if read is not None:
+            return SegmentationSample(*read, failed)
         mask = torch.full(self.blank_shape[1:], IGNORED, dtype=torch.int64)
-        return SegmentationSample(torch.zeros(self.blank_shape), mask, False, index, tuple(failed))
+        return SegmentationSample(torch.zeros(self.blank_shape), mask, False, index, failed)
+
+    def _read_transformed(self, index: int) -> tuple[Tensor, Tensor, bool, int]:
+        """The fields of a readable sample."""
+        pair = self.read(index)
+        if self.pair_transform is not None:
+            image, mask = self.pair_transform(pair.image, pair.labels)
+        else:
+            assert self.image_transform is not None
+            image, mask = self.image_transform(pair.image), torch.from_numpy(pair.labels).to(torch.int64)
+        return image, mask, True, index
 
 
 class MaskFolderData(TaskData):

@@ -1,6 +1,5 @@
 """Training and validating a segmenter."""
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -13,22 +12,13 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from scalablevit import __version__
-from scalablevit.safe_write import write_atomically
 from scalablevit.segmentation.data import SegmentationBatch
 from scalablevit.segmentation.evaluate import Example, PixelConfusion, evaluate, probability_bands
 from scalablevit.segmentation.inference import InferenceSettings
 from scalablevit.segmentation.labels import IGNORED
 from scalablevit.segmentation.models import SegmentationModel, build_segmenter
 from scalablevit.segmentation.transforms import Preprocessing
-from scalablevit.training.module import (
-    DEFAULT_OPTIMIZER,
-    DEFAULT_SCHEDULE,
-    OptimizerSettings,
-    ScheduleSettings,
-    TrainingModule,
-    check_variant,
-)
+from scalablevit.training.module import Evaluation, TrainingModule, check_variant
 from scalablevit.weights import load_network, load_weights, save_network
 
 _log = logging.getLogger(__name__)
@@ -63,7 +53,7 @@ class SegmentationTask(TrainingModule):
             otherwise; False: by those with a class.
         inference: how the network is applied in validation and, but for scales and flip, in prediction. A null short
             and long side are those of `preprocessing`.
-        optimizer, schedule, global_batch, ema_decay, max_nonfinite_steps, seed: see `TrainingModule`.
+        training: how it is trained: optimizer, schedule, seed and the other arguments of `TrainingSettings`.
 
     Raises:
         ValueError: no such variant, weights that do not fit, or an argument out of range.
@@ -90,21 +80,9 @@ class SegmentationTask(TrainingModule):
         auxiliary_weight: float = _AUXILIARY_WEIGHT,
         ignored_in_mean: bool = False,
         inference: InferenceSettings = _DEFAULT_INFERENCE,
-        optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
-        schedule: ScheduleSettings = DEFAULT_SCHEDULE,
-        global_batch: int | None = None,
-        ema_decay: float | None = None,
-        max_nonfinite_steps: int = 10,
-        seed: int = 0,
+        **training: Any,
     ) -> None:
-        super().__init__(
-            optimizer=optimizer,
-            schedule=schedule,
-            global_batch=global_batch,
-            ema_decay=ema_decay,
-            max_nonfinite_steps=max_nonfinite_steps,
-            seed=seed,
-        )
+        super().__init__(**training)
         check_variant(variant)
         if auxiliary_weight < 0:
             raise ValueError(f"model.auxiliary_weight must be at least 0, got {auxiliary_weight}")
@@ -120,7 +98,7 @@ class SegmentationTask(TrainingModule):
             )
         self.inference = inference
         K = len(class_names)
-        scale_value = self.settle_scale_value(scale_value, weights)
+        scale_value = self.resolve_scale_value(scale_value, weights)
         self.model_args: dict[str, Any] = {
             "in_chans": self.preprocessing.in_chans,
             "window_size": window_size,
@@ -130,7 +108,7 @@ class SegmentationTask(TrainingModule):
         }
         # Initialisation is part of the run's seed, wherever the task is built.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(self.settings.seed)
             try:
                 self.network = build_segmenter(
                     segmenter,
@@ -195,36 +173,21 @@ class SegmentationTask(TrainingModule):
         self.val_confusion.reset()
         self.val_loss.reset()
 
-    def write_results(self, folder: Path, best: Path | None) -> list[str]:
-        """Write the weights to ship, and what they do on the validation pictures.
+    def save_weights(self, folder: Path, metadata: dict[str, Any]) -> Path:
+        """Write `model.safetensors`."""
+        own = {
+            "variant": self.variant,
+            "segmenter": self.segmenter,
+            "model_args": self.model_args,
+            "inference": self.inference.to_dict(),
+        }
+        return save_network(self.network, folder, metadata={**metadata, **own})
 
-        Args:
-            folder: gets `model.safetensors`, `results.json` and `predictions.png`.
-            best: checkpoint to take the weights from; None: those of now.
-
-        Returns:
-            lines for the user.
-        """
+    def evaluate_weights(self, folder: Path) -> Evaluation:
+        """IoU and accuracy of the weights in `folder`; draws `predictions.png`."""
         from scalablevit.segmentation.pictures import draw_predictions
         from scalablevit.segmentation.predict import build_network
 
-        if best is not None:
-            load_weights(self.network, best)
-        save_network(
-            self.network,
-            folder,
-            metadata={
-                "task": self.task,
-                "variant": self.variant,
-                "segmenter": self.segmenter,
-                "model_args": self.model_args,
-                "class_names": self.class_names,
-                "preprocessing": self.preprocessing.to_dict(),
-                "inference": self.inference.to_dict(),
-                "scalablevit_version": __version__,
-            },
-        )
-        # The file is read back: what is measured here is what the user ships.
         network, _ = load_network(folder, build_network)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         total = len(data.val_dataset)
@@ -237,25 +200,21 @@ class SegmentationTask(TrainingModule):
             num_workers=data.num_workers,
             keep={i * total // _MOST_EXAMPLES for i in range(_MOST_EXAMPLES)},
         )
-        summary = {
-            **result.summary(self.class_names),
-            "inference": self.inference.to_dict(),
-            "checkpoint": None if best is None else best.name,
-        }
-        text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(folder / "results.json", lambda file: file.write(text.encode()))
-        draw_predictions(
-            [self._drawable(example) for example in result.examples],
-            folder / "predictions.png",
-            class_names=self.class_names,
-            palette=self.preprocessing.colours(len(self.class_names)),
-        )
+
+        def draw() -> None:
+            draw_predictions(
+                [self._drawable(example) for example in result.examples],
+                folder / "predictions.png",
+                class_names=self.class_names,
+                palette=self.preprocessing.colours(len(self.class_names)),
+            )
+
         scores = result.scores
-        return [
-            f"validation of {folder / 'model.safetensors'}: mIoU {scores.miou:.2%}, "
-            f"mean accuracy {scores.mean_accuracy:.2%}, pixel accuracy {scores.accuracy:.2%} "
-            f"on {result.count:,} pictures"
-        ]
+        figures = (
+            f"mIoU {scores.miou:.2%}, mean accuracy {scores.mean_accuracy:.2%}, pixel accuracy {scores.accuracy:.2%}"
+        )
+        results = {**result.summary(self.class_names), "inference": self.inference.to_dict()}
+        return Evaluation(results, figures, result.count, draw)
 
     def _drawable(self, example: Example) -> tuple[Image.Image, np.ndarray, np.ndarray, str]:
         """Picture, mask and labels of a sheet's size, and a title."""
@@ -268,12 +227,6 @@ class SegmentationTask(TrainingModule):
         right = (example.labels == example.mask)[known]
         title = f"prediction, {right.mean():.1%} right" if right.size else "prediction"
         return picture, example.mask[::step, ::step], example.labels[::step, ::step], title
-
-    def example_inputs(self) -> list[str]:
-        """A few validation pictures, for the command that the user may try next."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        count = len(data.val_dataset)
-        return [str(data.val_dataset.path(i * count // 4)) for i in range(min(3, count))]
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor, *, ignored_in_mean: bool = False) -> Tensor:

@@ -281,9 +281,9 @@ class TrainingCommand(LightningCLI):
     def write_recipe(self) -> None:
         """Keep the resolved recipe and the environment; `fit --config RUN/recipe.yaml` repeats the run."""
         text = self.recipe_text
-        if self.model.settled:
+        if self.model.arguments_from_weights:
             recipe = yaml.safe_load(text)
-            recipe["model"]["init_args"].update(self.model.settled)
+            recipe["model"]["init_args"].update(self.model.arguments_from_weights)
             text = yaml.safe_dump(recipe, sort_keys=False)
         write_atomically(self.folder.recipe, lambda file: file.write(text.encode()))
         self.folder.write_environment(seed=int(self.config["seed_everything"]))
@@ -299,7 +299,7 @@ class TrainingCommand(LightningCLI):
             console.print(line, highlight=False, markup=False)
         made = sorted(p.name for p in self.folder.path.iterdir() if not p.name.startswith("."))
         console.print(f"in {self.folder.path}: {', '.join(made)}", highlight=False, markup=False)
-        command = invocation("predict", *self.model.example_inputs(), "--weights", self.folder.path)
+        command = invocation("predict", *self.datamodule.example_inputs(), "--weights", self.folder.path)
         console.print(f"\nNext, try:\n  {command}", highlight=False, markup=False)
 
 

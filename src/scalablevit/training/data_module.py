@@ -86,6 +86,12 @@ class TaskData(LightningDataModule):
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
 
+    def example_inputs(self) -> list[str]:
+        """A few validation images, for the command that the user may try next."""
+        dataset: Any = self.val_dataset
+        count = len(dataset)
+        return [str(dataset.path(i * count // 4)) for i in range(min(3, count))]
+
     def batch_groups(self) -> Sequence[int] | None:
         """A number for each training sample: batches hold samples of one number; None: any samples."""
         return None

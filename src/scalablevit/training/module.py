@@ -2,10 +2,10 @@
 
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,121 +14,60 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
+from scalablevit import __version__
 from scalablevit.abridged import abridged
 from scalablevit.backbone import VARIANTS
 from scalablevit.data.loaders import ResumableLoader
 from scalablevit.data.randomness import seed_all
 from scalablevit.data.unreadable import UnreadableFiles
+from scalablevit.safe_write import write_json
 from scalablevit.training import schedules
 from scalablevit.training.nonfinite_guard import NonFiniteGuard
 from scalablevit.training.param_groups import parameter_groups
+from scalablevit.training.settings import TrainingSettings
 from scalablevit.training.weight_averaging import WarmedUpAveraging
-from scalablevit.weights import LoadReport, holds_scaled_values
+from scalablevit.weights import LoadReport, holds_scaled_values, load_weights
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """AdamW.
+class Evaluation(NamedTuple):
+    """What the weights that a run ships do on the validation data.
 
-    Args:
-        lr: peak learning rate for `lr_batch` samples a step; it scales linearly with the global batch.
-        lr_batch: see `lr`; null: `lr` is used as it is.
-        weight_decay: of all but norms, biases and what the network excludes.
-        betas: of AdamW.
-        eps: of AdamW.
-        layer_decay: each layer towards the input learns by this factor more slowly; null: all alike.
+    Fields:
+        results: content of `results.json`.
+        figures: the same in a few words, such as "top-1 98.1%".
+        count: how many images were measured.
+        draw: write the images and further files of the task into the run folder.
     """
 
-    lr: float = 1e-3
-    lr_batch: int | None = 1024
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    layer_decay: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"optimizer.lr must be above 0, got {self.lr}")
-        if self.lr_batch is not None and self.lr_batch < 1:
-            raise ValueError(f"optimizer.lr_batch must be at least 1 or null, got {self.lr_batch}")
-        if self.weight_decay < 0:
-            raise ValueError(f"optimizer.weight_decay must be at least 0, got {self.weight_decay}")
-        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            raise ValueError(f"optimizer.layer_decay must lie in (0, 1] or be null, got {self.layer_decay}")
-
-
-@dataclass(frozen=True)
-class ScheduleSettings:
-    """The learning rate over the run, set anew at every optimizer step.
-
-    Args:
-        name: shape after the warm-up.
-        warmup_epochs: length of the linear warm-up.
-        warmup_steps: the same in optimizer steps; where given, `warmup_epochs` is not used.
-        warmup_lr: where the warm-up starts: the absolute learning rate of the fastest group; the others in
-            proportion.
-        min_lr: where cosine and poly end; absolute as `warmup_lr` is.
-        milestones: multistep: epochs, fractions allowed, after which the learning rate is multiplied by
-            `gamma`.
-        gamma: multistep: see `milestones`.
-        power: poly: its exponent.
-    """
-
-    name: Literal["cosine", "multistep", "poly", "constant"] = "cosine"
-    warmup_epochs: float = 5.0
-    warmup_steps: int | None = None
-    warmup_lr: float = 1e-6
-    min_lr: float = 1e-5
-    milestones: list[float] | None = None
-    gamma: float = 0.1
-    power: float = 0.9
-
-    def __post_init__(self) -> None:
-        names = ("cosine", "multistep", "poly", "constant")
-        if self.name not in names:
-            raise ValueError(f"schedule.name must be one of {', '.join(names)}, got {self.name!r}")
-        for setting in ("warmup_epochs", "warmup_steps", "warmup_lr", "min_lr"):
-            value = getattr(self, setting)
-            if value is not None and value < 0:
-                raise ValueError(f"schedule.{setting} must be at least 0, got {value}")
-        if self.name == "multistep" and not self.milestones:
-            raise ValueError("schedule.name multistep needs schedule.milestones, for example [8, 11]")
-        if self.name != "multistep" and self.milestones:
-            raise ValueError(
-                f"schedule.milestones {self.milestones} has no effect with schedule.name {self.name}: "
-                "remove it, or choose multistep"
-            )
-
-
-DEFAULT_OPTIMIZER = OptimizerSettings()
-DEFAULT_SCHEDULE = ScheduleSettings()
+    results: dict[str, Any]
+    figures: str
+    count: int  # type: ignore[assignment]  # a tuple has a method of that name, of no use here
+    draw: Callable[[], None]
 
 
 class TrainingModule(LightningModule):
     """What the three tasks share.
 
-    A subclass sets `self.network` (its parameters are trained), `self.variant`, `self.class_names` and, where it
-    starts from weights, `self.load_report`; it defines `training_step`, which calls `self.unreadable.collect` and
-    `log_train_loss`, and `validation_step`. Hooks it overrides call `super()`.
+    A subclass sets `self.network` (its parameters are trained), `self.variant`, `self.class_names`,
+    `self.preprocessing` and, where it starts from weights, `self.load_report`; it defines `training_step`, which calls
+    `self.unreadable.collect` and `log_train_loss`, `validation_step`, `save_weights` and `evaluate_weights`. Hooks it
+    overrides call `super()`.
 
     Attributes:
         task: one word for what is trained; checkpoints and weights carry it.
         monitor: metric by which the best checkpoint is chosen, and "max" or "min".
         unreadable: the account of files that could not be read.
         train_loss: mean of the epoch; unlike what `self.log` averages, it goes into checkpoints.
-        settled: arguments that the weights decided; the run's recipe keeps them, as a resumed run reads no weights.
+        arguments_from_weights: arguments that the weights decided; the run's recipe keeps them, as a resumed run reads
+            no weights.
 
     Args:
-        optimizer: see `OptimizerSettings`.
-        schedule: see `ScheduleSettings`.
-        global_batch: samples an optimizer step over all devices; gradient accumulation follows from it, and where
-            trainer.check_val_every_n_epoch is null, trainer.val_check_interval then counts optimizer steps.
-            None: batch_size * devices * trainer.accumulate_grad_batches.
-        ema_decay: decay of the moving average of the weights, in [0, 1); None: no averaging.
-        max_nonfinite_steps: how many optimizer steps in a row may be dropped for non-finite gradients.
-        seed: of the run; every step draws its random numbers from (seed, rank, epoch, batch).
+        settings: arguments of `TrainingSettings`.
+
+    Raises:
+        ValueError: a setting is out of its range.
     """
 
     task: ClassVar[str]
@@ -136,53 +75,74 @@ class TrainingModule(LightningModule):
     network: nn.Module
     variant: str
     class_names: list[str]
+    preprocessing: Any
     load_report: LoadReport | None = None
 
-    def __init__(
-        self,
-        *,
-        optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
-        schedule: ScheduleSettings = DEFAULT_SCHEDULE,
-        global_batch: int | None = None,
-        ema_decay: float | None = None,
-        max_nonfinite_steps: int = 10,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, **settings: Any) -> None:
         super().__init__()
-        if global_batch is not None and global_batch < 1:
-            raise ValueError(f"global_batch must be at least 1 or null, got {global_batch}")
-        if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1) or be null, got {ema_decay}")
-        if max_nonfinite_steps < 1:
-            raise ValueError(f"max_nonfinite_steps must be at least 1, got {max_nonfinite_steps}")
-        self.optimizer_settings = optimizer
-        self.schedule_settings = schedule
-        self.global_batch = global_batch
-        self.ema_decay = ema_decay
-        self.max_nonfinite_steps = max_nonfinite_steps
-        self.seed = seed
-        self._loader_state: dict[str, int] | None = None
+        self.settings = TrainingSettings(**settings)
         self.unreadable = UnreadableFiles(0)  # setup() asks the data how many
         self.train_loss = MeanMetric()
-        self.settled: dict[str, Any] = {}
+        self.arguments_from_weights: dict[str, Any] = {}
+        self._loader_state: dict[str, int] | None = None
 
-    def settle_scale_value(self, scale_value: bool | None, weights: str | None) -> bool | None:
-        """The form of SSA that a dense task builds: where it is not said, that of the weights it starts from.
+    def save_weights(self, folder: Path, metadata: dict[str, Any]) -> Path:
+        """Write the network's weights into the run folder.
 
         Args:
-            scale_value: as the recipe says it; None: not said.
+            folder: gets `model.safetensors`.
+            metadata: what every task writes beside its own.
+
+        Returns:
+            the file.
+        """
+        raise NotImplementedError
+
+    def evaluate_weights(self, folder: Path) -> Evaluation:
+        """Read the weights in the run folder back, and evaluate them on the validation data."""
+        raise NotImplementedError
+
+    def write_results(self, folder: Path, best: Path | None) -> list[str]:
+        """Write the weights to ship, and what they do on the validation data.
+
+        Args:
+            folder: gets `model.safetensors`, `results.json` and the files of the task.
+            best: checkpoint to take the weights from; None: those of now.
+
+        Returns:
+            lines for the user.
+        """
+        if best is not None:
+            load_weights(self.network, best)
+        metadata = {
+            "task": self.task,
+            "class_names": self.class_names,
+            "preprocessing": self.preprocessing.to_dict(),
+            "scalablevit_version": __version__,
+        }
+        file = self.save_weights(folder, metadata)
+        found = self.evaluate_weights(folder)
+        write_json(folder / "results.json", {**found.results, "checkpoint": None if best is None else best.name})
+        found.draw()
+        return [f"validation of {file}: {found.figures} on {found.count:,} images"]
+
+    def resolve_scale_value(self, scale_value: bool | None, weights: str | None) -> bool | None:
+        """Choose the form of SSA that a dense task builds: the recipe's, else that of the weights it starts from.
+
+        Args:
+            scale_value: of the recipe; None: not given.
             weights: what `load_weights` reads; None: there are none, and the model decides.
         """
         if scale_value is None and weights is not None:
             scale_value = holds_scaled_values(weights)
-            self.settled = {"scale_value": scale_value}
+            self.arguments_from_weights = {"scale_value": scale_value}
         return scale_value
 
     def configure_callbacks(self) -> list[Callback]:
         """The guard against non-finite steps and, with `ema_decay`, the averaging of the weights."""
-        callbacks: list[Callback] = [NonFiniteGuard(max_steps=self.max_nonfinite_steps)]
-        if self.ema_decay is not None:
-            callbacks.append(WarmedUpAveraging(self.ema_decay))
+        callbacks: list[Callback] = [NonFiniteGuard(max_steps=self.settings.max_nonfinite_steps)]
+        if self.settings.ema_decay is not None:
+            callbacks.append(WarmedUpAveraging(self.settings.ema_decay))
         return callbacks
 
     def setup(self, stage: str) -> None:
@@ -197,22 +157,22 @@ class TrainingModule(LightningModule):
             return
         per_pass = self._batch_size() * self.trainer.world_size
         accumulate = self.trainer.accumulate_grad_batches
-        if self.global_batch is None:
+        if self.settings.global_batch is None:
             self.samples_per_step = per_pass * accumulate
             return
-        if self.global_batch % per_pass:
+        if self.settings.global_batch % per_pass:
             raise ValueError(
-                f"global_batch {self.global_batch} is not a multiple of batch_size {self._batch_size()} x "
+                f"global_batch {self.settings.global_batch} is not a multiple of batch_size {self._batch_size()} x "
                 f"{self.trainer.world_size} device(s) = {per_pass}: change batch_size or set global_batch to "
-                f"{max(1, round(self.global_batch / per_pass)) * per_pass}"
+                f"{max(1, round(self.settings.global_batch / per_pass)) * per_pass}"
             )
-        derived = self.global_batch // per_pass
+        derived = self.settings.global_batch // per_pass
         if accumulate not in (1, derived):
             raise ValueError(
-                f"trainer.accumulate_grad_batches {accumulate} contradicts global_batch {self.global_batch}, "
+                f"trainer.accumulate_grad_batches {accumulate} contradicts global_batch {self.settings.global_batch}, "
                 f"from which {derived} follows: remove one of the two"
             )
-        self.samples_per_step = self.global_batch
+        self.samples_per_step = self.settings.global_batch
         if accumulate == derived:
             return
         self.trainer.accumulate_grad_batches = derived
@@ -232,14 +192,14 @@ class TrainingModule(LightningModule):
     @property
     def peak_lr(self) -> float:
         """The highest learning rate of the run, of the fastest group; known once `setup("fit")` has run."""
-        settings = self.optimizer_settings
+        settings = self.settings.optimizer
         if settings.lr_batch is None:
             return settings.lr
         return settings.lr * self.samples_per_step / settings.lr_batch
 
     def configure_optimizers(self) -> Any:
         """AdamW over the network's parameter groups, with the schedule stepped once an optimizer step."""
-        settings = self.optimizer_settings
+        settings = self.settings.optimizer
         groups = parameter_groups(
             self.network,
             lr=self.peak_lr,
@@ -256,7 +216,7 @@ class TrainingModule(LightningModule):
 
     def _lr_factor(self) -> partial[float]:
         """The schedule as a function of the optimizer step."""
-        settings, peak = self.schedule_settings, self.peak_lr
+        settings, peak = self.settings.schedule, self.peak_lr
         self.trainer.fit_loop.setup_data()  # with max_steps alone, num_training_batches is not known before
         total = self.trainer.estimated_stepping_batches
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
@@ -271,8 +231,8 @@ class TrainingModule(LightningModule):
             if value > peak:
                 raise ValueError(
                     f"schedule.{name} {value:g} is above the peak learning rate {peak:g} (optimizer.lr "
-                    f"{self.optimizer_settings.lr:g}, {self.samples_per_step} samples a step for lr_batch "
-                    f"{self.optimizer_settings.lr_batch}): lower it, or raise optimizer.lr"
+                    f"{self.settings.optimizer.lr:g}, {self.samples_per_step} samples a step for lr_batch "
+                    f"{self.settings.optimizer.lr_batch}): lower it, or raise optimizer.lr"
                 )
         if warmup_steps >= total:
             log.warning(
@@ -317,7 +277,7 @@ class TrainingModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Warn of a setting that only makes sense with weights."""
-        layer_decay = self.optimizer_settings.layer_decay
+        layer_decay = self.settings.optimizer.layer_decay
         if layer_decay is not None and self.load_report is None and self.trainer.ckpt_path is None:
             log.warning(
                 "model.optimizer.layer_decay %g slows the first layers, which start from nothing without "
@@ -374,7 +334,7 @@ class TrainingModule(LightningModule):
             ValueError: names both and the remedy.
         """
         if self.trainer.max_steps != -1:
-            _settle_epoch(checkpoint.get("loops", {}).get("fit_loop"))
+            _correct_epoch_progress(checkpoint.get("loops", {}).get("fit_loop"))
         self._loader_state = checkpoint.get("train_loader")  # on_train_start tells the loader
         total, weight = checkpoint.get("train_loss", (0.0, 0.0))
         if weight > 0:  # the sum over all ranks counts once
@@ -406,7 +366,7 @@ class TrainingModule(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the step and log the learning rate of the fastest group."""
-        seed_all(self.seed, self.global_rank, self.current_epoch, batch_idx)
+        seed_all(self.settings.seed, self.global_rank, self.current_epoch, batch_idx)
         groups = self.trainer.optimizers[0].param_groups
         self.log("lr", max(group["lr"] for group in groups), on_step=True, on_epoch=False)
 
@@ -426,7 +386,7 @@ def max_steps_reached(trainer: Trainer) -> bool:
     return 0 <= trainer.max_steps <= trainer.global_step
 
 
-def _settle_epoch(loop: dict[str, Any] | None) -> None:
+def _correct_epoch_progress(loop: dict[str, Any] | None) -> None:
     """In the state of a fit loop that was saved at an epoch's end, count the epoch as done, or as not yet ended.
 
     Under max_steps Lightning goes on in such an epoch, though its batches are over: it trains one batch of the next

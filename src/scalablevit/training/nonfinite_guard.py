@@ -25,14 +25,9 @@ class NonFiniteGuard(Callback):
     Args:
         max_steps: how many may be dropped one after the other; at least 1. The next one raises
             `NonFiniteError`.
-
-    Raises:
-        ValueError: `max_steps` is below 1.
     """
 
     def __init__(self, max_steps: int) -> None:
-        if max_steps < 1:
-            raise ValueError(f"max_nonfinite_steps must be at least 1, got {max_steps}")
         self.max_steps = max_steps
         self.in_a_row = 0
         self.total = 0

@@ -22,14 +22,8 @@ def parameter_groups(
             alike.
 
     Raises:
-        ValueError: a value out of range, or a network without a trainable parameter.
+        ValueError: a network without a trainable parameter.
     """
-    if lr <= 0:
-        raise ValueError(f"optimizer.lr must be above 0, got {lr}")
-    if weight_decay < 0:
-        raise ValueError(f"optimizer.weight_decay must be at least 0, got {weight_decay}")
-    if layer_decay is not None and not 0 < layer_decay <= 1:
-        raise ValueError(f"optimizer.layer_decay must lie in (0, 1] or be null, got {layer_decay}")
     no_weight_decay = getattr(network, "no_weight_decay", None)
     undecayed = set(no_weight_decay()) if callable(no_weight_decay) else set()
     if layer_decay is None:

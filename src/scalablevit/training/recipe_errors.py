@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import difflib
-import inspect
 import re
 import typing
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse._parameter_resolvers import get_signature_parameters
 from lightning.pytorch import Trainer
 
 _TOP = ("model", "data", "trainer", "seed_everything")
@@ -147,11 +147,12 @@ def _known_keys(prefix: str, class_path: str | None) -> Iterator[str]:
 
 
 def _keys_of(kind: Any, prefix: str) -> Iterator[str]:
-    for name, parameter in inspect.signature(kind).parameters.items():
-        yield f"{prefix}.{name}"
+    for parameter in get_signature_parameters(kind):  # with those of settings that `**` takes
+        key = f"{prefix}.{parameter.name}"
+        yield key
         for inner in (parameter.annotation, *typing.get_args(parameter.annotation)):
             if dataclasses.is_dataclass(inner):
-                yield from _keys_of(inner, f"{prefix}.{name}")
+                yield from _keys_of(inner, key)
 
 
 def _file_of(key: str, recipes: Mapping[str, Mapping[str, Any]], said: str | None = None) -> str:

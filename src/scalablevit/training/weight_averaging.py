@@ -17,15 +17,10 @@ class WarmedUpAveraging(WeightAveraging):
     Args:
         decay: in [0, 1); the higher, the longer the memory.
 
-    Raises:
-        ValueError: `decay` out of range.
-
     Source: tf.train.ExponentialMovingAverage(num_updates).
     """
 
     def __init__(self, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1) or be null, got {decay}")
         super().__init__(multi_avg_fn=_moving_average(decay))
 
 
