@@ -29,7 +29,7 @@ _SHORT = {
     "--seed": "--seed_everything",
 }
 _COMMANDS = ("fit", "validate", "predict", "info", "bench", "check-data", "recipes")
-# what `scalablevit.bench.throughput` knows, and what it measures without being told
+# what `scalablevit.bench.cells` knows, and what it measures without being told
 _BENCH_CHOICES = {
     "precision": ("fp32", "tf32", "bf16", "fp16"),
     "mode": ("eager", "compile", "graphs", "optimized"),
@@ -619,7 +619,10 @@ def _bench(args: argparse.Namespace) -> int:
     if args.output is not None and (not args.output or Path(args.output).is_dir()):
         raise ValueError(f"--output {args.output!r} is not a file; name one, such as bench.json")
     with _importing():
-        from scalablevit.bench.throughput import Timing, cells, measure, table
+        from scalablevit.bench.cells import cells
+        from scalablevit.bench.result import table
+        from scalablevit.bench.throughput import measure
+        from scalablevit.bench.turns import Timing
 
     def tell(number: int, count: int, cell: object, seconds: float | None) -> None:
         text = f"[{number}/{count}] {cell} ... " if seconds is None else f"{seconds:.0f} s\n"
