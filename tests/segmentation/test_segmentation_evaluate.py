@@ -7,15 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scalablevit.segmentation import evaluate as evaluation
-from scalablevit.segmentation.evaluate import (
-    Evaluation,
-    PixelConfusion,
-    Scores,
-    count_pixels,
-    label_map,
-    probability_bands,
-)
+from scalablevit.segmentation import bands
+from scalablevit.segmentation.bands import label_map, probability_bands
+from scalablevit.segmentation.evaluate import Evaluation, PixelConfusion, Scores, count_pixels
 from scalablevit.segmentation.inference import InferenceSettings, segment
 
 
@@ -131,10 +125,10 @@ def test_bands_of_a_large_picture_are_what_segment_gives(
     ((top, only),) = probability_bands(network, image, chosen, num_classes=5)
     assert top == 0
     assert torch.equal(only, whole)
-    monkeypatch.setattr(evaluation, "MOST_SCORES", 4 * 5 * 83 * 7)
-    bands = list(probability_bands(network, image, chosen, num_classes=5))
-    assert [top for top, _ in bands] == list(range(0, 61, 7))
-    banded = torch.cat([band for _, band in bands], dim=1)
+    monkeypatch.setattr(bands, "MOST_SCORES", 4 * 5 * 83 * 7)
+    parts = list(probability_bands(network, image, chosen, num_classes=5))
+    assert [top for top, _ in parts] == list(range(0, 61, 7))
+    banded = torch.cat([band for _, band in parts], dim=1)
     assert banded.shape == whole.shape
     assert (banded - whole).abs().max() < 1e-4
     labels = label_map(network, image, chosen, num_classes=5)
@@ -144,7 +138,7 @@ def test_bands_of_a_large_picture_are_what_segment_gives(
 
 def test_bands_of_a_picture_at_its_own_size_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     network, image = Pixelwise(5).eval(), torch.randn(3, 20, 30)
-    monkeypatch.setattr(evaluation, "MOST_SCORES", 100)
+    monkeypatch.setattr(bands, "MOST_SCORES", 100)
     ((_, only),) = probability_bands(network, image, InferenceSettings(), num_classes=5)
     whole = segment(network, image, InferenceSettings())
     assert torch.equal(only, whole)
@@ -155,7 +149,7 @@ def test_bands_of_a_picture_at_its_own_size_are_one(monkeypatch: pytest.MonkeyPa
 def test_classes_left_out_of_an_enlargement_win_nowhere(size: tuple[int, int]) -> None:
     """Of forty classes, many of which are never the likeliest at the pixels but some between them."""
     logits = torch.randn(40, *size) + 2 * torch.randn(40, 1, 1)
-    able = evaluation._able_to_win(logits)
+    able = bands._able_to_win(logits)
     large = torch.nn.functional.interpolate(logits[None], scale_factor=9, mode="bilinear")[0].argmax(0)
     assert set(large.unique().tolist()) <= set(able.tolist())
     assert len(able) < 40

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.cli import main
+from scalablevit.data import image_batches
 from scalablevit.data.images import read_image
-from scalablevit.segmentation import InferenceSettings, Preprocessing, Segmenter, predict
-from scalablevit.segmentation import evaluate as evaluation
+from scalablevit.segmentation import InferenceSettings, Preprocessing, Segmenter, bands, predict
 from scalablevit.segmentation.inference import segment
 from scalablevit.segmentation.models import build_segmenter
 from scalablevit.visualization.palette import class_colours
@@ -204,7 +204,7 @@ def test_a_large_picture_that_is_shown_small_is_enlarged_in_bands(
 ) -> None:
     path = picture(tmp_path / "a.png", blocks(400, 600))
     (exact,) = segmenter(short_side=40).predict([path])
-    for module in (predict, evaluation):
+    for module in (predict, bands):
         monkeypatch.setattr(module, "MOST_SCORES", 3 * 600 * 100)
     made = segmenter(short_side=40)
     (banded,) = made.predict([path])
@@ -246,7 +246,7 @@ def test_one_picture_is_kept_at_a_time(tmp_path: Path, monkeypatch: pytest.Monke
         kept.append(weakref.ref(image))
         return image
 
-    monkeypatch.setattr(predict, "read_image", read)
+    monkeypatch.setattr(image_batches, "read_image", read)
     predictions = segmenter().predict(paths, keep_images=True)
     for _ in paths:
         assert next(predictions).image is kept[-1]()
@@ -323,7 +323,7 @@ def test_the_command_keeps_one_picture_at_a_time(folder: Path, tmp_path: Path, m
         kept.append(weakref.ref(image))
         return image
 
-    monkeypatch.setattr(predict, "read_image", read)
+    monkeypatch.setattr(image_batches, "read_image", read)
     words = ["--weights", str(folder), "--device", "cpu", "--save", str(tmp_path / "out")]
     assert main(["predict", *map(str, paths), *words]) == 0
     assert len(kept) == 3

@@ -472,19 +472,20 @@ def _predict(args: argparse.Namespace) -> int:
 
         from scalablevit.data.find_images import find_images
         from scalablevit.data.image_file import pixel_limit
-        from scalablevit.weights import trained_task
+        from scalablevit.weights import open_trained
 
     if args.save is not None and (not args.save or (Path(args.save).exists() and not Path(args.save).is_dir())):
         raise ValueError(f"--save {args.save!r} is not a folder; name one, it is made where it is missing")
     if args.max_pixels is not None and args.max_pixels < 1:
         raise UsageError(f"--max-pixels must be at least 1 (million), got {args.max_pixels}")
     paths = find_images(args.inputs)
-    task = trained_task(args.weights)
+    weights = open_trained(args.weights)
+    task = weights.task
     if task not in _PREDICTORS:
         raise ValueError(f"{args.weights} holds weights for {task!r}; this version predicts {', '.join(_PREDICTORS)}")
     kind, columns = _PREDICTORS[task]
     with _importing():
-        predictor = getattr(importlib.import_module(f"scalablevit.{task}"), kind).load(args.weights, device=args.device)
+        predictor = getattr(importlib.import_module(f"scalablevit.{task}"), kind).load(weights, device=args.device)
     options = _prediction_options(args, task)
     folder = None if args.save is None else Path(args.save)
     table = Table("picture", *columns, box=None, pad_edge=False, header_style="bold")

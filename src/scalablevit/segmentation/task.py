@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from scalablevit.segmentation.bands import probability_bands
 from scalablevit.segmentation.data import SegmentationBatch
-from scalablevit.segmentation.evaluate import Example, PixelConfusion, evaluate, probability_bands
+from scalablevit.segmentation.evaluate import Example, PixelConfusion, evaluate
 from scalablevit.segmentation.inference import InferenceSettings
 from scalablevit.segmentation.labels import IGNORED
 from scalablevit.segmentation.models import SegmentationModel, build_segmenter
