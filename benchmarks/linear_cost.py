@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from scalablevit.backbone import VARIANTS
-from scalablevit.bench.cells import PRECISIONS, cells
-from scalablevit.bench.throughput import measure
-from scalablevit.bench.turns import Timing
+from scalablevit.bench.throughput import PRECISIONS, Timing, cells, measure
 
 RESULTS = Path(__file__).parent / "results"
 

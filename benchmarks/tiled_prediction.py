@@ -20,9 +20,9 @@ import torch
 
 from scalablevit.backbone import VARIANTS
 from scalablevit.bench.conditions import conditions, peak_bytes
-from scalablevit.bench.result import write_json
-from scalablevit.segmentation.inference import blended_scores
+from scalablevit.bench.throughput import write_json
 from scalablevit.segmentation.models import build_segmenter
+from scalablevit.segmentation.tiles import Tiling, blended_scores
 
 RESULTS = Path(__file__).parent / "results"
 CLASSES = 150
@@ -55,7 +55,9 @@ def measure(segmenter: str, variant: str, *, side: int, tile: int, tiles: int | 
         counts.update(done=done, all=total)
 
     start = time.perf_counter()
-    blocks = blended_scores(network, picture, num_classes=CLASSES, mean=MEAN, std=STD, tile=tile, on_progress=note)
+    blocks = blended_scores(
+        network, picture, num_classes=CLASSES, mean=MEAN, std=STD, tiling=Tiling(tile), on_progress=note
+    )
     for top, left, scores in blocks:
         block = scores.argmax(0).numpy()
         labels[top : top + block.shape[0], left : left + block.shape[1]] = block

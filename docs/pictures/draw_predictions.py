@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw
 
 from scalablevit.data.images import read_image
 from scalablevit.detection import Detector
-from scalablevit.detection.annotate import annotate
+from scalablevit.detection.pictures import annotate
 from scalablevit.segmentation import Segmenter
-from scalablevit.segmentation.overlay import draw_labels
+from scalablevit.segmentation.draw import draw_labels
 from scalablevit.visualization.fonts import load_font
 from scalablevit.weights import trained_task
 

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scalablevit.segmentation.class_names import find_class_file, read_class_names
 from scalablevit.segmentation.labels import (
     LabelMap,
     OutsideLabelsError,
     count_labels,
-    find_class_file,
     names_of_labels,
-    read_class_names,
 )
 
 DTYPES = [np.uint8, np.uint16, np.int32]

@@ -12,7 +12,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from scalablevit.data.unreadable import UnreadableFiles
-from scalablevit.segmentation.data import MaskFolderData, SegmentationBatch, SegmentationSample, collate
+from scalablevit.segmentation.data import MaskFolderData
+from scalablevit.segmentation.dataset import SegmentationBatch, SegmentationSample, collate
 from scalablevit.segmentation.transforms import Augmentation
 from scalablevit.visualization.palette import class_colours
 
@@ -278,7 +279,7 @@ def test_masks_that_are_all_ignored_are_an_error(tmp_path, part, names, words):
 
 
 def test_a_few_masks_that_are_ignored_do_not_stand_for_all(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("scalablevit.segmentation.data._PROBES", 2)
+    monkeypatch.setattr("scalablevit.segmentation.probe._PROBES", 2)
     ignore_all(write_folder(tmp_path), "training", "t0", "t2")  # those that are tried
     with caplog.at_level(logging.WARNING):
         MaskFolderData(tmp_path, **PLAIN)

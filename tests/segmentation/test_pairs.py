@@ -9,7 +9,9 @@ from PIL import Image
 
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.orientation import turn_upright
-from scalablevit.segmentation.pairs import Pair, PairError, read_pair, scan_pairs
+from scalablevit.segmentation.mask_settings import MaskSettings
+from scalablevit.segmentation.pairs import Pair, scan_pairs
+from scalablevit.segmentation.read_pair import PairError, read_pair
 
 
 def names(pairs: list[Pair]) -> list[tuple[str, str]]:
@@ -52,14 +54,14 @@ def test_without_a_validation_folder_a_share_is_set_aside(tmp_path):
     for i in range(20):
         write_image(tmp_path / "images" / f"{i}.png")
         write_mask(tmp_path / "masks" / f"{i}.png")
-    scan = scan_pairs(tmp_path, val_fraction=0.25)
+    scan = scan_pairs(tmp_path, MaskSettings(val_fraction=0.25))
     assert (len(scan.train), len(scan.val)) == (15, 5)
     assert scan.is_split
     assert set(scan.train) | set(scan.val) == {Pair(f"images/{i}.png", f"masks/{i}.png") for i in range(20)}
     write_image(tmp_path / "images" / "new.png")
     write_mask(tmp_path / "masks" / "new.png")
     # Chosen by name: one more picture moves none from one side to the other, but where the count asks for it.
-    assert len(set(scan_pairs(tmp_path, val_fraction=0.25).val) & set(scan.val)) >= 4
+    assert len(set(scan_pairs(tmp_path, MaskSettings(val_fraction=0.25)).val) & set(scan.val)) >= 4
 
 
 def test_names_of_folders_can_be_given(tmp_path):
@@ -67,7 +69,7 @@ def test_names_of_folders_can_be_given(tmp_path):
     write_mask(tmp_path / "seg" / "a1" / "x.png")
     write_image(tmp_path / "rgb" / "a2" / "y.png")
     write_mask(tmp_path / "seg" / "a2" / "y.png")
-    scan = scan_pairs(tmp_path, images="rgb", masks="seg", train="a1", val="a2")
+    scan = scan_pairs(tmp_path, MaskSettings(images="rgb", masks="seg", train="a1", val="a2"))
     scan.raise_for_errors()
     assert (names(scan.train), names(scan.val)) == ([("x.png", "x.png")], [("y.png", "y.png")])
 
@@ -124,7 +126,7 @@ def test_an_image_may_itself_have_such_an_ending(tmp_path):
 
 def fault(root: Path, **options: str) -> str:
     with pytest.raises(ValueError, match=r".") as caught:
-        scan_pairs(root, **options).raise_for_errors()
+        scan_pairs(root, MaskSettings(**options)).raise_for_errors()
     return str(caught.value)
 
 
@@ -178,7 +180,7 @@ def test_one_pair_is_too_few_to_split(tmp_path):
 @pytest.mark.parametrize("fraction", [0, 1, -0.1])
 def test_share_out_of_range(tmp_path, fraction):
     with pytest.raises(ValueError, match="val_fraction"):
-        scan_pairs(tmp_path, val_fraction=fraction)
+        scan_pairs(tmp_path, MaskSettings(val_fraction=fraction))
 
 
 LABELS = np.arange(6 * 4, dtype=np.uint8).reshape(4, 6)

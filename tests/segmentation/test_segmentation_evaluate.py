@@ -8,8 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from scalablevit.segmentation import bands
-from scalablevit.segmentation.bands import label_map, probability_bands
-from scalablevit.segmentation.evaluate import Evaluation, PixelConfusion, Scores, count_pixels
+from scalablevit.segmentation.bands import most_likely_classes, probability_bands
+from scalablevit.segmentation.evaluate import (
+    Evaluation,
+    PixelConfusion,
+    Scores,
+    count_pixels,
+)
 from scalablevit.segmentation.inference import InferenceSettings, segment
 
 
@@ -131,7 +136,7 @@ def test_bands_of_a_large_picture_are_what_segment_gives(
     banded = torch.cat([band for _, band in parts], dim=1)
     assert banded.shape == whole.shape
     assert (banded - whole).abs().max() < 1e-4
-    labels = label_map(network, image, chosen, num_classes=5)
+    labels = most_likely_classes(network, image, chosen, num_classes=5)
     assert labels.dtype == torch.uint8
     assert (labels != whole.argmax(0)).float().mean() < 1e-3, "ties alone"
 
@@ -142,7 +147,7 @@ def test_bands_of_a_picture_at_its_own_size_are_one(monkeypatch: pytest.MonkeyPa
     ((_, only),) = probability_bands(network, image, InferenceSettings(), num_classes=5)
     whole = segment(network, image, InferenceSettings())
     assert torch.equal(only, whole)
-    assert torch.equal(label_map(network, image, InferenceSettings(), num_classes=5), whole.argmax(0))
+    assert torch.equal(most_likely_classes(network, image, InferenceSettings(), num_classes=5), whole.argmax(0))
 
 
 @pytest.mark.parametrize("size", [(6, 9), (1, 9), (6, 1), (1, 1)], ids=str)
@@ -158,7 +163,7 @@ def test_classes_left_out_of_an_enlargement_win_nowhere(size: tuple[int, int]) -
 def test_an_image_made_smaller_is_labelled_at_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
     network, image = Pixelwise(5).eval(), torch.randn(3, 32, 64)
     settings = InferenceSettings(short_side=32)
-    labels = label_map(network, image, settings, num_classes=5, size=(50, 101))
+    labels = most_likely_classes(network, image, settings, num_classes=5, size=(50, 101))
     logits = network(image[None])
     expected = torch.nn.functional.interpolate(logits, size=(50, 101), mode="bilinear")[0].argmax(0)
     assert (labels != expected).float().mean() < 1e-3

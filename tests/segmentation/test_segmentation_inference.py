@@ -14,15 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from scalablevit.segmentation.inference import (
-    MULTI_SCALE,
-    InferenceSettings,
-    blended_scores,
-    class_pixels,
-    segment,
-    segment_large,
-)
+from scalablevit.segmentation import tiles
+from scalablevit.segmentation.inference import MULTI_SCALE, InferenceSettings, segment
+from scalablevit.segmentation.labels import class_pixels
 from scalablevit.segmentation.models import semantic_fpn
+from scalablevit.segmentation.tiles import Tiling
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RADIUS = 3  # how far a pixel of `nearby` sees
@@ -68,12 +64,24 @@ def whole(network: nn.Module, pixels: NDArray[np.uint8]) -> Tensor:
     return logits_of(network, normalised(pixels)[None])[0]
 
 
+def with_tiling(options: dict[str, Any]) -> dict[str, Any]:
+    """The same options, those of `Tiling` in one."""
+    names = [name for name in ("tile", "overlap", "batch_size", "carry_bytes") if name in options]
+    rest = {name: value for name, value in options.items() if name not in names}
+    return {"tiling": Tiling(**{name: options[name] for name in names}), **rest}
+
+
+def segment_large(network: nn.Module, image: Any, **options: Any) -> NDArray[Any]:
+    return tiles.segment_large(network, image, **with_tiling(options))
+
+
 def assembled(network: nn.Module, pixels: NDArray[np.uint8], **options: Any) -> Tensor:
     """All blocks in their places; every pixel is covered exactly once."""
     classes = options.pop("num_classes", 5)
     scores = torch.full((classes, *pixels.shape[:2]), float("nan"))
     covered = torch.zeros(pixels.shape[:2])
-    for top, left, block in blended_scores(network, pixels, num_classes=classes, mean=MEAN, std=STD, **options):
+    blocks = tiles.blended_scores(network, pixels, num_classes=classes, mean=MEAN, std=STD, **with_tiling(options))
+    for top, left, block in blocks:
         scores[:, top : top + block.shape[1], left : left + block.shape[2]] = block
         covered[top : top + block.shape[1], left : left + block.shape[2]] += 1
     assert torch.equal(covered, torch.ones_like(covered))
@@ -305,11 +313,11 @@ def test_strips_of_a_wide_picture_leave_no_trace(nearby: nn.Module) -> None:
     calls: list[int] = []
     hook = nearby.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
     expected = assembled(nearby, pixels, tile=32)
-    tiles = sum(calls)
+    count = sum(calls)
     calls.clear()
     scores = assembled(nearby, pixels, tile=32, carry_bytes=4 * 5 * 8 * 100)  # strips of 100 px
     hook.remove()
-    assert tiles < sum(calls) <= 1.5 * tiles
+    assert count < sum(calls) <= 1.5 * count
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -379,7 +387,7 @@ def test_progress_counts_every_tile(nearby: nn.Module) -> None:
         ({"carry_bytes": 0}, "carry_bytes must be at least 1"),
         ({"num_classes": 0}, "num_classes must be in"),
         ({"num_classes": 4}, "the network gives 5 classes, num_classes is 4"),
-        ({"mean": (0.5,)}, "picture has 3 channels, mean and std are of 1 and 3"),
+        ({"mean": (0.5,)}, "image has 3 channels, mean and std are of 1 and 3"),
         ({"scales": (-1.0,)}, "scales must be"),
     ],
 )

@@ -8,17 +8,8 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from scalablevit.segmentation.models import (
-    ConvNormReLU,
-    FCNHead,
-    SegmentationModel,
-    SemanticFPNDecoder,
-    UperNetDecoder,
-    build_segmenter,
-    describe,
-    semantic_fpn,
-    upernet,
-)
+from scalablevit.segmentation.decoders import ConvNormReLU, FCNHead, SemanticFPNDecoder, UperNetDecoder
+from scalablevit.segmentation.models import SegmentationModel, build_segmenter, describe, semantic_fpn, upernet
 from scalablevit.training.param_groups import parameter_groups
 
 CHANNELS = (16, 32, 64, 128)

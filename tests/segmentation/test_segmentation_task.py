@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.segmentation import InferenceSettings, Preprocessing, SegmentationTask
-from scalablevit.segmentation.data import SegmentationBatch
+from scalablevit.segmentation.dataset import SegmentationBatch
 from scalablevit.segmentation.inference import segment
 from scalablevit.segmentation.task import segmentation_loss
 from scalablevit.training.settings import OptimizerSettings

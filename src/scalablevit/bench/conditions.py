@@ -1,4 +1,4 @@
-"""The conditions of a measurement (date, commit, device, versions), written beside the figures of every benchmark."""
+"""What a result was measured with and on: every benchmark writes it beside its figures."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import torch
 import scalablevit
 
 _PACKAGE = Path(scalablevit.__file__).parent
-_COMPANIONS = ("timm", "triton")  # packages beside torch that may change a figure
+_COMPANIONS = ("timm", "triton")  # beside torch, what may change a figure
 
 
 def cpu_model() -> str:
-    """Return the name of the processor, as the system gives it."""
+    """Name of the processor, as the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -30,16 +30,16 @@ def cpu_model() -> str:
 
 
 def commit() -> str:
-    """Return the short hash of the package's commit, with "-dirty" if files were changed; "unknown" outside a clone."""
+    """Short hash of this package's commit, with "-dirty" where files were changed; "unknown" outside a checkout."""
     top = _git("rev-parse", "--show-toplevel")
-    # An installed package may lie inside another project's clone, for example in its virtual environment.
+    # An installed package may lie inside the checkout of something else, such as in its virtual environment.
     if not top or Path(top) / "src" / "scalablevit" != _PACKAGE.resolve():
         return "unknown"
     return _git("describe", "--always", "--dirty", "--exclude=*") or "unknown"
 
 
 def _git(*words: str) -> str:
-    """Return the output of a git command in the package's folder; empty if git fails or is missing."""
+    """What git says of the package's folder; nothing where it refuses or is missing."""
     try:
         done = subprocess.run(["git", *words], cwd=_PACKAGE, capture_output=True, text=True, check=False)
     except OSError:
@@ -48,16 +48,16 @@ def _git(*words: str) -> str:
 
 
 def spread(times: list[float]) -> dict[str, float]:
-    """Compute median and quartiles of at least two times, in seconds."""
+    """Median and quartiles of at least two times, in seconds."""
     low, median, high = statistics.quantiles(times, n=4, method="inclusive")
     return {"median": median, "quartile_1": low, "quartile_3": high}
 
 
 def conditions(device: str | torch.device) -> dict[str, str]:
-    """Collect date, commit, device and versions.
+    """Date, commit, device and versions.
 
     Args:
-        device: that of the measurement.
+        device: what was measured on.
     """
     device = torch.device(device)
     found = {
@@ -79,8 +79,8 @@ def conditions(device: str | torch.device) -> dict[str, str]:
 
 
 def peak_bytes() -> int:
-    """Return the peak memory of this process so far."""
-    # From /proc where it exists: the maximum of getrusage includes the process that started this one.
+    """The most memory that this process has held so far."""
+    # Where there is /proc: what the system calls the maximum includes the process that this one was started from.
     found = _from_status("VmHWM:")
     if found is not None:
         return found
@@ -89,19 +89,19 @@ def peak_bytes() -> int:
 
 
 def held_bytes() -> int:
-    """Return the memory that this process holds now; its peak where the system does not tell."""
+    """The memory that this process holds now; the most it has held where the system does not tell."""
     found = _from_status("VmRSS:")
     return peak_bytes() if found is None else found
 
 
 def forget_peak() -> None:
-    """Reset the peak of `peak_bytes`; without effect outside Linux."""
+    """Let `peak_bytes` count from now on; without effect where the system has no such thing, that is outside Linux."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _from_status(field: str) -> int | None:
-    """Read a field of /proc/self/status, in bytes; None where that file does not exist."""
+    """A field of /proc/self/status, in bytes; None where there is no such file."""
     status = Path("/proc/self/status")
     if not status.is_file():
         return None

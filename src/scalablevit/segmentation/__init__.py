@@ -4,21 +4,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scalablevit.segmentation.data import MaskFolderData
+    from scalablevit.segmentation.data import MaskFolderData, MaskFolderSettings
     from scalablevit.segmentation.inference import InferenceSettings
     from scalablevit.segmentation.models import semantic_fpn, upernet
     from scalablevit.segmentation.predict import Prediction, Segmenter
-    from scalablevit.segmentation.task import SegmentationTask
+    from scalablevit.segmentation.task import SegmentationSettings, SegmentationTask
     from scalablevit.segmentation.transforms import Augmentation, Preprocessing
 
 _HOMES = {
     "Augmentation": "transforms",
     "InferenceSettings": "inference",
     "MaskFolderData": "data",
+    "MaskFolderSettings": "data",
     "Prediction": "predict",
     "Preprocessing": "transforms",
     "SegmentationTask": "task",
     "Segmenter": "predict",
+    "SegmentationSettings": "task",
     "semantic_fpn": "models",
     "upernet": "models",
 }
@@ -27,8 +29,10 @@ __all__ = [
     "Augmentation",
     "InferenceSettings",
     "MaskFolderData",
+    "MaskFolderSettings",
     "Prediction",
     "Preprocessing",
+    "SegmentationSettings",
     "SegmentationTask",
     "Segmenter",
     "semantic_fpn",

@@ -1,4 +1,4 @@
-"""Class probabilities and labels of images too large to hold the probabilities of: a band of rows at a time."""
+"""Class probabilities and classes of large images, a few rows at a time."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -45,7 +45,7 @@ def probability_bands(
 
 
 @torch.no_grad()
-def label_map(
+def most_likely_classes(
     network: nn.Module,
     image: Tensor,
     settings: InferenceSettings,

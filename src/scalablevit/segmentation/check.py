@@ -1,11 +1,11 @@
 """Find everything that is wrong with a folder of images and masks before training does."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from scalablevit.abridged import abridged
 from scalablevit.data.check import (
@@ -19,17 +19,17 @@ from scalablevit.data.check import (
     size_range,
 )
 from scalablevit.data.image_file import ImageError
+from scalablevit.segmentation.class_names import find_class_file, read_class_names
 from scalablevit.segmentation.labels import (
-    IGNORED,
     OUTSIDE_REMEDY,
     LabelMap,
     OutsideLabelsError,
     count_labels,
-    find_class_file,
     names_of_labels,
-    read_class_names,
 )
-from scalablevit.segmentation.pairs import MaskFrame, Pair, PairError, PairScan, read_pair, scan_pairs
+from scalablevit.segmentation.mask_settings import MaskSettings
+from scalablevit.segmentation.pairs import Pair, scan_pairs
+from scalablevit.segmentation.read_pair import MaskFrame, PairError, read_pair
 
 Part = Literal["training", "validation"]
 
@@ -69,17 +69,9 @@ class MaskReport(DataReport):
 def check_masks(
     root: str | Path,
     *,
-    train: str = "auto",
-    val: str = "auto",
-    images: str = "auto",
-    masks: str = "auto",
-    val_fraction: float = 0.1,
-    reduce_zero_label: bool = False,
-    ignore_labels: Sequence[int] = (IGNORED,),
-    class_names_file: str | Path | None = None,
-    mask_frame: MaskFrame = "auto",
     num_workers: int | Literal["auto"] = "auto",
     on_progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
 ) -> MaskReport:
     """Decode every image and mask of a data folder and report all that is wrong, without stopping at the first.
 
@@ -91,30 +83,23 @@ def check_masks(
 
     Args:
         root: the data folder, laid out as for `MaskFolderData`.
-        train: as for `MaskFolderData`, as are all up to `mask_frame`.
-        val: see `train`.
-        images: see `train`.
-        masks: see `train`.
-        val_fraction: see `train`.
-        reduce_zero_label: see `train`.
-        ignore_labels: see `train`.
-        class_names_file: see `train`.
-        mask_frame: see `train`.
         num_workers: processes that decode; 0 decodes in this one; "auto" takes all cores, 16 at most.
         on_progress: called with (pairs done, all pairs) now and then.
+        settings: fields of `MaskSettings`.
 
     Raises:
         ValueError: an argument is out of range.
     """
     check_num_workers(num_workers)
-    scan = scan_pairs(root, train=train, val=val, images=images, masks=masks, val_fraction=val_fraction)
+    options = MaskSettings(**settings)
+    scan = scan_pairs(root, options)
     problems = [*scan.problems, *scan.unpaired]
+    found: list[_Found] = []
     pairs: list[tuple[Part, Pair]] = [("training", pair) for pair in scan.train]
     pairs += [("validation", pair) for pair in scan.val]
     paths = [(str(scan.root / pair.image), str(scan.root / pair.mask)) for _, pair in pairs]
-    found: list[_Found] = []
     looks = look_at_all(
-        partial(_look_at, mask_frame), paths, num_workers=num_workers, on_progress=on_progress, pictures_each=2
+        partial(_look_at, options.mask_frame), paths, num_workers=num_workers, on_progress=on_progress, pictures_each=2
     )
     for (part, _), (image, mask), look in zip(pairs, paths, looks, strict=True):
         if isinstance(look, Problem):
@@ -122,25 +107,25 @@ def check_masks(
         else:
             found.append(_Found(part, image, mask, look))
 
+    class_file = options.class_names_file or find_class_file(scan.root)
     names: list[str] = []
-    if found or class_names_file is not None:
-        labels = {label for one in found for label in one.look.labels}
+    if found or options.class_names_file is not None:
         try:
-            names = _class_names(scan, labels, class_names_file, reduce_zero_label, ignore_labels)
+            names = _class_names(class_file, found, options)
         except ValueError as error:
-            class_file = class_names_file or find_class_file(scan.root)
             path = str(class_file or scan.root)
             message = str(error) if str(error).startswith(path) else f"{scan.root}: {error}"
             # Among masks with colours, those of one gray (empty ones, say) do not tell the classes.
-            unknown = class_file is None and len(labels) < 2 and any(p.kind == "not-a-mask" for p in problems)
+            few_labels = len({label for one in found for label in one.look.labels}) < 2
+            unknown = class_file is None and few_labels and any(p.kind == "not-a-mask" for p in problems)
             if not unknown:
                 problems.append(Problem("error", "classes", path, message))
     counted = _Counted({}, (0, 0), [])
     if names:
-        label_map = LabelMap(len(names), reduce_zero_label, tuple(ignore_labels))
+        label_map = LabelMap(len(names), options.reduce_zero_label, options.ignored)
         counted = _count_pixels(names, found, label_map)
-        numbered = class_names_file is not None or find_class_file(scan.root) is not None
-        problems += [*counted.problems, *_missing_classes(str(scan.root), counted.classes, named=numbered)]
+        named = class_file is not None
+        problems += [*counted.problems, *_missing_classes(str(scan.root), counted.classes, named=named)]
     problems += _file_warnings(found)
     problems += repeated_pictures((one.look.digest, PictureFile(one.part, one.image)) for one in found)
     smallest, largest = size_range(one.look.size for one in found)
@@ -186,17 +171,12 @@ def _look_at(mask_frame: MaskFrame, paths: tuple[str, str]) -> _Look | Problem:
     return _Look(pair.image.size, pixel_digest(pair.image), count_labels(pair.labels), pair.lossy, pair.unclear)
 
 
-def _class_names(
-    scan: PairScan,
-    found: set[int],
-    class_names_file: str | Path | None,
-    reduce_zero_label: bool,
-    ignore_labels: Sequence[int],
-) -> list[str]:
-    path = class_names_file or find_class_file(scan.root)
-    if path is None:
-        return names_of_labels(found, reduce_zero_label=reduce_zero_label, ignore_labels=ignore_labels)
-    return read_class_names(path, reduce_zero_label=reduce_zero_label, ignore_labels=ignore_labels)
+def _class_names(class_file: str | Path | None, found: list[_Found], options: MaskSettings) -> list[str]:
+    """Names by class index, from a file or else from the labels that were found."""
+    keywords: dict[str, Any] = {"reduce_zero_label": options.reduce_zero_label, "ignore_labels": options.ignored}
+    if class_file is None:
+        return names_of_labels({label for one in found for label in one.look.labels}, **keywords)
+    return read_class_names(class_file, **keywords)
 
 
 def _count_pixels(names: list[str], found: list[_Found], label_map: LabelMap) -> _Counted:

@@ -1,4 +1,4 @@
-"""Measuring a segmenter: pixels counted by class over a whole set, at the pictures' original size."""
+"""Evaluate a segmenter: count pixels by class over a whole data set, at the images' original size."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 from torchmetrics import Metric
 
 from scalablevit.data.loaders import eval_loader
-from scalablevit.segmentation.bands import label_map
-from scalablevit.segmentation.data import SegmentationBatch, collate
+from scalablevit.segmentation.bands import most_likely_classes
+from scalablevit.segmentation.dataset import SegmentationBatch, collate
 from scalablevit.segmentation.inference import InferenceSettings
 
 
@@ -205,7 +205,7 @@ def evaluate(
         for image, mask, readable, index in zip(batch.images, batch.masks, batch.readable, batch.indices, strict=True):
             if not readable:
                 continue
-            labels = label_map(network, image.to(device), settings, num_classes=num_classes)
+            labels = most_likely_classes(network, image.to(device), settings, num_classes=num_classes)
             confusion += count_pixels(labels, mask.to(device), num_classes=num_classes)
             count += 1
             if index in keep:

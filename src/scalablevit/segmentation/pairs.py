@@ -7,18 +7,13 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
-
-import numpy as np
-from PIL import Image
+from typing import NamedTuple
 
 from scalablevit.abridged import abridged
 from scalablevit.data.check import Problem, raise_for_errors
 from scalablevit.data.find_images import walk_images
-from scalablevit.data.images import read_upright
-from scalablevit.data.masks import read_upright_mask
-from scalablevit.data.orientation import turn_upright
-from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, check_val_fraction, split_by_hash, why_no_folder
+from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, split_by_hash, why_no_folder
+from scalablevit.segmentation.mask_settings import MaskSettings
 
 IMAGE_NAMES = ("images", "image", "imgs", "img", "jpegimages", "pictures")
 MASK_NAMES = (
@@ -28,9 +23,6 @@ MASK_NAMES = (
 
 # Data sets that name masks for their images do it with one of these.
 _MASK_ENDINGS = ("_mask", "-mask", "_masks", "_label", "_labels", "_seg", "_segmentation", "_gt", "_L")
-
-MaskFrame = Literal["auto", "stored", "upright"]
-"""Whether masks follow the EXIF orientation of their images; see `read_pair`."""
 
 _LAYOUTS = (
     "known layouts are ROOT/images/{training,validation} with ROOT/annotations/{training,validation}, "
@@ -91,85 +83,7 @@ _KINDS = {
 }
 
 
-PairErrorKind = Literal["other-size", "outside-classes"]
-
-
-class PairError(ValueError):
-    """A mask does not fit its image.
-
-    Attributes:
-        path: of the mask.
-        kind: what is wrong, in one word that programs can sort by.
-    """
-
-    def __init__(self, path: str | Path, *, kind: PairErrorKind, reason: str, remedy: str) -> None:
-        super().__init__(f"{path}: {reason}; {remedy}")
-        self.path = str(path)
-        self.kind: PairErrorKind = kind
-
-
-class ReadPair(NamedTuple):
-    """An image and its mask, both upright and of the same size.
-
-    Fields:
-        image: mode RGB.
-        labels: (H, W) integers as the mask file has them.
-        palette: colour of each label as RGB in 0..255, where the file has a palette.
-        lossy: the mask is a JPEG, whose labels near edges are distorted.
-        unclear: the image has an EXIF orientation, and the sizes do not tell whether the mask follows it.
-    """
-
-    image: Image.Image
-    labels: np.ndarray
-    palette: tuple[tuple[int, int, int], ...] | None
-    lossy: bool
-    unclear: bool
-
-
-def read_pair(image_path: str | Path, mask_path: str | Path, *, mask_frame: MaskFrame = "auto") -> ReadPair:
-    """Read an image and its mask so that their pixels lie on each other.
-
-    A mask with an EXIF orientation of its own is turned by that. Otherwise, where the image has one, the mask may be
-    drawn over the stored pixels or over the upright picture. The size tells unless both have the same; then the mask
-    is taken to be drawn over the stored pixels and is turned as the image is.
-
-    Args:
-        image_path: file of any format that Pillow reads.
-        mask_path: see `scalablevit.data.masks.read_mask`.
-        mask_frame: "auto" goes by the size, as above; "stored" always turns the mask as the image is, "upright" never.
-
-    Raises:
-        ImageError: the image or the mask cannot be read, or the mask has colours instead of labels.
-        PairError: the mask has another size than the image.
-    """
-    image, orientation, stored_size = read_upright(image_path)
-    mask = read_upright_mask(mask_path)
-    labels, unclear = mask.labels, False
-    if mask.orientation == 1 and orientation != 1:
-        size = labels.shape[1], labels.shape[0]
-        unclear = mask_frame == "auto" and size == image.size == stored_size
-        if mask_frame == "stored" or (mask_frame == "auto" and size == stored_size):
-            labels = turn_upright(labels, orientation)
-    if labels.shape != (image.height, image.width):
-        raise PairError(
-            mask_path,
-            kind="other-size",
-            reason=f"the mask has {labels.shape[1]} x {labels.shape[0]} pixels, but its image {image_path} has "
-            f"{image.width} x {image.height}",
-            remedy="export it at the image's size, or resize it by nearest neighbour",
-        )
-    return ReadPair(image, labels, mask.palette, mask.lossy, unclear)
-
-
-def scan_pairs(
-    root: str | Path,
-    *,
-    train: str = "auto",
-    val: str = "auto",
-    images: str = "auto",
-    masks: str = "auto",
-    val_fraction: float = 0.1,
-) -> PairScan:
+def scan_pairs(root: str | Path, settings: MaskSettings | None = None) -> PairScan:
     """Find training and validation images with their masks; never raises for what is wrong with the folder.
 
     Three layouts are known: `images/training` and `images/validation` beside `annotations/...` (ADE20K's),
@@ -179,24 +93,18 @@ def scan_pairs(
 
     Args:
         root: the data folder.
-        train: name of the training folder; "auto" looks for train or training, in any case of letters.
-        val: name of the validation folder; "auto" looks for val, validation, valid or test.
-        images: name of the folder of images; "auto" looks for images, img, JPEGImages, ...
-        masks: name of the folder of masks; "auto" looks for masks, annotations, labels, SegmentationClass, ...
-        val_fraction: share of the pairs that is set aside where there is no validation folder, in (0, 1).
-
-    Raises:
-        ValueError: `val_fraction` is out of range.
+        settings: names of its folders; None: the usual names.
     """
-    check_val_fraction(val_fraction)
+    settings = settings or MaskSettings()
     root = Path(root).expanduser()
     if (missing := why_no_folder(root)) is not None:
         return _faulty(root, "missing-root", missing)
+    names = {name: getattr(settings, name) for name in ("train", "val", "images", "masks")}
     try:
-        folders = _find_folders(root, train=train, val=val, images=images, masks=masks)
+        folders = _find_folders(root, **names)
     except _LayoutError as error:
         return _faulty(root, error.kind, str(error))
-    return _pair_all(root, folders, val_fraction)
+    return _pair_all(root, folders, settings.val_fraction)
 
 
 class _Folders(NamedTuple):

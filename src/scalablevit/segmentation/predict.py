@@ -1,6 +1,7 @@
 """What a segmenter says of picture files."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +12,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from scalablevit.data.image_batches import read_batches
+from scalablevit.data.find_images import as_paths
+from scalablevit.data.image_file import ImageError
+from scalablevit.data.images import read_image
 from scalablevit.device import choose_device
-from scalablevit.segmentation.bands import MOST_SCORES, label_map, needs_bands, shown_pixels
-from scalablevit.segmentation.inference import DEFAULT_TILE, InferenceSettings, class_pixels, segment_large
+from scalablevit.segmentation.bands import MOST_SCORES, most_likely_classes, needs_bands, shown_pixels
+from scalablevit.segmentation.draw import draw_labels, draw_overlay
+from scalablevit.segmentation.inference import InferenceSettings
+from scalablevit.segmentation.labels import class_pixels
 from scalablevit.segmentation.models import build_segmenter
+from scalablevit.segmentation.tiles import DEFAULT_TILE, Tiling, segment_large
 from scalablevit.segmentation.transforms import Preprocessing
-from scalablevit.weights import TrainedWeights, WeightsError, load_network, open_trained
+from scalablevit.weights import WeightsError, load_network, metadata_for
 
 _MOST_PIXELS = 2**21
 """Pixels that the network sees at once; UperNet needs some 1.2 kB for each."""
@@ -72,8 +78,6 @@ class Prediction:
             "": the picture under the colours of its classes, with a legend.
             "-mask": the labels; a pixel's value is its class's index.
         """
-        from scalablevit.segmentation.overlay import draw_labels, draw_overlay  # matplotlib takes a while to import
-
         if self.labels is None or self.image is None:
             return {}
         return {
@@ -113,29 +117,21 @@ class Segmenter:
         self.inference = inference or InferenceSettings()
 
     @classmethod
-    def load(
-        cls, source: str | os.PathLike[str] | TrainedWeights, *, device: str | torch.device | None = None
-    ) -> "Segmenter":
-        """Load the segmenter of a run.
-
-        Args:
-            source: run folder, or the `model.safetensors` in it, or weights that are open already.
-            device: where to compute; None: a GPU if there is one.
+    def load(cls, source: str | os.PathLike[str], *, device: str | torch.device | None = None) -> "Segmenter":
+        """Read a run folder, or the `model.safetensors` in it.
 
         Raises:
             WeightsError: not weights of a segmenter that was trained here.
             FileNotFoundError: no such file.
             ValueError: this machine has no such device.
         """
-        weights = open_trained(source, "segmentation")
-        network, metadata = load_network(weights, build_network)
+        metadata_for(source, "segmentation")
+        network, metadata = load_network(source, build_network)
         try:
             preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
             inference = InferenceSettings.from_dict(metadata["inference"])
         except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(
-                f"{weights.path} lacks preprocessing or inference ({error}); train it with fit"
-            ) from error
+            raise WeightsError(f"{source} lacks preprocessing or inference ({error}); train it with fit") from error
         return cls(
             network,
             class_names=metadata["class_names"],
@@ -188,11 +184,11 @@ class Segmenter:
             short_side = 0  # whoever asks for tiles wants what is small to be seen
         if short_side is not None:
             settings = replace(settings, short_side=short_side or None, long_side=None)
-        return self._predict(paths, settings, batch_size=batch_size, keep_images=keep_images, tile=tile)
+        return self._predict(as_paths(paths), settings, batch_size=batch_size, keep_images=keep_images, tile=tile)
 
     def _predict(
         self,
-        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        paths: Iterable[Path],
         settings: InferenceSettings,
         *,
         batch_size: int,
@@ -200,13 +196,18 @@ class Segmenter:
         tile: int | None,
     ) -> Iterator[Prediction]:
         named: dict[str, Any] = {"class_names": self.class_names, "palette": self.palette}
-        for (file,) in read_batches(paths, 1):
-            if file.image is None:
-                yield Prediction(file.path, None, error=file.error, **named)
+        for path in paths:
+            try:
+                with warnings.catch_warnings():
+                    # Pillow warns of pictures that are large, which are what the tiles are for.
+                    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                    image = read_image(path)
+            except ImageError as error:
+                yield Prediction(path, None, error=str(error), **named)
                 continue
-            labels = self.label(file.image, settings, batch_size=batch_size, tile=tile)
-            yield Prediction(file.path, labels, image=file.image if keep_images else None, **named)
-            del file, labels  # or they would be kept while the next are made
+            labels = self.label(image, settings, batch_size=batch_size, tile=tile)
+            yield Prediction(path, labels, image=image if keep_images else None, **named)
+            del image, labels  # or they would be kept while the next are made
 
     @property
     def palette(self) -> list[tuple[int, int, int]]:
@@ -244,7 +245,7 @@ class Segmenter:
                 if seen[0] < size[0] and seen[1] < size[1]:
                     image = image.resize((seen[1], seen[0]), Image.Resampling.BILINEAR)
             pixels = self.transform(image).to(self.device)
-            labels = label_map(self.network, pixels, settings, num_classes=K, size=size).cpu().numpy()
+            labels = most_likely_classes(self.network, pixels, settings, num_classes=K, size=size).cpu().numpy()
             return labels if K <= 255 else labels.astype(np.uint16)
         shown = image if self.preprocessing.in_chans == 3 else image.convert("L")
         if (width, height) != image.size:
@@ -255,8 +256,7 @@ class Segmenter:
             num_classes=K,
             mean=self.preprocessing.mean,
             std=self.preprocessing.std,
-            tile=tile or (settings.crop if settings.mode == "slide" else DEFAULT_TILE),
-            batch_size=batch_size,
+            tiling=Tiling(tile or (settings.crop if settings.mode == "slide" else DEFAULT_TILE), batch_size=batch_size),
             scales=settings.scales,
             flip=settings.flip,
             device=self.device,
@@ -270,6 +270,8 @@ def build_network(metadata: Mapping[str, Any]) -> nn.Module:
     Raises:
         KeyError, TypeError, ValueError: the metadata is not that of a segmenter.
     """
+    if metadata.get("task") != "segmentation":
+        raise ValueError(f"it holds weights for {metadata.get('task')!r}, not for segmentation")
     return build_segmenter(
         metadata["segmenter"], metadata["variant"], len(metadata["class_names"]), **metadata["model_args"]
     )

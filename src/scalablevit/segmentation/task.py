@@ -1,7 +1,7 @@
 """Training and validating a segmenter."""
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +13,14 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from scalablevit.segmentation.bands import probability_bands
-from scalablevit.segmentation.data import SegmentationBatch
+from scalablevit.segmentation.dataset import SegmentationBatch
 from scalablevit.segmentation.evaluate import Example, PixelConfusion, evaluate
 from scalablevit.segmentation.inference import InferenceSettings
 from scalablevit.segmentation.labels import IGNORED
 from scalablevit.segmentation.models import SegmentationModel, build_segmenter
 from scalablevit.segmentation.transforms import Preprocessing
 from scalablevit.training.module import Evaluation, TrainingModule, check_variant
+from scalablevit.training.settings import TrainingSettings
 from scalablevit.weights import load_network, load_weights, save_network
 
 _log = logging.getLogger(__name__)
@@ -30,14 +31,11 @@ _MOST_EXAMPLES = 8
 _THUMBNAIL = 384
 
 
-class SegmentationTask(TrainingModule):
-    """A ScalableViT under Semantic FPN or UperNet, with its loss and its metrics.
+@dataclass(frozen=True, kw_only=True)
+class SegmentationSettings(TrainingSettings):
+    """Which network is trained, what it starts from and how it is applied; further arguments of `SegmentationTask`.
 
     Args:
-        variant: name of the network, see `scalablevit.backbone.VARIANTS`.
-        class_names: names of the classes by index; the command line takes them from the data.
-        preprocessing: how a picture becomes the network's input, as `Preprocessing.to_dict` gives it; the command line
-            takes it from the data.
         segmenter: the decoder, "semantic_fpn" or "upernet".
         weights: where to start from: anything `load_weights` reads, such as a classifier's checkpoint, of which the
             backbone is taken; None: from scratch.
@@ -54,7 +52,42 @@ class SegmentationTask(TrainingModule):
             otherwise; False: by those with a class.
         inference: how the network is applied in validation and, but for scales and flip, in prediction. A null short
             and long side are those of `preprocessing`.
-        training: how it is trained: optimizer, schedule, seed and the other arguments of `TrainingSettings`.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    segmenter: Literal["semantic_fpn", "upernet"]
+    weights: str | None = None
+    drop_path_rate: float = 0.2
+    window_size: int | list[int] | list[list[int]] = 7
+    scale_value: bool | None = None
+    grad_checkpointing: bool = False
+    network_options: dict[str, Any] | None = None
+    segmenter_options: dict[str, Any] | None = None
+    auxiliary_weight: float = _AUXILIARY_WEIGHT
+    ignored_in_mean: bool = False
+    inference: InferenceSettings = _DEFAULT_INFERENCE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.auxiliary_weight < 0:
+            raise ValueError(f"model.auxiliary_weight must be at least 0, got {self.auxiliary_weight}")
+
+    def training(self) -> dict[str, Any]:
+        """Arguments of `TrainingSettings` by name."""
+        return {field.name: getattr(self, field.name) for field in fields(TrainingSettings)}
+
+
+class SegmentationTask(TrainingModule):
+    """A ScalableViT under Semantic FPN or UperNet, with its loss and its metrics.
+
+    Args:
+        variant: name of the network, see `scalablevit.backbone.VARIANTS`.
+        class_names: names of the classes by index; the command line takes them from the data.
+        preprocessing: how an image becomes the network's input, as `Preprocessing.to_dict` gives it; the command line
+            takes it from the data.
+        settings: arguments of `SegmentationSettings`.
 
     Raises:
         ValueError: no such variant, weights that do not fit, or an argument out of range.
@@ -63,74 +96,64 @@ class SegmentationTask(TrainingModule):
     task = "segmentation"
     monitor = ("val/miou", "max")
     network: SegmentationModel
+    settings: SegmentationSettings
 
-    def __init__(
-        self,
-        variant: str,
-        *,
-        class_names: list[str],
-        preprocessing: dict[str, Any],
-        segmenter: Literal["semantic_fpn", "upernet"],
-        weights: str | None = None,
-        drop_path_rate: float = 0.2,
-        window_size: int | list[int] | list[list[int]] = 7,
-        scale_value: bool | None = None,
-        grad_checkpointing: bool = False,
-        network_options: dict[str, Any] | None = None,
-        segmenter_options: dict[str, Any] | None = None,
-        auxiliary_weight: float = _AUXILIARY_WEIGHT,
-        ignored_in_mean: bool = False,
-        inference: InferenceSettings = _DEFAULT_INFERENCE,
-        **training: Any,
-    ) -> None:
-        super().__init__(**training)
+    def __init__(self, variant: str, *, class_names: list[str], preprocessing: dict[str, Any], **settings: Any) -> None:
+        own = SegmentationSettings(**settings)
+        super().__init__(**own.training())
         check_variant(variant)
-        if auxiliary_weight < 0:
-            raise ValueError(f"model.auxiliary_weight must be at least 0, got {auxiliary_weight}")
+        self.settings = own
         self.variant = variant
         self.class_names = class_names
         self.preprocessing = Preprocessing.from_dict(preprocessing)
-        self.segmenter: Literal["semantic_fpn", "upernet"] = segmenter
-        self.auxiliary_weight = auxiliary_weight
-        self.ignored_in_mean = ignored_in_mean
-        if inference.short_side is None and inference.long_side is None:
-            inference = replace(
-                inference, short_side=self.preprocessing.short_side, long_side=self.preprocessing.long_side
-            )
-        self.inference = inference
-        K = len(class_names)
-        scale_value = self.resolve_scale_value(scale_value, weights)
+        self.inference = self._inference_settings()
+        self.network = self._build_network()
+        self._warn_without_auxiliary_head()
+        self.load_report = (
+            None if own.weights is None else load_weights(self.network, own.weights, class_names=class_names)
+        )
+        self.val_confusion = PixelConfusion(len(class_names))
+        self.val_loss = MeanMetric()
+
+    def _inference_settings(self) -> InferenceSettings:
+        """The recipe's, at the size of the data where it names none."""
+        inference = self.settings.inference
+        if inference.short_side is not None or inference.long_side is not None:
+            return inference
+        return replace(inference, short_side=self.preprocessing.short_side, long_side=self.preprocessing.long_side)
+
+    def _build_network(self) -> SegmentationModel:
+        settings = self.settings
         self.model_args: dict[str, Any] = {
             "in_chans": self.preprocessing.in_chans,
-            "window_size": window_size,
-            "scale_value": scale_value,
-            "network_options": network_options,
-            **(segmenter_options or {}),
+            "window_size": settings.window_size,
+            "scale_value": self.resolve_scale_value(settings.scale_value, settings.weights),
+            "network_options": settings.network_options,
+            **(settings.segmenter_options or {}),
+        }
+        in_training = {
+            "drop_path_rate": settings.drop_path_rate,
+            "grad_checkpointing": settings.grad_checkpointing,
         }
         # Initialisation is part of the run's seed, wherever the task is built.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             try:
-                self.network = build_segmenter(
-                    segmenter,
-                    variant,
-                    K,
-                    **{
-                        "drop_path_rate": drop_path_rate,
-                        "grad_checkpointing": grad_checkpointing,
-                        **self.model_args,
-                    },
+                return build_segmenter(
+                    settings.segmenter, self.variant, len(self.class_names), **{**in_training, **self.model_args}
                 )
             except TypeError as error:
-                raise ValueError(f"model.segmenter_options: {error}; see {segmenter} for its arguments") from error
-        if self.network.auxiliary is None and auxiliary_weight != _AUXILIARY_WEIGHT:
+                raise ValueError(
+                    f"model.segmenter_options: {error}; see {settings.segmenter} for its arguments"
+                ) from error
+
+    def _warn_without_auxiliary_head(self) -> None:
+        weight = self.settings.auxiliary_weight
+        if self.network.auxiliary is None and weight != _AUXILIARY_WEIGHT:
             _log.warning(
                 "model.auxiliary_weight %g has no effect, as this %s has no auxiliary head: remove it",
-                *(auxiliary_weight, segmenter),
+                *(weight, self.settings.segmenter),
             )
-        self.load_report = None if weights is None else load_weights(self.network, weights, class_names=class_names)
-        self.val_confusion = PixelConfusion(K)
-        self.val_loss = MeanMetric()
 
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
@@ -138,12 +161,12 @@ class SegmentationTask(TrainingModule):
         few = len(set(batch.unreadable)) <= self.unreadable.max_files
         self.unreadable.collect(batch.unreadable, nothing_left=few and not all(batch.readable))
         logits, auxiliary = self.network.forward_with_auxiliary(batch.images)
-        loss = segmentation_loss(logits, batch.masks, ignored_in_mean=self.ignored_in_mean)
+        loss = segmentation_loss(logits, batch.masks, ignored_in_mean=self.settings.ignored_in_mean)
         parts = {}
         if auxiliary is not None:
-            side = segmentation_loss(auxiliary, batch.masks, ignored_in_mean=self.ignored_in_mean)
+            side = segmentation_loss(auxiliary, batch.masks, ignored_in_mean=self.settings.ignored_in_mean)
             parts = {"loss_decoder": loss, "loss_auxiliary": side}
-            loss = loss + self.auxiliary_weight * side
+            loss = loss + self.settings.auxiliary_weight * side
         self.log_train_loss(loss, len(batch.images), parts)
         return loss
 
@@ -178,7 +201,7 @@ class SegmentationTask(TrainingModule):
         """Write `model.safetensors`."""
         own = {
             "variant": self.variant,
-            "segmenter": self.segmenter,
+            "segmenter": self.settings.segmenter,
             "model_args": self.model_args,
             "inference": self.inference.to_dict(),
         }
@@ -186,8 +209,8 @@ class SegmentationTask(TrainingModule):
 
     def evaluate_weights(self, folder: Path) -> Evaluation:
         """IoU and accuracy of the weights in `folder`; draws `predictions.png`."""
-        from scalablevit.segmentation.pictures import draw_predictions
         from scalablevit.segmentation.predict import build_network
+        from scalablevit.segmentation.prediction_sheet import draw_predictions
 
         network, _ = load_network(folder, build_network)
         data = self.trainer.datamodule  # type: ignore[attr-defined]

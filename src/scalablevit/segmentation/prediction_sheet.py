@@ -1,4 +1,4 @@
-"""Pictures of what a segmenter does: overlay with a legend, raw label map, sheet of predictions."""
+"""Draw a sheet of examples: image, ground truth and prediction side by side."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,9 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from scalablevit.safe_write import write_atomically
-
-Colours = Sequence[tuple[int, int, int]]
+from scalablevit.segmentation.draw import MOST_LEGEND_ENTRIES, Colours, short
 
 _IGNORED_COLOUR = (128, 128, 128)
-_MOST_LEGEND_ENTRIES = 30
 
 
 def draw_predictions(
@@ -40,7 +38,7 @@ def draw_predictions(
     columns = 2 if len(examples) > 3 else 1
     lines = math.ceil(len(examples) / columns)
     shape = np.mean([image.height / image.width for image, *_ in examples])
-    legend_rows = 1 + min(K, _MOST_LEGEND_ENTRIES) // (3 * columns + 1)
+    legend_rows = 1 + min(K, MOST_LEGEND_ENTRIES) // (3 * columns + 1)
     height = lines * (2.1 * float(np.clip(shape, 0.4, 1.6)) + 0.35) + 0.25 * legend_rows + 0.5
     figure = Figure(figsize=(6.6 * columns, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -58,7 +56,7 @@ def draw_predictions(
         for cell, text in zip(cells, ("picture", "ground truth", title), strict=True):
             cell.set_title(text, fontsize=9, parse_math=False)
     order = [int(k) for k in np.argsort(-seen, kind="stable") if seen[k] and k < K]
-    names = [(_short(class_names[k], 24), palette[k]) for k in order[:_MOST_LEGEND_ENTRIES]]
+    names = [(short(class_names[k], 24), palette[k]) for k in order[:MOST_LEGEND_ENTRIES]]
     if seen[K]:
         names.append(("(ignored)", _IGNORED_COLOUR))
     # $ would begin a formula, and a leading _ hides an entry
@@ -68,7 +66,3 @@ def draw_predictions(
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 3 * columns + 1), fontsize=8)
     write_atomically(path, lambda file: figure.savefig(file, dpi=110, format="png"))
-
-
-def _short(name: str, most: int) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"

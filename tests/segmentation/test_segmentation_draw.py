@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scalablevit.segmentation import overlay
-from scalablevit.segmentation.overlay import draw_labels, draw_overlay
-from scalablevit.segmentation.pictures import draw_predictions
+from scalablevit.segmentation import draw
+from scalablevit.segmentation.draw import draw_labels, draw_overlay
+from scalablevit.segmentation.prediction_sheet import draw_predictions
 from scalablevit.visualization.palette import class_colours
 
 NAMES = ["water", "grün", "a name that is far too long for any legend of a picture"]
@@ -59,7 +59,7 @@ def test_a_huge_picture_is_drawn_in_bands_that_nobody_sees(monkeypatch: pytest.M
     image = Image.fromarray(rng.integers(0, 255, (80, 60, 3), dtype=np.uint8))
     labels = rng.integers(0, 3, (80, 60)).astype(np.uint8)
     whole = draw_overlay(image, labels, class_names=NAMES, palette=PALETTE)
-    monkeypatch.setattr(overlay, "_BAND_PIXELS", 2500)
+    monkeypatch.setattr(draw, "_BAND_PIXELS", 2500)
     banded = draw_overlay(image, labels, class_names=NAMES, palette=PALETTE)
     assert np.array_equal(np.asarray(whole), np.asarray(banded))
 

@@ -1,4 +1,4 @@
-"""An image under the colours of its classes, and the label map as an image file."""
+"""Draw what a segmenter predicts: overlays with a legend, and masks."""
 
 import math
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from scalablevit.segmentation.inference import class_pixels
+from scalablevit.segmentation.labels import class_pixels
 from scalablevit.visualization.fonts import load_font
 
 Colours = Sequence[tuple[int, int, int]]
 
+MOST_LEGEND_ENTRIES = 30
 _BACKGROUND = (31, 35, 40)
 _SMALLEST_SIDE = 320
-_MOST_LEGEND_ENTRIES = 30
 _BAND_PIXELS = 4_000_000  # pixels worked on at once, so that a huge image needs little beside itself
 
 
@@ -101,11 +101,11 @@ def _legend(
     font = load_font(text_size)
     total = max(int(counts.sum()), 1)
     order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k]]
-    entries = [(f"{_short(class_names[k], 32)}  {_percent(counts[k] / total)}", palette[k]) for k in order]
-    if len(entries) > _MOST_LEGEND_ENTRIES:
-        rest = order[_MOST_LEGEND_ENTRIES - 1 :]
+    entries = [(f"{short(class_names[k], 32)}  {_percent(counts[k] / total)}", palette[k]) for k in order]
+    if len(entries) > MOST_LEGEND_ENTRIES:
+        rest = order[MOST_LEGEND_ENTRIES - 1 :]
         share = sum(int(counts[k]) for k in rest) / total
-        entries = [*entries[: _MOST_LEGEND_ENTRIES - 1], (f"{len(rest)} more  {_percent(share)}", _BACKGROUND)]
+        entries = [*entries[: MOST_LEGEND_ENTRIES - 1], (f"{len(rest)} more  {_percent(share)}", _BACKGROUND)]
     patch = round(text_size * 1.1)
     cell = math.ceil(max(font.getlength(text) for text, _ in entries)) + patch + 2 * text_size
     columns = min(len(entries), max(1, (width - text_size) // cell))
@@ -125,5 +125,5 @@ def _percent(share: float) -> str:
     return f"{share:.1%}" if share >= 0.0005 else "< 0.1%"
 
 
-def _short(name: str, most: int) -> str:
+def short(name: str, most: int) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"

@@ -1,0 +1,53 @@
+"""Build the backbone of a dense model as published."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scalablevit.backbone import (
+    SCALED_VALUE_VARIANTS,
+    PyramidBackbone,
+    WindowSize,
+    create_backbone,
+)
+
+# Arguments of `create_backbone` that dense models take by name.
+_OWN = ("name", "in_chans", "scale_value", "drop_path_rate", "window_size", "grad_checkpointing")
+
+
+def create_dense_backbone(
+    name: str,
+    *,
+    in_chans: int,
+    scale_value: bool | None,
+    drop_path_rate: float,
+    window_size: WindowSize | Sequence[WindowSize],
+    network_options: Mapping[str, Any] | None,
+    grad_checkpointing: bool,
+) -> PyramidBackbone:
+    """Build the pyramid of a detector or segmenter.
+
+    Args:
+        name: variant, such as "scalablevit_small".
+        in_chans, drop_path_rate, window_size, grad_checkpointing: as for `create_backbone`.
+        scale_value: scaled-value form of SSA; None: as in the published dense figures, for scalablevit_small only.
+        network_options: further arguments of `create_backbone` by name.
+
+    Raises:
+        ValueError: no such variant or option, or an argument out of range.
+    """
+    options = dict(network_options or {})
+    known = [argument for argument in inspect.signature(create_backbone).parameters if argument not in _OWN]
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(f"network_options cannot have {', '.join(unknown)}; it takes {', '.join(known)}")
+    return create_backbone(
+        name,
+        in_chans=in_chans,
+        scale_value=name in SCALED_VALUE_VARIANTS if scale_value is None else scale_value,
+        drop_path_rate=drop_path_rate,
+        window_size=window_size,
+        grad_checkpointing=grad_checkpointing,
+        **options,
+    )

@@ -1,0 +1,53 @@
+"""Where the images and masks of a data folder lie, and what the labels of the masks stand for.
+
+Imports neither torch nor lightning, so that checking data starts at once.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from scalablevit.data.split import check_val_fraction
+from scalablevit.segmentation.labels import IGNORED
+from scalablevit.segmentation.read_pair import MaskFrame
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """What is known of a folder of images and masks; training, `check-data` and their recipe keys share it.
+
+    Args:
+        train: name of the training folder; "auto": train or training.
+        val: name of the validation folder; "auto": val, validation, valid or test.
+        images: name of the folder of images; "auto": images, img, JPEGImages, ...
+        masks: name of the folder of masks; "auto": masks, annotations, labels, SegmentationClass, ...
+        val_fraction: where there is no validation folder, the share of the pairs that is set aside, chosen by a hash of
+            the file names; in (0, 1).
+        reduce_zero_label: label 0 of the files is no class and is ignored, label 1 is the first class, as in ADE20K.
+        ignore_labels: labels of the files that are ignored; None: 255.
+        class_names_file: text or JSON file with the names of the classes; see `read_class_names`.
+        mask_frame: for images turned by an EXIF orientation: "stored": masks are drawn over the stored pixels;
+            "upright": over the upright image; "auto": whichever their size fits, and "stored" if it fits both.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    train: str = "auto"
+    val: str = "auto"
+    images: str = "auto"
+    masks: str = "auto"
+    val_fraction: float = 0.1
+    reduce_zero_label: bool = False
+    ignore_labels: list[int] | None = None
+    class_names_file: str | Path | None = None
+    mask_frame: MaskFrame = "auto"
+
+    def __post_init__(self) -> None:
+        check_val_fraction(self.val_fraction)
+        if self.mask_frame not in ("auto", "stored", "upright"):
+            raise ValueError(f"mask_frame must be 'auto', 'stored' or 'upright', got {self.mask_frame!r}")
+
+    @property
+    def ignored(self) -> tuple[int, ...]:
+        """Labels of the files that are ignored."""
+        return (IGNORED,) if self.ignore_labels is None else tuple(self.ignore_labels)

@@ -1,0 +1,113 @@
+"""Read some masks before training starts, for what is wrong with all of them and for their labels and palette."""
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+from scalablevit.data.image_file import ImageError
+from scalablevit.data.masks import read_upright_mask
+from scalablevit.segmentation.dataset import MaskDataset
+from scalablevit.segmentation.labels import IGNORED, LabelMap, OutsideLabelsError, count_labels
+from scalablevit.segmentation.pairs import Pair
+from scalablevit.segmentation.read_pair import PairError
+
+_log = logging.getLogger(__name__)
+
+CHECK_DATA = "`scalablevit check-data` finds everything that is wrong with the folder"
+# So many pairs of each part are read before training starts, to find what is wrong with all of them.
+_PROBES = 32
+_MOST_READERS = 16
+
+Palette = tuple[tuple[int, int, int], ...]
+
+
+def find_labels(root: Path, pairs: Sequence[Pair]) -> set[int]:
+    """Every label of the masks that can be read.
+
+    Raises:
+        ImageError: none of them can, or those that can have one label and others have colours.
+    """
+
+    def labels_of(pair: Pair) -> set[int] | ImageError:
+        try:
+            return set(count_labels(read_upright_mask(root / pair.mask).labels))
+        except ImageError as error:
+            return error
+
+    # Pillow decodes without Python's lock.
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_READERS)) as pool:
+        results = list(pool.map(labels_of, pairs))
+    found: set[int] = set().union(*(result for result in results if isinstance(result, set)))
+    errors = [result for result in results if isinstance(result, ImageError)]
+    coloured = [error for error in errors if error.kind == "not-a-mask"]
+    if len(errors) == len(results):
+        raise errors[0]
+    if len(found) < 2 and coloured:  # masks of one gray (empty ones, say) do not tell the classes
+        raise coloured[0]
+    return found
+
+
+def probe(dataset: MaskDataset, part: Literal["training", "validation"]) -> Palette | None:
+    """Read some pairs, evenly spread, for what is wrong with all of them; gives the masks' palette.
+
+    Raises:
+        ValueError: labels of one are no classes, none can be read, or all pixels of the part are ignored.
+    """
+    palette, first_error, readable = None, None, 0
+    ignored: list[Path] = []
+    count = min(_PROBES, len(dataset))
+    for index in (i * len(dataset) // count for i in range(count)):
+        try:
+            pair = dataset.read(index)
+        except (ImageError, PairError) as error:
+            # Labels beyond the classes are seldom the fault of one mask.
+            if error.kind == "outside-classes":
+                raise ValueError(f"a {part} mask cannot be used: {error}; {CHECK_DATA}") from None
+            first_error = first_error or error
+            continue
+        readable += 1
+        palette = palette or _class_palette(pair.palette, dataset.label_map)
+        if (pair.labels == IGNORED).all():
+            ignored.append(dataset.mask_path(index))
+    if readable == 0 and first_error is not None:
+        raise ValueError(
+            f"none of {count} {part} images with masks that were tried can be used. The first: {first_error}\n"
+            f"{CHECK_DATA}"
+        )
+    if ignored:
+        _tell_of_ignored(dataset, part, ignored, readable)
+    return palette
+
+
+def _tell_of_ignored(dataset: MaskDataset, part: str, ignored: Sequence[Path], tried: int) -> None:
+    """Warn of masks without a pixel of a class, `ignored` of `tried`; raise a ValueError if there is no other mask."""
+    result = "nothing can be learned" if part == "training" else "nothing can be measured"
+    if len(ignored) == tried and not any(_has_a_class(dataset, index) for index in range(len(dataset))):
+        raise ValueError(
+            f"{ignored[0]}: all pixels of this and of every other {part} mask are ignored, so {result}. "
+            f"{dataset.label_map.describe().capitalize()}: label the masks, or correct reduce_zero_label or "
+            f"ignore_labels; {CHECK_DATA}"
+        )
+    _log.warning(
+        "all pixels are ignored in %d of %d %s masks that were tried, so %s from them, such as %s; %s",
+        *(len(ignored), tried, part, result, ignored[0], CHECK_DATA),
+    )
+
+
+def _has_a_class(dataset: MaskDataset, index: int) -> bool:
+    try:
+        labels = dataset.label_map.encode(read_upright_mask(dataset.mask_path(index)).labels)
+    except (ImageError, OutsideLabelsError):
+        return False
+    return bool((labels != IGNORED).any())
+
+
+def _class_palette(palette: Iterable[tuple[int, int, int]] | None, label_map: LabelMap) -> Palette | None:
+    """Colours of the classes in a mask's palette; None where it has too few or two alike."""
+    if palette is None:
+        return None
+    colours = tuple(palette)[label_map.first_label : label_map.last_label + 1]
+    return colours if len(set(colours)) == label_map.num_classes else None
