@@ -66,7 +66,7 @@ def fit_error(pictures: Path, tmp_path: Path) -> Callable[..., str]:
         (["--model.schedule.min_lr=1"], "schedule.min_lr 1 is above the peak learning rate"),
         (["--data.augmentation.rand_augment=foo"], "augmentation.rand_augment='foo' is no policy that timm"),
         (["--data.root=nowhere"], "nowhere: the data folder does not exist"),
-        (["--trainer.logger=false"], "trainer.logger is given by the run folder"),
+        (["--trainer.logger=false"], "trainer.logger is managed by the run folder"),
         (["--devices=64000"], "--devices 64000: this machine has"),
         (["--devices=0"], "--devices 0: this machine has"),
         (["--trainer.devices=[0]"], "--devices [0]: a list picks GPUs, and this run is on the CPU; give a number"),

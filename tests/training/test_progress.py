@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from toy_run import ToyData, ToyTask, make_trainer
 
+from scalablevit.training.metrics_csv import CSVMetrics
 from scalablevit.training.progress import EpochLines
-from scalablevit.training.run_folder import CSVMetrics
 from scalablevit.visualization.metrics_file import read_metrics
 
 

@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 from toy_run import ToyData, ToyTask, make_trainer
 
-from scalablevit.training.run_folder import CSVMetrics, RunFolder, claim, git_state
+from scalablevit.training.environment import git_state
+from scalablevit.training.metrics_csv import CSVMetrics
+from scalablevit.training.run_folder import RunFolder, claim
 from scalablevit.visualization.curves import plot_curves
 from scalablevit.visualization.metrics_file import read_metrics
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from scalablevit.training.command import TrainingCommand
+from scalablevit.training.run import Run
 
 
 @pytest.mark.parametrize(("devices", "workers", "threads"), [(1, 0, 8), (1, 3, 5), (2, 1, 3), (4, 9, 1)])
@@ -16,12 +16,12 @@ def test_workers_keep_their_cores_whatever_was_set_before(
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     before = torch.get_num_threads()
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    command = SimpleNamespace(
-        trainer=SimpleNamespace(strategy=strategy, num_devices=devices), datamodule=SimpleNamespace(num_workers=workers)
+    run = SimpleNamespace(
+        trainer=SimpleNamespace(strategy=strategy, num_devices=devices), data=SimpleNamespace(num_workers=workers)
     )
     try:
         for _ in range(2):
-            TrainingCommand.share_cores(cast(Any, command))
+            Run.share_cores(cast(Any, run))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

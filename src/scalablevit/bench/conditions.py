@@ -8,13 +8,13 @@ import importlib.metadata
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
 import scalablevit
+from scalablevit.training.environment import git
 
 _PACKAGE = Path(scalablevit.__file__).parent
 _COMPANIONS = ("timm", "triton")  # beside torch, what may change a figure
@@ -31,20 +31,11 @@ def cpu_model() -> str:
 
 def commit() -> str:
     """Short hash of this package's commit, with "-dirty" where files were changed; "unknown" outside a checkout."""
-    top = _git("rev-parse", "--show-toplevel")
+    top = git(_PACKAGE, "rev-parse", "--show-toplevel")
     # An installed package may lie inside the checkout of something else, such as in its virtual environment.
     if not top or Path(top) / "src" / "scalablevit" != _PACKAGE.resolve():
         return "unknown"
-    return _git("describe", "--always", "--dirty", "--exclude=*") or "unknown"
-
-
-def _git(*words: str) -> str:
-    """What git says of the package's folder; nothing where it refuses or is missing."""
-    try:
-        done = subprocess.run(["git", *words], cwd=_PACKAGE, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return done.stdout.strip()
+    return git(_PACKAGE, "describe", "--always", "--dirty", "--exclude=*") or "unknown"
 
 
 def spread(times: list[float]) -> dict[str, float]:

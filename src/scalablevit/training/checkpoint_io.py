@@ -68,3 +68,22 @@ class SafeCheckpointIO(TorchCheckpointIO):
         if not isinstance(checkpoint, dict):
             raise ValueError(f"{os.fspath(path)} holds a {type(checkpoint).__name__}, not a checkpoint")
         return checkpoint
+
+
+class RunCheckpointIO(SafeCheckpointIO):
+    """Refuses what is no checkpoint of a Trainer, which would fail deep inside Lightning."""
+
+    def load_checkpoint(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As `SafeCheckpointIO`.
+
+        Raises:
+            ValueError: the file is no checkpoint of a run.
+        """
+        checkpoint = super().load_checkpoint(path, *args, **kwargs)
+        missing = {"pytorch-lightning_version", "state_dict", "epoch", "global_step"} - checkpoint.keys()
+        if missing:
+            raise ValueError(
+                f"{os.fspath(path)} is not a checkpoint of a run: it lacks {', '.join(sorted(missing))}. "
+                "Take RUN/checkpoints/last.ckpt or best.ckpt; weights alone go to fit --model.weights"
+            )
+        return checkpoint

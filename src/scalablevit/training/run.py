@@ -1,0 +1,178 @@
+"""A run that can begin: its task, data and trainer, and the folder that it fills."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from rich.console import Console
+
+from scalablevit.safe_write import write_atomically
+from scalablevit.training.devices import threads_per_process
+from scalablevit.training.invocation import invocation
+from scalablevit.training.recipe_errors import RecipeError
+from scalablevit.training.run_folder import RunFolder
+from scalablevit.training.terminal import rank
+from scalablevit.visualization.curves import plot_curves
+
+
+@dataclass
+class Run:
+    """A run: what trains, on what, and where to.
+
+    Args:
+        folder: of the run.
+        module: the task.
+        data: its training and validation samples.
+        trainer: see `build_trainer`.
+        recipe_text: the resolved recipe, as YAML.
+        seed: of the run.
+        resume: go on from the folder's last checkpoint.
+    """
+
+    folder: RunFolder
+    module: Any
+    data: Any
+    trainer: Trainer
+    recipe_text: str
+    seed: int
+    resume: bool = False
+    _has_begun: bool = field(default=False, init=False)
+
+    def fit(self) -> None:
+        """Train; then write weights to ship, results and curves."""
+        self.announce(is_training=True)
+        self.share_cores()
+        self.trainer.callbacks.insert(0, LambdaCallback(on_train_start=self._begin))  # type: ignore[attr-defined]
+        checkpoint = self.folder.last if self.resume else None
+        try:
+            with explained(checkpoint):
+                self.trainer.fit(self.module, self.data, ckpt_path=checkpoint)
+        except BaseException as error:
+            self._clean_up(error)
+            raise
+        if self.trainer.is_global_zero:
+            if not self._has_begun:
+                _print(
+                    f"the run had all its {self.trainer.current_epoch} epochs already; to train on: "
+                    f"{invocation('fit', '--resume', self.folder.path, '--epochs', 'N')}"
+                )
+            self.write_results()
+
+    def validate(self, checkpoint: Path | None) -> Mapping[str, float]:
+        """Evaluate a checkpoint on the validation data.
+
+        Returns:
+            metric's name -> value.
+        """
+        self.announce(is_training=False)
+        try:
+            with explained(checkpoint):
+                (metrics,) = self.trainer.validate(self.module, self.data, ckpt_path=checkpoint, verbose=False)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
+        return metrics
+
+    @rank_zero_only
+    def announce(self, *, is_training: bool) -> None:
+        """Print what is about to happen."""
+        lines = [self.data.summary()] if hasattr(self.data, "summary") else []
+        count = sum(p.numel() for p in self.module.network.parameters())
+        name = getattr(self.module, "variant", type(self.module.network).__name__)
+        lines.append(f"network     {name}, {count / 1e6:.1f} M parameters")
+        if getattr(self.module, "load_report", None) is not None:
+            lines.append(f"weights     {self.module.load_report}")
+        if is_training:
+            lines.append(f"run         {self.folder.path}")
+        # standard output of validate is for the metrics
+        _print("\n".join(lines), stderr=not is_training)
+
+    def share_cores(self) -> None:
+        """On a CPU, leave the data workers their cores."""
+        if self.trainer.strategy.root_device.type == "cpu":
+            workers = int(getattr(self.data, "num_workers", 0))
+            torch.set_num_threads(threads_per_process(self.trainer.num_devices, workers))
+
+    def _begin(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write the recipe as training starts, not before: a run that cannot begin leaves nothing behind."""
+        self._has_begun = True
+        if trainer.is_global_zero:
+            self.write_recipe()
+
+    def _clean_up(self, error: BaseException) -> None:
+        """End the other ranks of a run that failed; remove what a run without a step left behind."""
+        launcher = self.trainer.strategy.launcher
+        if isinstance(error, Exception) and isinstance(launcher, _SubprocessScriptLauncher):
+            for process in launcher.procs:  # ranks that wait for this one would wait long
+                process.kill()
+        if rank() != 0:
+            return
+        has_stepped = self.resume or self.trainer.global_step > 0 or self.folder.last.is_file()
+        if self._has_begun and not has_stepped:
+            for file in (self.folder.recipe, self.folder.environment, self.folder.metrics):
+                file.unlink(missing_ok=True)
+        self.folder.release()
+
+    def write_recipe(self) -> None:
+        """Keep the resolved recipe and the environment; `fit --config RUN/recipe.yaml` repeats the run."""
+        text = self.recipe_text
+        if self.module.arguments_from_weights:
+            recipe = yaml.safe_load(text)
+            recipe["model"]["init_args"].update(self.module.arguments_from_weights)
+            text = yaml.safe_dump(recipe, sort_keys=False)
+        write_atomically(self.folder.recipe, lambda file: file.write(text.encode()))
+        self.folder.write_environment(seed=self.seed)
+
+    def write_results(self) -> None:
+        """Write weights to ship, curves and the images of the task; print the next command to try."""
+        best = self.folder.best if self.folder.best.is_file() else None
+        lines = self.module.write_results(self.folder.path, best)
+        if self.folder.metrics.is_file():  # fast_dev_run logs nothing
+            plot_curves(self.folder.metrics, self.folder.curves)
+        made = sorted(p.name for p in self.folder.path.iterdir() if not p.name.startswith("."))
+        _print("\n".join([*lines, f"in {self.folder.path}: {', '.join(made)}"]))
+        command = invocation("predict", *self.data.example_inputs(), "--weights", self.folder.path)
+        _print(f"\nNext, try:\n  {command}")
+
+
+@contextlib.contextmanager
+def explained(checkpoint: Path | None) -> Iterator[None]:
+    """Turn what the engine raises for a user's mistake into a message for that user.
+
+    Args:
+        checkpoint: from which the run goes on, or which is evaluated.
+    """
+    try:
+        yield
+    except MisconfigurationException as error:
+        done = re.search(r"current_epoch=(\d+), but you have set Trainer\(max_epochs=(\d+)", str(error))
+        if done is None:
+            raise
+        raise RecipeError(
+            f"the run in {checkpoint} has come to epoch {int(done[1]) + 1}, beyond --epochs {done[2]}: ask for more"
+        ) from error
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
+            raise ConnectionError("another of the training processes ended; what it said is the reason") from error
+        if "Error(s) in loading state_dict" not in str(error):
+            raise
+        reasons = [line.strip() for line in str(error).splitlines()[1:]]
+        raise RecipeError(
+            f"{checkpoint} holds another network than the recipe builds ({reasons[0].rstrip('. ')}"
+            f"{f' and {len(reasons) - 1} more' if len(reasons) > 1 else ''}); "
+            "leave model and data as the run's recipe.yaml has them"
+        ) from error
+
+
+def _print(text: str, *, stderr: bool = False) -> None:
+    Console(soft_wrap=True, stderr=stderr).print(text, highlight=False, markup=False)

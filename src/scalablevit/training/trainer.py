@@ -1,0 +1,75 @@
+"""The Lightning Trainer of a run: loggers, checkpoints, progress and stopping as the run folder needs them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from scalablevit.training.checkpoint_io import RunCheckpointIO
+from scalablevit.training.metrics_csv import CSVMetrics
+from scalablevit.training.progress import EpochLines, ProgressLine
+from scalablevit.training.run_checkpoints import MovableCheckpoint
+from scalablevit.training.run_folder import RunFolder
+from scalablevit.training.stopping import StopOnSignal
+
+MANAGED_OPTIONS = (
+    "logger",
+    "plugins",
+    "use_distributed_sampler",
+    "default_root_dir",
+    "enable_checkpointing",
+)
+"""Trainer options that the run folder manages; recipes that set them are refused."""
+
+
+def build_trainer(
+    options: Mapping[str, Any], *, folder: RunFolder, monitor: tuple[str, str], is_training: bool
+) -> Trainer:
+    """Build the Trainer of a run.
+
+    Args:
+        options: of the recipe; those of `MANAGED_OPTIONS` are left out.
+        folder: of the run.
+        monitor: metric by which the best checkpoint is chosen, and "max" or "min".
+        is_training: write checkpoints and logs into the folder; False: evaluate only.
+    """
+    kept = {name: value for name, value in options.items() if name not in MANAGED_OPTIONS}
+    given = kept.pop("callbacks", None) or []
+    callbacks: list[Callback] = [*given] if isinstance(given, list) else [given]
+    if is_training:
+        callbacks += _saving(folder, monitor)
+    if kept.get("enable_progress_bar") is not False:
+        callbacks.append(ProgressLine())
+        if is_training:
+            callbacks.append(EpochLines())
+    if kept.get("enable_model_summary") is None:
+        kept["enable_model_summary"] = False  # `scalablevit info` says more
+    return Trainer(
+        **kept,
+        callbacks=callbacks,
+        logger=_loggers(folder) if is_training else False,
+        enable_checkpointing=is_training,
+        plugins=[RunCheckpointIO()],
+        use_distributed_sampler=False,
+        default_root_dir=folder.path,
+    )
+
+
+def _saving(folder: RunFolder, monitor: tuple[str, str]) -> list[Callback]:
+    metric, mode = monitor
+    where: dict[str, Any] = {"dirpath": folder.checkpoints, "enable_version_counter": False}
+    return [
+        MovableCheckpoint(filename="best", monitor=metric, mode=mode, **where),
+        # with or without a validation: a crash shall cost one epoch at most
+        MovableCheckpoint(filename="last", save_on_train_epoch_end=True, **where),
+        StopOnSignal(folder.last),
+    ]
+
+
+def _loggers(folder: RunFolder) -> list[Any]:
+    return [
+        CSVMetrics(folder.metrics),
+        TensorBoardLogger(folder.path, name="", version="tensorboard", default_hp_metric=False),
+    ]
