@@ -11,18 +11,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
 from scalablevit.detection.complexity import count_detector, describe
-from scalablevit.detection.models import (
-    DETECTORS,
-    AlignedRoIAlign,
-    FixedStrideAnchors,
-    ImageTransform,
-    build_detector,
-    group_norm,
-    mask_rcnn,
-    paste_mask,
-    paste_masks,
-    retinanet,
-)
+from scalablevit.detection.models import DETECTORS, build_detector, mask_rcnn, paste_mask, paste_masks, retinanet
+from scalablevit.detection.models.anchors import FixedStrideAnchors
+from scalablevit.detection.models.image_transform import ImageTransform
+from scalablevit.detection.models.pyramid import group_norm
+from scalablevit.detection.models.roi_align import AlignedRoIAlign
 from scalablevit.training.param_groups import parameter_groups
 
 # Millions of parameters, and billions of multiply-adds at 800 x 1280.
@@ -160,12 +153,13 @@ def test_masks_of_large_pictures_need_not_be_pasted() -> None:
     image = torch.rand(3, 40, 60)
     with torch.no_grad():
         (pasted,) = model([image])
-        model.transform.paste_masks = False
-        (small,) = model([image])
+        (small,) = model([image], paste_masks=False)
+        (again,) = model([image])
     assert small.keys() == {"boxes", "labels", "scores", "mask_probs"}
     assert small["mask_probs"].shape == (4, 28, 28)
     one_by_one = [paste_mask(p, b, (40, 60)) for p, b in zip(small["mask_probs"], small["boxes"], strict=True)]
     assert torch.equal(torch.stack(one_by_one), pasted["masks"])
+    assert torch.equal(again["masks"], pasted["masks"]), "the network keeps no memory of it"
 
 
 class LargestTensor(TorchDispatchMode):

@@ -97,7 +97,6 @@ def test_options_change_what_is_found(kind: str, tmp_path: Path) -> None:
     assert found(threshold=0.0) == everything
     head = getattr(detector.network, "roi_heads", detector.network)
     assert (head.score_thresh, detector.network.transform.min_size) == (0.05, 64)
-    assert detector.network.transform.paste_masks is True
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -144,10 +143,6 @@ class BrightSpot(nn.Module):
     """Finds what is brighter than half: the perfect detector of the pictures below."""
 
     first_label = 1
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.transform = SimpleNamespace(paste_masks=True)
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         outputs = []

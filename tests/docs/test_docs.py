@@ -347,9 +347,9 @@ def test_kinds_of_problems_are_those_of_the_checks() -> None:
     raised += re.findall(r'(?:Coco|Image|Pair)Error\((?:(?!Error\().)*?\bkind="([\w-]+)"', source, re.DOTALL)
     assert len(raised) > 30
     assert set(raised) <= known
-    from scalablevit.detection.coco_json import _KINDS
+    from scalablevit.detection.coco.problems import KINDS
 
-    assert {(severity, kind) for kind, (severity, _) in _KINDS.items()} <= set(listed)
+    assert {(severity, kind) for kind, (severity, _) in KINDS.items()} <= set(listed)
 
 
 def test_citation_has_what_is_needed() -> None:

@@ -672,7 +672,7 @@ def _kind_of_data(root: str, names: dict[str, str]) -> str:
     if folder.is_file() or any(
         any(folder.glob(pattern)) for pattern in ("*.json", "annotations/*.json", "*/_annotations.coco.json")
     ):
-        from scalablevit.detection.coco_json import CocoError, find_parts
+        from scalablevit.detection.coco import CocoError, find_parts
 
         try:
             find_parts(folder)

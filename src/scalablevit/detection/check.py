@@ -20,11 +20,16 @@ from scalablevit.data.check import (
 )
 from scalablevit.data.find_images import has_image_suffix
 from scalablevit.data.image_file import ImageError
-from scalablevit.detection.coco_file import CocoError
-from scalablevit.detection.coco_folder import CocoPart, find_parts
-from scalablevit.detection.coco_json import CocoAnnotations
-from scalablevit.detection.coco_split import CocoSplit, read_split
-from scalablevit.detection.orientation import AnnotationFrame, applied_orientation
+from scalablevit.detection.coco import (
+    AnnotationFrame,
+    CocoAnnotations,
+    CocoError,
+    CocoPart,
+    CocoSplit,
+    applied_orientation,
+    find_parts,
+    read_split,
+)
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,11 @@ class CheckReport(DataReport):
     """What `check_coco` found: `DataReport`, with `classes` in objects that can be used.
 
     Args:
-        num_readable: pictures of both parts that can be trained on.
+        num_readable: images of both parts that can be trained on.
         num_crowd: crowd regions of both, which are for evaluation only.
-        num_empty: pictures of both without an object.
+        num_empty: images of both without an object.
         has_masks: whether there are masks; None: they were not looked for.
-        unlisted: pictures in the image folders that no annotation file lists.
+        unlisted: images in the image folders that no annotation file lists.
         counts: kind of problem -> how many there are; of each kind in an annotation file, `problems` lists 1,000.
     """
 
@@ -51,16 +56,16 @@ class CheckReport(DataReport):
         train, val = (sum(counts[part] for counts in self.classes.values()) for part in (0, 1))
         masks = {None: "not looked for", True: "yes", False: "no, for boxes only"}[self.has_masks]
         lines = [
-            f"training    {self.num_train:,} pictures, {train:,} objects",
-            f"validation  {self.num_val:,} pictures, {val:,} objects",
+            f"training    {self.num_train:,} images, {train:,} objects",
+            f"validation  {self.num_val:,} images, {val:,} objects",
             f"classes     {len(self.classes):,}",
             f"masks       {masks}",
-            f"empty       {self.num_empty:,} pictures have no object",
+            f"empty       {self.num_empty:,} images have no object",
             f"crowd       {self.num_crowd:,} regions, for evaluation only",
             *self._sizes(),
         ]
         if self.unlisted:
-            lines.append(f"unlisted    {self.unlisted:,} pictures in the folders are in no annotation file")
+            lines.append(f"unlisted    {self.unlisted:,} images in the folders are in no annotation file")
         return lines
 
     def _count(self, kind: str, listed: int) -> int:
@@ -81,13 +86,13 @@ def check_coco(
     num_workers: int | Literal["auto"] = "auto",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
-    """Read the annotations, decode every picture, and report all that is wrong, without stopping at the first.
+    """Read the annotations, decode every image, and report all that is wrong, without stopping at the first.
 
     Finds what training would meet: files that are missing, cut off or no COCO annotations; annotations of unknown
-    images and categories; boxes without area, outside their picture or not finite; masks that are damaged or of
-    another size; missing, truncated and damaged pictures, and such of another size than the annotations say. And
-    what it would not notice: the same picture in training and validation (the figures would be too good), or twice
-    in one, compared by decoded pixels; pictures whose EXIF orientation leaves open what the boxes count in.
+    images and categories; boxes without area, outside their image or not finite; masks that are damaged or of
+    another size; missing, truncated and damaged images, and such of another size than the annotations say. And
+    what it would not notice: the same image in training and validation (the figures would be too good), or twice
+    in one, compared by decoded pixels; images whose EXIF orientation leaves open what the boxes count in.
 
     Args:
         root: the data folder, or one annotation file, as for `CocoData`.
@@ -98,9 +103,9 @@ def check_coco(
         val_fraction: as for `CocoData`.
         masks: look at the masks, too. Annotations without any are no error: they do for boxes.
         annotation_frame: as for `CocoData`.
-        min_size: pictures whose shorter side has fewer pixels are reported.
+        min_size: images whose shorter side has fewer pixels are reported.
         num_workers: processes that decode; 0 decodes in this one; "auto" takes all cores, 16 at most.
-        on_progress: called with (pictures done, all pictures) now and then.
+        on_progress: called with (images done, all images) now and then.
 
     Raises:
         ValueError: an argument is out of range.
@@ -184,7 +189,7 @@ def _examine(
     num_workers: int | Literal["auto"],
     on_progress: Callable[[int, int], None] | None,
 ) -> _Findings:
-    """Decode all pictures and compare them with what their annotations say."""
+    """Decode all images and compare them with what their annotations say."""
     found = _Findings()
     seen: list[tuple[bytes, PictureFile]] = []
     paths = [picture.path for picture in pictures]
@@ -215,18 +220,18 @@ def _examine(
 def _orientation_note(
     path: str, annotated_size: tuple[int, int] | None, look: Look, orientation: int, frame: AnnotationFrame
 ) -> Problem:
-    """What is done about a picture that EXIF turns; `annotated_size` is None where the annotations tell none."""
+    """What is done about an image that EXIF turns; `annotated_size` is None where the annotations tell none."""
     width, height = look.stored_size
     upright_size = (height, width) if look.orientation >= 5 else (width, height)
-    turned = f"{path}: EXIF orientation {look.orientation} turns the picture"
+    turned = f"{path}: EXIF orientation {look.orientation} turns the image"
     if frame == "auto" and (annotated_size is None or upright_size == look.stored_size):
         why = "its size leaves" if annotated_size is not None else "annotations without its size leave"
         message = (
             f"{turned}, and {why} open what the boxes count in; stored pixels are taken, so they are turned "
-            "along. Look at it, and set annotation_frame to 'upright' if they fit the turned picture"
+            "along. Look at it, and set annotation_frame to 'upright' if they fit the turned image"
         )
         return Problem("warning", "orientation-unclear", path, message)
-    how = "boxes and masks are turned along" if orientation != 1 else "boxes and masks fit the turned picture"
+    how = "boxes and masks are turned along" if orientation != 1 else "boxes and masks fit the turned image"
     why = f"as annotation_frame is {frame!r}"
     if annotated_size is not None:
         why = "as annotated at {} x {} pixels".format(*annotated_size)
@@ -234,7 +239,7 @@ def _orientation_note(
 
 
 def _count_unlisted(split: CocoSplit) -> int:
-    """Pictures in the image folders that no annotation file lists."""
+    """Images in the image folders that no annotation file lists."""
     listed: dict[str, set[str]] = defaultdict(set)
     for annotations in dict.fromkeys([split.train, split.val]):
         for i in range(len(annotations)):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from scalablevit.complexity import Complexity, count
 from scalablevit.detection.models import ScalableMaskRCNN, ScalableRetinaNet, build_detector
 
-# What papers count with; how many boxes a picture really has depends on the picture.
+# What papers count with; how many boxes an image really has depends on the image.
 BOX_ROIS, MASK_ROIS = 1000, 100
 
 

@@ -19,10 +19,15 @@ from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_upright
 from scalablevit.data.orientation import UprightImage
 from scalablevit.data.unreadable import read_or_substitute
-from scalablevit.detection.coco_folder import find_parts
-from scalablevit.detection.coco_json import CocoAnnotations
-from scalablevit.detection.coco_split import read_split
-from scalablevit.detection.orientation import AnnotationFrame, applied_orientation, orient_boxes, orient_mask
+from scalablevit.detection.coco import (
+    AnnotationFrame,
+    CocoAnnotations,
+    applied_orientation,
+    find_parts,
+    orient_boxes,
+    orient_mask,
+    read_split,
+)
 from scalablevit.detection.transforms import Augmentation, Preprocessing, TrainTransform, as_input
 from scalablevit.training.data_module import TaskData
 
@@ -30,11 +35,11 @@ _log = logging.getLogger(__name__)
 
 _CHECK_DATA = "`scalablevit check-data` lists them all"
 _FLIP_ONLY = Augmentation()
-_NO_PICTURE_SIZE = (32, 32)
+_STAND_IN_SIZE = (32, 32)
 
 
 class DetectionSample(NamedTuple):
-    """One picture with its objects; fields as of `DetectionBatch`, in the singular."""
+    """One image with its objects; fields as of `DetectionBatch`, in the singular."""
 
     image: Tensor
     target: dict[str, Tensor]
@@ -45,15 +50,15 @@ class DetectionSample(NamedTuple):
 
 
 class DetectionBatch(NamedTuple):
-    """Pictures and what is in them.
+    """Images and what is in them.
 
     Fields:
         images: (3, h, w) each, upright, not normalised, of any sizes. In training float32 in 0..1; in validation
             uint8, which is a quarter to move: `transforms.as_input` makes the other of it, on the device.
-        targets: for each picture, in training: boxes (R, 4) float32, left, top, right, bottom in its pixels; labels
+        targets: for each image, in training: boxes (R, 4) float32, left, top, right, bottom in its pixels; labels
             (R,) int64 in 0..K-1; with masks, masks (R, h, w) uint8. In validation: empty.
         image_ids: COCO's ids.
-        orientations: EXIF's, 1 to 8, by which the annotations' pixels were turned to the picture's; 1: not.
+        orientations: EXIF's, 1 to 8, by which the annotations' pixels were turned to the image's; 1: not.
         readable: where False, the image is gray and stands for a file that could not be used.
         unreadable: of files that could not be used while this batch was made: path, reason, remedy.
     """
@@ -83,14 +88,14 @@ class _SizeConflictError(ValueError):
 
 
 class CocoDataset(Dataset[DetectionSample]):
-    """Pictures of a COCO file; what cannot be read does not change how many samples there are.
+    """Images of a COCO file; what cannot be read does not change how many samples there are.
 
     Args:
-        annotations: of the pictures.
+        annotations: of the images.
         indices: (n,), which of its images.
-        transform: for training; None: uint8 pictures at their own size, without targets.
+        transform: for training; None: uint8 images at their own size, without targets.
         max_substitutes: how many of the next samples to try in the place of one that cannot be used. With 0, or
-            when all of them fail, the sample is a gray picture without objects and not `readable`. Nothing is
+            when all of them fail, the sample is a gray image without objects and not `readable`. Nothing is
             raised here: in a loading process it would end in a stack trace. `UnreadableFiles` raises.
         annotation_frame: see `applied_orientation`.
     """
@@ -127,7 +132,7 @@ class CocoDataset(Dataset[DetectionSample]):
         )
         if read is not None:
             return DetectionSample(*read, failed)
-        image = torch.full((3, *_NO_PICTURE_SIZE), 127, dtype=torch.uint8)
+        image = torch.full((3, *_STAND_IN_SIZE), 127, dtype=torch.uint8)
         if self.transform is not None:
             image = as_input(image)
         image_id = int(self.annotations.image_ids[self.indices[index]])
@@ -164,7 +169,7 @@ class CocoDataset(Dataset[DetectionSample]):
     def _objects(
         self, position: int, orientation: int
     ) -> tuple[np.ndarray, np.ndarray, list[Callable[[], np.ndarray]] | None]:
-        """Boxes, labels and masks of the upright picture; crowd regions are not trained on."""
+        """Boxes, labels and masks of the upright image; crowd regions are not trained on."""
         annotations = self.annotations
         rows = annotations.rows(position)
         width, height = (int(side) for side in annotations.sizes[position])
@@ -179,16 +184,16 @@ class CocoDataset(Dataset[DetectionSample]):
             return {}
         target = {"boxes": torch.zeros((0, 4)), "labels": torch.zeros(0, dtype=torch.int64)}
         if self.annotations.has_masks:
-            target["masks"] = torch.zeros((0, *_NO_PICTURE_SIZE), dtype=torch.uint8)
+            target["masks"] = torch.zeros((0, *_STAND_IN_SIZE), dtype=torch.uint8)
         return target
 
 
 class CocoData(TaskData):
-    """Training and validation pictures with boxes and masks from COCO files.
+    """Training and validation images with boxes and masks from COCO files.
 
     Known layouts: COCO's (`annotations/instances_train2017.json` with `train2017/*.jpg`),
     `annotations/{train,val}.json` with `{train,val}/*` or `images/{train,val}/*`, `_annotations.coco.json` beside
-    the pictures in `train/` and `valid/`, and one file, from which a share is set aside for validation. The
+    the images in `train/` and `valid/`, and one file, from which a share is set aside for validation. The
     annotations are read at once, as a network needs to know the classes before it is made: in the order of the
     category ids, numbered from 0.
 
@@ -200,34 +205,34 @@ class CocoData(TaskData):
         val_annotations: likewise.
         train_images: folder that the file names start from, in `root` or anywhere; None: look for it.
         val_images: likewise.
-        val_fraction: where there is no validation file, the share of the pictures that is set aside, chosen by a
+        val_fraction: where there is no validation file, the share of the images that is set aside, chosen by a
             hash of the file names; in (0, 1).
         masks: read the masks, which Mask R-CNN needs; objects without one are left out then.
-        min_size: length that the shorter side of pictures is resized to, in pixels.
+        min_size: length that the shorter side of images is resized to, in pixels.
         max_size: what the longer side may not exceed.
         mean: of red, green and blue, of pixels in 0..1; default ImageNet's.
         std: likewise.
-        augmentation: how training pictures are varied; None: not at all. Its `sizes` replace `min_size` in training,
+        augmentation: how training images are varied; None: not at all. Its `sizes` replace `min_size` in training,
             and `min_size` must lie in their range.
-        keep_empty: train on pictures without objects too; what the network finds in them is false.
-        annotation_frame: of pictures with an EXIF orientation, whether boxes and masks count in the "stored" pixels
-            or in those of the "upright" picture; "auto" goes by the size that the annotations give.
-        batch_size: pictures a device and batch.
+        keep_empty: train on images without objects too; what the network finds in them is false.
+        annotation_frame: of images with an EXIF orientation, whether boxes and masks count in the "stored" pixels
+            or in those of the "upright" image; "auto" goes by the size that the annotations give.
+        batch_size: images a device and batch.
         val_batch_size: the same in validation; None: `batch_size`.
-        num_workers: processes that load pictures for each loader; "auto" leaves one core a device to the
+        num_workers: processes that load images for each loader; "auto" leaves one core a device to the
             training, and takes 8 at most.
-        max_unreadable: how many picture files may be missing, and how many may fail in each training process.
+        max_unreadable: how many image files may be missing, and how many may fail in each training process.
         builtin: write this built-in data set into `root` first if `root` is missing or empty.
-        seed: gives the order of the pictures and their augmentation.
+        seed: gives the order of the images and their augmentation.
 
     Attributes:
         train_annotations: what the training file holds.
-        val_annotations: what the validation file holds; where validation pictures are set aside, the same.
+        val_annotations: what the validation file holds; where validation images are set aside, the same.
         masks: whether the masks were read.
 
     Raises:
-        ValueError: the annotation files or pictures cannot be found or used, the validation file has classes that
-            the training file lacks, more than `max_unreadable` pictures are missing, or an argument is out of range.
+        ValueError: the annotation files or images cannot be found or used, the validation file has classes that
+            the training file lacks, more than `max_unreadable` images are missing, or an argument is out of range.
             Names the file and the remedy.
     """
 
@@ -293,7 +298,7 @@ class CocoData(TaskData):
         )
         self.train_annotations, self.val_annotations = self._split.train, self._split.val
         for annotations in dict.fromkeys([self.train_annotations, self.val_annotations]):
-            for line in annotations.describe_problems():
+            for line in annotations.log.describe():
                 _log.warning("%s; %s", line, _CHECK_DATA)
             _refuse_missing(annotations, max_unreadable)
 
@@ -301,7 +306,7 @@ class CocoData(TaskData):
         num_objects = self.train_annotations.count_objects(train_indices)
         if not num_objects.any():
             raise ValueError(
-                f"{self.train_annotations.path}: not one of its {len(train_indices):,} training pictures has an "
+                f"{self.train_annotations.path}: not one of its {len(train_indices):,} training images has an "
                 "object to learn from, apart from crowd regions; take annotations with boxes"
             )
         if not keep_empty:
@@ -329,12 +334,12 @@ class CocoData(TaskData):
 
     @property
     def is_split(self) -> bool:
-        """Whether the validation pictures are a share of the training file's, set aside by a hash."""
+        """Whether the validation images are a share of the training file's, set aside by a hash."""
         return self._split.is_split
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How a picture becomes the network's input in evaluation."""
+        """How an image becomes the network's input in evaluation."""
         return self._preprocessing
 
     def batch_groups(self) -> Sequence[int]:
@@ -358,9 +363,9 @@ class CocoData(TaskData):
         return "\n".join(
             [
                 f"data        {self._split.root}",
-                f"training    {len(indices):,} pictures with {objects.sum():,} objects ({annotations.path.name})",
-                f"empty       {(objects == 0).sum():,} training pictures have no object",
-                f"validation  {len(self.val_dataset):,} pictures with {val_objects.sum():,} objects ({origin})",
+                f"training    {len(indices):,} images with {objects.sum():,} objects ({annotations.path.name})",
+                f"empty       {(objects == 0).sum():,} training images have no object",
+                f"validation  {len(self.val_dataset):,} images with {val_objects.sum():,} objects ({origin})",
                 f"classes     {self.num_classes:,}: {abridged(self.class_names, 8)}",
                 f"per class   {spread} training objects",
                 f"masks       {'read' if self.masks else 'not read'}",
@@ -374,7 +379,7 @@ def _upright_mask(annotations: CocoAnnotations, row: int, orientation: int) -> n
 
 
 def _check_sizes(min_size: int, augmentation: Augmentation | None) -> None:
-    """Raise where training would see no picture of the size that evaluation takes."""
+    """Raise where training would see no image of the size that evaluation takes."""
     sizes = augmentation.sizes if augmentation is not None else None
     if sizes is None or min(sizes) <= min_size <= max(sizes):
         return

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from scalablevit.data.loaders import eval_loader
-from scalablevit.detection.coco_json import CocoAnnotations
+from scalablevit.detection.coco.annotations import CocoAnnotations
+from scalablevit.detection.coco.orientation import orient_boxes, orient_mask
 from scalablevit.detection.data import DetectionBatch, collate
-from scalablevit.detection.orientation import orient_boxes, orient_mask
+from scalablevit.detection.models import find_objects
 from scalablevit.detection.predict import Detection, decode_mask, detections_of, encode_mask
 from scalablevit.detection.transforms import as_input
 
@@ -28,7 +29,7 @@ class AveragePrecision:
     """COCO's average precision, each value in 0..1; None where there was nothing to find.
 
     Attributes:
-        ap: mean over IoU thresholds 0.5, 0.55, ..., 0.95 and over classes, of 100 detections a picture at most.
+        ap: mean over IoU thresholds 0.5, 0.55, ..., 0.95 and over classes, of 100 detections an image at most.
         ap50: at IoU 0.5.
         ap75: at IoU 0.75.
         ap_small: of objects below 32 x 32 pixels.
@@ -58,13 +59,13 @@ class AveragePrecision:
 
 @dataclass
 class Findings:
-    """What a detector found in the pictures of a set, picture by picture.
+    """What a detector found in the images of a set, image by image.
 
     Attributes:
         records: one for each object, in COCO's format of results, in the pixels that the annotation file counts in
             and with its category ids: image_id, category_id, bbox [left, top, width, height], score, and of Mask
             R-CNN segmentation (run-length code).
-        image_ids: of the pictures that could be read, whether or not anything was found in them.
+        image_ids: of the images that could be read, whether or not anything was found in them.
         unreadable: the others: path, reason and remedy.
     """
 
@@ -80,11 +81,11 @@ class Findings:
         category_ids: Sequence[int],
         first_label: int,
     ) -> None:
-        """Take what the network returned for the readable pictures of a validation batch.
+        """Take what the network returned for the readable images of a validation batch.
 
         Args:
             batch: all of it.
-            outputs: see `detections_of`; one for each readable picture, in order.
+            outputs: see `detections_of`; one for each readable image, in order.
             category_ids: of the annotation file, by class index.
             first_label: see `detections_of`.
         """
@@ -118,7 +119,7 @@ class Findings:
         return Findings(records, image_ids, unreadable)
 
     def measure(self, annotations: CocoAnnotations, kind: Literal["box", "mask"]) -> AveragePrecision:
-        """Average precision on the pictures that were seen."""
+        """Average precision on the images that were seen."""
         return average_precision(annotations.ground_truth(self.image_ids), self.records, kind)
 
 
@@ -185,36 +186,34 @@ def evaluate(
     Args:
         network: a RetinaNet or Mask R-CNN of `scalablevit.detection.models`.
         dataset: of `CocoData`, without targets.
-        annotations: of the same pictures.
-        batch_size: pictures at a time.
+        annotations: of the same images.
+        batch_size: images at a time.
         device: where to compute.
-        num_workers: processes that load pictures.
+        num_workers: processes that load images.
 
     Raises:
-        ValueError: no picture could be read.
+        ValueError: no image could be read.
     """
     detector: Any = network.eval().to(device)
     findings = Findings()
-    pasted, detector.transform.paste_masks = detector.transform.paste_masks, False  # a hundred are gigabytes
     for batch in eval_loader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate):
         images = [as_input(image.to(device)) for image, ok in zip(batch.images, batch.readable, strict=True) if ok]
-        outputs = detector(images) if images else []
+        outputs = find_objects(detector, images)
         findings.add(batch, outputs, category_ids=annotations.category_ids, first_label=detector.first_label)
-    detector.transform.paste_masks = pasted
     if not findings.image_ids:
-        raise ValueError(f"none of the {len(findings.unreadable)} validation pictures can be read")
+        raise ValueError(f"none of the {len(findings.unreadable)} validation images can be read")
     return findings
 
 
 def to_stored_frame(
     detection: Detection, orientation: int, *, width: int, height: int
 ) -> tuple[tuple[float, float, float, float], dict[str, Any] | None]:
-    """Box and mask in the pixels of the stored picture, which was turned upright before it was looked at.
+    """Box and mask in the pixels of the stored image, which was turned upright before it was looked at.
 
     Args:
-        detection: in the upright picture.
-        orientation: EXIF's, 1 to 8, that turned the stored picture upright.
-        width: of the upright picture.
+        detection: in the upright image.
+        orientation: EXIF's, 1 to 8, that turned the stored image upright.
+        width: of the upright image.
         height: likewise.
     """
     if orientation == 1:

@@ -1,4 +1,4 @@
-"""What a detector finds in picture files."""
+"""What a detector finds in image files."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from scalablevit.data.find_images import as_paths
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_image
-from scalablevit.detection.models import build_detector, paste_mask
+from scalablevit.detection.models import build_detector, find_objects, paste_mask
 from scalablevit.detection.transforms import Preprocessing, as_input
 from scalablevit.device import choose_device
 from scalablevit.weights import WeightsError, load_network, metadata_for
@@ -24,13 +24,13 @@ from scalablevit.weights import WeightsError, load_network, metadata_for
 
 @dataclass(frozen=True)
 class Detection:
-    """One object in a picture.
+    """One object in an image.
 
     Attributes:
         label: index of its class.
         name: of its class.
         score: how sure the detector is, in 0..1.
-        box_xyxy: left, top, right and bottom in pixels of the upright picture, from its upper left corner.
+        box_xyxy: left, top, right and bottom in pixels of the upright image, from its upper left corner.
         mask: COCO's run-length code of the object's pixels, {"size": [height, width], "counts": text}; None where
             the detector finds boxes only.
     """
@@ -55,11 +55,11 @@ class Prediction:
 
     Attributes:
         path: the file.
-        width: of the upright picture, in pixels; 0 where the file could not be read.
+        width: of the upright image, in pixels; 0 where the file could not be read.
         height: likewise.
-        detections: the surest first.
+        detections: the highest score first.
         error: why the file could not be read, or None.
-        image: the picture, where it was asked for.
+        image: the image, where it was asked for.
         threshold: which the detections score above; None: not known.
     """
 
@@ -96,10 +96,10 @@ class Prediction:
         return rows or [(nothing, "")]
 
     def pictures(self) -> dict[str, Image.Image]:
-        """{"": the picture with boxes, names, scores and masks}; nothing where the picture was not kept."""
+        """{"": the image with boxes, names, scores and masks}; nothing where the image was not kept."""
         if self.image is None:
             return {}
-        from scalablevit.detection.pictures import annotate
+        from scalablevit.detection.draw import annotate
 
         return {"": annotate(self.image, self.detections)}
 
@@ -107,13 +107,13 @@ class Prediction:
 def detections_of(
     output: Mapping[str, Tensor], class_names: Sequence[str], *, size: tuple[int, int], first_label: int = 0
 ) -> list[Detection]:
-    """The objects in what a network of `scalablevit.detection.models` returns for one picture, the surest first.
+    """The objects in what a network of `scalablevit.detection.models` returns for one image, the highest score first.
 
     Args:
         output: "boxes" (R, 4) xyxy in pixels, "scores" (R,), "labels" (R,), and of Mask R-CNN "masks" (R, H, W) or
             "mask_probs" (R, M, M).
         class_names: by class index.
-        size: height and width of the picture.
+        size: height and width of the image.
         first_label: the network's label of the first class: 1 where 0 is the background.
 
     Returns:
@@ -160,7 +160,7 @@ class Detector:
     Args:
         network: a RetinaNet or Mask R-CNN of `scalablevit.detection.models`.
         class_names: by class index.
-        preprocessing: how large pictures are made for the network.
+        preprocessing: how large images are made for the network.
         device: where to compute; None: a GPU if there is one.
 
     Raises:
@@ -211,10 +211,10 @@ class Detector:
         """Find objects in files, in order, a batch at a time.
 
         Args:
-            paths: picture files, or a single one.
-            batch_size: pictures at a time.
+            paths: image files, or a single one.
+            batch_size: images at a time.
             threshold, min_size, max_size: see `detect`.
-            keep_images: hand the pictures out as well.
+            keep_images: hand the images out as well.
 
         Yields:
             one `Prediction` per file; files that cannot be read carry the reason.
@@ -252,16 +252,16 @@ class Detector:
         min_size: int | None = None,
         max_size: int | None = None,
     ) -> list[list[Detection]]:
-        """Find objects in pictures, all at once.
+        """Find objects in images, all at once.
 
         Args:
-            images: upright RGB pictures of any sizes.
+            images: upright RGB images of any sizes.
             threshold: objects score above it; in [0, 1].
             min_size: pixels that the shorter side is resized to; None: as in training.
             max_size: pixels that the longer side may then have at most; None: as in training.
 
         Returns:
-            for each picture its objects, the surest first.
+            for each image its objects, the highest score first.
 
         Raises:
             ValueError: an argument is out of range.
@@ -279,16 +279,15 @@ class Detector:
             return []
         network: Any = self.network
         head, transform = getattr(network, "roi_heads", network), network.transform
-        before = head.score_thresh, transform.min_size, transform.max_size, transform.paste_masks
+        before = head.score_thresh, transform.min_size, transform.max_size
         # The threshold is set in the network: one below that of the evaluation has an effect too, and masks that nobody
         # wants are not made. As NMS goes by score, the result is the same as behind it.
         head.score_thresh, transform.min_size, transform.max_size = threshold, shortest, longest
-        transform.paste_masks = False
         try:
             batch = [as_input(F.pil_to_tensor(image).to(self.device)) for image in images]
-            outputs = network(batch)
+            outputs = find_objects(network, batch)
         finally:  # others may measure with it
-            head.score_thresh, transform.min_size, transform.max_size, transform.paste_masks = before
+            head.score_thresh, transform.min_size, transform.max_size = before
         return [
             detections_of(output, self.class_names, size=(image.height, image.width), first_label=network.first_label)
             for image, output in zip(images, outputs, strict=True)

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from scalablevit.detection.data import DetectionBatch
 from scalablevit.detection.evaluate import AveragePrecision, Findings, evaluate
-from scalablevit.detection.models import build_detector
+from scalablevit.detection.models import build_detector, find_objects
 from scalablevit.detection.transforms import Preprocessing, as_input
 from scalablevit.safe_write import write_json
 from scalablevit.training.module import Evaluation, TrainingModule, check_variant
 from scalablevit.weights import load_weights, save_network
 
 _log = logging.getLogger(__name__)
-_SHEET_PICTURES = 8
+_SHEET_IMAGES = 8
 
 
 class DetectionTask(TrainingModule):
@@ -26,7 +26,7 @@ class DetectionTask(TrainingModule):
     Args:
         variant: name of the backbone, see `scalablevit.backbone.VARIANTS`.
         class_names: names of the classes by index; the command line takes them from the data.
-        preprocessing: how large pictures are made for the network, as `Preprocessing.to_dict` gives it; the command
+        preprocessing: how large images are made for the network, as `Preprocessing.to_dict` gives it; the command
             line takes it from the data.
         detector: "retinanet" finds boxes, "mask_rcnn" boxes and masks.
         weights: where to start from: anything `load_weights` reads, of a classifier, a backbone or a detector; None:
@@ -96,7 +96,6 @@ class DetectionTask(TrainingModule):
                 grad_checkpointing=grad_checkpointing,
                 **self.model_args,
             )
-        self.network.transform.paste_masks = False  # a hundred masks of a large picture are gigabytes
         self.load_report = None if weights is None else load_weights(self.network, weights, class_names=class_names)
         self.findings = Findings()
 
@@ -133,7 +132,7 @@ class DetectionTask(TrainingModule):
         if stage == "validate" and data.is_split:
             file = data.val_annotations.path
             _log.warning(
-                "%s: only the %s pictures are measured that are set aside for validation (data.val_fraction), of %s; "
+                "%s: only the %s images are measured that are set aside for validation (data.val_fraction), of %s; "
                 "to measure all of a file, name it: --data.val_annotations FILE --data.val_images FOLDER",
                 file,
                 f"{len(data.val_dataset):,}",
@@ -142,7 +141,7 @@ class DetectionTask(TrainingModule):
 
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
         """Sum of the detector's losses."""
-        nothing_left = not any(batch.readable) and len(set(batch.unreadable)) >= self._num_train_pictures()
+        nothing_left = not any(batch.readable) and len(set(batch.unreadable)) >= self._num_train_images()
         self.unreadable.collect(batch.unreadable, nothing_left=nothing_left)
         first_label = self.network.first_label
         targets = [{**target, "labels": target["labels"] + first_label} for target in batch.targets]
@@ -152,7 +151,7 @@ class DetectionTask(TrainingModule):
         self.log_train_loss(loss, len(batch.images), parts)
         return loss
 
-    def _num_train_pictures(self) -> int:
+    def _num_train_images(self) -> int:
         return len(self.trainer.datamodule.train_dataset)  # type: ignore[attr-defined]
 
     def on_validation_epoch_start(self) -> None:
@@ -160,10 +159,10 @@ class DetectionTask(TrainingModule):
         self.findings = Findings()
 
     def validation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
-        """Find objects in the pictures that could be read."""
+        """Find objects in the images that could be read."""
         self.unreadable.collect(batch.unreadable)
         images = [as_input(image) for image, is_ok in zip(batch.images, batch.readable, strict=True) if is_ok]
-        outputs = self.network(images) if images else []
+        outputs = find_objects(self.network, images)
         annotations = self.trainer.datamodule.val_annotations  # type: ignore[attr-defined]
         self.findings.add(
             batch,
@@ -195,7 +194,7 @@ class DetectionTask(TrainingModule):
     def evaluate_weights(self, folder: Path) -> Evaluation:
         """Average precision of the weights in `folder`; writes `detections.json` (every object, in COCO's format of
         results) and `predictions.png`."""
-        from scalablevit.detection.pictures import draw_sheet
+        from scalablevit.detection.draw import draw_sheet
         from scalablevit.detection.predict import Detector
 
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -219,7 +218,7 @@ class DetectionTask(TrainingModule):
         def draw() -> None:
             write_json(folder / "detections.json", findings.records, indent=None)
             sheet = folder / "predictions.png"
-            draw_sheet(detector, data.val_dataset, data.val_annotations, sheet, count=_SHEET_PICTURES)
+            draw_sheet(detector, data.val_dataset, data.val_annotations, sheet, count=_SHEET_IMAGES)
 
         figures = "; ".join(_in_words(kind, precision) for kind, precision in measured.items())
         return Evaluation(results, figures, len(findings.image_ids), draw)

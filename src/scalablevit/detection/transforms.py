@@ -1,4 +1,4 @@
-"""From an upright picture with boxes and masks to a training sample: crop, resize, flip, colours."""
+"""From an upright image with boxes and masks to a training sample: crop, resize, flip, colours."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ from torchvision.transforms.v2 import functional as F
 from scalablevit.data.input_settings import InputSettings, check_mean_std
 from scalablevit.data.resizing import resized_size
 
-_SLIVER = 1.0  # pixels of the picture that has to be left of a box whose object was cut
-_THINNEST = 1e-3  # pixels of the resized picture; losses take the logarithm of widths
+_SLIVER = 1.0  # pixels of the image that has to be left of a box whose object was cut
+_THINNEST = 1e-3  # pixels of the resized image; losses take the logarithm of widths
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Preprocessing(InputSettings):
     """What a detector was trained to be fed; it travels with the weights. The detector applies it itself.
 
     Args:
-        min_size: length of the resized picture's shorter side, in pixels.
+        min_size: length of the resized image's shorter side, in pixels.
         max_size: what its longer side may not exceed; then the shorter one is shorter.
         mean: of red, green and blue, of pixels in 0..1.
         std: likewise.
@@ -54,10 +54,10 @@ class Preprocessing(InputSettings):
         object.__setattr__(self, "std", std)
 
     def resized(self, height: int, width: int, *, min_size: int | None = None) -> tuple[int, int]:
-        """(height, width) in pixels, each at least 1, of a picture that is resized with its proportions.
+        """(height, width) in pixels, each at least 1, of an image that is resized with its proportions.
 
         Args:
-            height: of the picture.
+            height: of the image.
             width: likewise.
             min_size: in the place of `self.min_size`.
         """
@@ -66,19 +66,19 @@ class Preprocessing(InputSettings):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training pictures are varied. The defaults are those of the 1x schedule: a flip and nothing else.
+    """How training images are varied. The defaults are those of the 1x schedule: a flip and nothing else.
 
     The crop is the one of DETR and Swin's 3x schedule: the shorter side is thought resized to one of
     `crop_resize`, a rectangle with sides within `crop_size` is cut out, and that is resized as usual.
 
     Args:
-        sizes: lengths in pixels, one of which is drawn for the resized picture's shorter side; None: always
+        sizes: lengths in pixels, one of which is drawn for the resized image's shorter side; None: always
             the preprocessing's `min_size`. 480, 512, ..., 800 is usual for the 3x schedule.
         hflip_prob: probability of a left-right flip.
-        vflip_prob: probability of an upside-down flip, for pictures without an up, such as those from the air.
+        vflip_prob: probability of an upside-down flip, for images without an up, such as those from the air.
         crop_prob: probability of the crop; 0.5 is usual for the 3x schedule.
         crop_resize: lengths in pixels, one of which is drawn.
-        crop_size: smallest and largest side of the rectangle, in pixels of the picture resized by `crop_resize`.
+        crop_size: smallest and largest side of the rectangle, in pixels of the image resized by `crop_resize`.
         color_jitter: brightness, contrast and saturation change by a factor in 1 ± this; 0 for none.
 
     Raises:
@@ -114,10 +114,10 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class View:
-    """What a training sample shows of its picture.
+    """What a training sample shows of its image.
 
     Args:
-        crop: top, left, height and width in pixels of the part that is cut out; None: all of the picture.
+        crop: top, left, height and width in pixels of the part that is cut out; None: all of the image.
         size: (height, width) in pixels that this is resized to.
         hflip: flip left and right.
         vflip: flip upside down.
@@ -130,12 +130,12 @@ class View:
 
 
 def as_input(pixels: Tensor) -> Tensor:
-    """A picture (3, H, W) uint8 as detectors take it: float32 in 0..1, on the same device."""
+    """An image (3, H, W) uint8 as detectors take it: float32 in 0..1, on the same device."""
     return F.to_dtype(pixels, torch.float32, scale=True)
 
 
 class TrainTransform:
-    """From an upright picture and its objects to a training sample, varied at random.
+    """From an upright image and its objects to a training sample, varied at random.
 
     Randomness comes from the global generators of `random` and `torch`.
 
@@ -157,11 +157,11 @@ class TrainTransform:
         labels: np.ndarray,
         masks: Sequence[Callable[[], np.ndarray]] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """A view of the picture, and what is seen in it.
+        """A view of the image, and what is seen in it.
 
         Args:
             image: RGB, upright.
-            boxes_xyxy: (R, 4) in pixels of the picture.
+            boxes_xyxy: (R, 4) in pixels of the image.
             labels: (R,) classes.
             masks: gives the (H, W) mask of each object when called: decoded one by one, as a hundred of a large
                 photograph's size would fill the memory. None: without masks.
@@ -176,7 +176,7 @@ class TrainTransform:
         return self._view_image(view, image), target
 
     def draw_view(self, height: int, width: int) -> View:
-        """Draw crop, size and flips for a picture of that many pixels."""
+        """Draw crop, size and flips for an image of that many pixels."""
         augmentation, crop = self.augmentation, None
         if augmentation is None:
             return View(None, self.preprocessing.resized(height, width))
@@ -213,15 +213,15 @@ def view_objects(
     labels: np.ndarray,
     masks: Sequence[Callable[[], np.ndarray]] | None,
 ) -> dict[str, Tensor]:
-    """What a view of a picture shows of its objects; see `TrainTransform`.
+    """What a view of an image shows of its objects; see `TrainTransform`.
 
     Objects of which the crop leaves less than a pixel in either direction, or nothing of the mask, are left out.
-    None is lost by resizing: a mask that vanishes in a smaller picture keeps the pixels of its box.
+    None is lost by resizing: a mask that vanishes in a smaller image keeps the pixels of its box.
 
     Args:
-        view: of the picture.
-        image_size: (height, width) of the picture.
-        boxes_xyxy: (R, 4) in pixels of the picture.
+        view: of the image.
+        image_size: (height, width) of the image.
+        boxes_xyxy: (R, 4) in pixels of the image.
         labels: (R,) classes.
         masks: as for `TrainTransform`.
     """
@@ -266,7 +266,7 @@ def _view_mask(view: View, decode: Callable[[], np.ndarray], box: Tensor) -> Ten
 
 
 def _resize_and_flip(inputs: Any, view: View) -> Any:
-    """As `view` says, of a picture, boxes or a mask; pictures bilinearly, masks to the nearest pixel."""
+    """As `view` says, of an image, boxes or a mask; images bilinearly, masks to the nearest pixel."""
     inputs = F.resize(inputs, list(view.size), antialias=True)
     if view.hflip:
         inputs = F.horizontal_flip(inputs)
@@ -281,5 +281,5 @@ def _within(boxes: Tensor, crop: tuple[int, int, int, int]) -> Tensor:
 
 
 def _boxes_like(boxes: tv_tensors.BoundingBoxes, chosen: Tensor) -> tv_tensors.BoundingBoxes:
-    # Indexing gives a plain tensor, which F would take for a picture.
+    # Indexing gives a plain tensor, which F would take for an image.
     return tv_tensors.wrap(chosen, like=boxes)

@@ -14,14 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from scalablevit.detection.coco_file import CocoError
-from scalablevit.detection.coco_folder import find_parts
-from scalablevit.detection.coco_json import CocoAnnotations
-from scalablevit.detection.coco_split import read_split
+from scalablevit.detection.coco.annotations import CocoAnnotations
+from scalablevit.detection.coco.folder import find_parts
+from scalablevit.detection.coco.json_file import CocoError
+from scalablevit.detection.coco.orientation import applied_orientation, orient_boxes, orient_mask
+from scalablevit.detection.coco.read import read_annotations
+from scalablevit.detection.coco.run_lengths import decode_runs, run_lengths
+from scalablevit.detection.coco.split import read_split
 from scalablevit.detection.evaluate import average_precision
-from scalablevit.detection.orientation import applied_orientation, orient_boxes, orient_mask
 from scalablevit.detection.predict import encode_mask
-from scalablevit.detection.run_lengths import decode_runs, run_lengths
 
 SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
 
@@ -61,7 +62,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def read(file: Path, *annotations: Any, masks: bool = False, **parts: Any) -> CocoAnnotations:
-    return CocoAnnotations.read(write(file, list(annotations) or None, **parts), None, masks=masks)
+    return read_annotations(write(file, list(annotations) or None, **parts), None, masks=masks)
 
 
 def test_checking_needs_no_torch():
@@ -132,7 +133,7 @@ def test_what_cannot_be_used_is_left_out_and_named(file, bad, kind, words):
     (problem,) = found.problems
     assert problem.kind == kind
     assert re.search(words, problem.message), problem.message
-    (line,) = found.describe_problems()
+    (line,) = found.log.describe()
     assert "a.json: 1 " in line
     assert problem.message in line
 
@@ -327,7 +328,7 @@ def test_masks_must_be_read_to_be_decoded(file):
 def test_broken_json(file, text, words):
     file.write_text(text)
     with pytest.raises(CocoError, match=words) as error:
-        CocoAnnotations.read(file, None)
+        read_annotations(file, None)
     assert error.value.kind == "bad-json"
     assert error.value.path == str(file)
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
@@ -335,14 +336,14 @@ def test_broken_json(file, text, words):
 
 def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(CocoError, match="no such annotation file"):
-        CocoAnnotations.read(tmp_path / "b.json", None)
+        read_annotations(tmp_path / "b.json", None)
     with pytest.raises(CocoError, match="cannot be read"):
-        CocoAnnotations.read(tmp_path, None)
+        read_annotations(tmp_path, None)
     (tmp_path / "c.json").write_bytes(b"\x1f\x8b\xff")
     with pytest.raises(CocoError, match=r"not UTF-8 text \(byte 1\)"):
-        CocoAnnotations.read(tmp_path / "c.json", None)
+        read_annotations(tmp_path / "c.json", None)
     (tmp_path / "d.json").write_text("\ufeff" + write(tmp_path / "e.json").read_text(), encoding="utf-8")
-    assert len(CocoAnnotations.read(tmp_path / "d.json", None)) == 1
+    assert len(read_annotations(tmp_path / "d.json", None)) == 1
 
 
 @pytest.mark.parametrize(
@@ -363,7 +364,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
 def test_json_that_is_no_coco(file, content, words):
     file.write_text(json.dumps(content))
     with pytest.raises(CocoError, match=words):
-        CocoAnnotations.read(file, None)
+        read_annotations(file, None)
 
 
 def test_no_annotation_can_be_used(file):
@@ -394,7 +395,7 @@ def test_many_problems_are_counted_and_not_all_kept(file):
     found = read(file, annotation(1), *(annotation(i, bbox=[0, 0, 0, 0]) for i in range(2, 1503)))
     assert found.problem_counts == {"empty-box": 1501}
     assert len(found.problems) == 1000
-    assert "1,501 boxes have no area" in found.describe_problems()[0]
+    assert "1,501 boxes have no area" in found.log.describe()[0]
 
 
 def draw(path: Path, size: tuple[int, int] = (40, 30)) -> Path:
@@ -408,7 +409,7 @@ def test_missing_files_and_sizes(tmp_path):
     file = write(tmp_path / "a.json", [annotation(1, bbox=[0, 0, 45, 5])], images)
     draw(tmp_path / "1.png", (50, 20))
     (tmp_path / "4.png").write_bytes(b"no picture")
-    found = CocoAnnotations.read(file, tmp_path)
+    found = read_annotations(file, tmp_path)
     assert found.present.tolist() == [True, False, False, False]
     assert found.sizes[0].tolist() == [50, 20]
     assert found.problem_counts == {"missing-file": 2, "missing-size": 1, "bad-image": 1}
@@ -429,7 +430,7 @@ def test_a_size_from_the_file_follows_the_frame(tmp_path, suffix, orientation):
     images = [without(image(1, file_name=f"1{suffix}"), "width", "height"), image(2)]
     file = write(tmp_path / "a.json", [annotation(1, bbox=[1, 1, 28, 35])], images)
     for frame in ("auto", "stored", "upright"):
-        found = CocoAnnotations.read(file, tmp_path, annotation_frame=frame)
+        found = read_annotations(file, tmp_path, annotation_frame=frame)
         assert found.size_from_file.tolist() == [True, False]
         is_turned = frame == "upright" and orientation >= 5
         assert found.sizes.tolist() == [[30, 40] if is_turned else [40, 30], [40, 30]]
@@ -446,7 +447,7 @@ def test_a_damaged_exif_block_turns_nothing(tmp_path, monkeypatch):
     draw(tmp_path / "1.png")
     file = write(tmp_path / "a.json", images=[without(image(1), "width")])
     monkeypatch.setattr(Image.Image, "getexif", broken)
-    assert CocoAnnotations.read(file, tmp_path, annotation_frame="upright").sizes.tolist() == [[40, 30]]
+    assert read_annotations(file, tmp_path, annotation_frame="upright").sizes.tolist() == [[40, 30]]
 
 
 def test_a_conflict_of_sizes_names_its_remedy(file):
@@ -469,16 +470,16 @@ def test_the_folder_with_the_images_is_taken(tmp_path):
     (tmp_path / "wrong").mkdir()
     for name in ("1.png", "2.png"):
         draw(tmp_path / "right" / name)
-    found = CocoAnnotations.read(file, [tmp_path / "wrong", tmp_path / "right"])
+    found = read_annotations(file, [tmp_path / "wrong", tmp_path / "right"])
     assert found.image_folder == tmp_path / "right"
     assert found.file(0) == tmp_path / "right" / "1.png"
     assert found.present.all()
     with pytest.raises(CocoError, match=r"none of its 2 image files is there.*looked in .*wrong"):
-        CocoAnnotations.read(file, tmp_path / "wrong")
+        read_annotations(file, tmp_path / "wrong")
 
 
 def test_validation_classes_are_matched_by_name(tmp_path):
-    train = CocoAnnotations.read(
+    train = read_annotations(
         write(tmp_path / "t.json", categories=[{"id": 7, "name": "ant"}, {"id": 8, "name": "bee"}]), None
     )
     val_file = write(
@@ -486,21 +487,21 @@ def test_validation_classes_are_matched_by_name(tmp_path):
         [annotation(1, category_id=7), annotation(2, category_id=3)],
         categories=[{"id": 3, "name": "ant"}, {"id": 7, "name": "bee"}, {"id": 9, "name": "unused"}],
     )
-    val = CocoAnnotations.read(val_file, None, like=train)
+    val = read_annotations(val_file, None, like=train)
     assert val.class_names == ["ant", "bee"]
     assert val.category_ids == [3, 7]
     assert val.labels.tolist() == [1, 0]
     assert [a["category_id"] for a in val.ground_truth()["annotations"]] == [7, 3]
 
     write(val_file, [annotation(1, category_id=7)], categories=[{"id": 7, "name": "bee"}])
-    val = CocoAnnotations.read(val_file, None, like=train)
+    val = read_annotations(val_file, None, like=train)
     assert val.labels.tolist() == [1]
     assert val.category_ids[1] == 7
     assert val.category_ids[0] not in (7, 8)
 
     write(val_file, categories=[{"id": 7, "name": "wasp"}])
     with pytest.raises(CocoError, match=r"v.json: it has boxes of 1 categories that .*t.json lacks: 'wasp'"):
-        CocoAnnotations.read(val_file, None, like=train)
+        read_annotations(val_file, None, like=train)
 
 
 LAYOUTS = {

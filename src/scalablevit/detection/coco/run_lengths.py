@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scalablevit.detection.coco_file import integer, shown
+from scalablevit.detection.coco.json_file import integer, shown
 
 
 class MaskSizeError(ValueError):

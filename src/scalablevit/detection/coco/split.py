@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from scalablevit.data.split import check_val_fraction, split_by_hash
-from scalablevit.detection.coco_file import CocoError
-from scalablevit.detection.coco_folder import CocoPart
-from scalablevit.detection.coco_json import CocoAnnotations
-from scalablevit.detection.orientation import AnnotationFrame
+from scalablevit.detection.coco.annotations import CocoAnnotations
+from scalablevit.detection.coco.folder import CocoPart
+from scalablevit.detection.coco.json_file import CocoError
+from scalablevit.detection.coco.orientation import AnnotationFrame
+from scalablevit.detection.coco.read import read_annotations
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,18 @@ def read_split(
         val: validation part.
         root: the data folder.
         val_fraction: the share that is set aside; in (0, 1).
-        masks: as for `CocoAnnotations.read`.
+        masks: as for `read_annotations`.
         annotation_frame: likewise.
 
     Raises:
-        CocoError: as `CocoAnnotations.read`; or there is only one image, too few to set one aside.
+        CocoError: as `read_annotations`; or there is only one image, too few to set one aside.
         ValueError: `val_fraction` is out of range.
     """
     check_val_fraction(val_fraction)
-    train_set = CocoAnnotations.read(
-        train.annotations, train.image_folders, masks=masks, annotation_frame=annotation_frame
-    )
+    train_set = read_annotations(train.annotations, train.image_folders, masks=masks, annotation_frame=annotation_frame)
     there = np.flatnonzero(train_set.present)
     if val is not None:
-        val_set = CocoAnnotations.read(
+        val_set = read_annotations(
             val.annotations, val.image_folders, masks=masks, annotation_frame=annotation_frame, like=train_set
         )
         return CocoSplit(root, train_set, val_set, there, np.flatnonzero(val_set.present))

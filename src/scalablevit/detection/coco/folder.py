@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, why_no_folder
-from scalablevit.detection.coco_file import CocoError
+from scalablevit.detection.coco.json_file import CocoError
 
 
 @dataclass(frozen=True)

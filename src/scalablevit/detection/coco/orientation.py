@@ -1,4 +1,4 @@
-"""Boxes and masks that follow the EXIF orientation of their picture.
+"""Boxes and masks that follow the EXIF orientation of their image.
 
 Imports neither torch nor lightning, so that checking data starts at once.
 """
@@ -20,12 +20,12 @@ def applied_orientation(
     *,
     frame: AnnotationFrame = "auto",
 ) -> int | None:
-    """By which EXIF orientation boxes and masks have to be turned to fit the upright picture.
+    """By which EXIF orientation boxes and masks have to be turned to fit the upright image.
 
     Args:
         annotated_size: (width, height) that the annotations give.
         stored_size: (width, height) of the file's own pixel grid.
-        orientation: EXIF's, 1 to 8, that turns the stored picture upright.
+        orientation: EXIF's, 1 to 8, that turns the stored image upright.
         frame: "auto" goes by the size, and takes stored pixels, as COCO does, where it does not tell (a half turn,
             a mirror image, a square).
 
@@ -41,7 +41,7 @@ def applied_orientation(
 
 
 def orient_boxes(boxes_xyxy: np.ndarray, stored_size: tuple[int, int], orientation: int) -> np.ndarray:
-    """Boxes of the stored picture as boxes of the upright one, (R, 4), in pixels.
+    """Boxes of the stored image as boxes of the upright one, (R, 4), in pixels.
 
     Args:
         boxes_xyxy: (R, 4), left, top, right, bottom.
@@ -64,5 +64,5 @@ def orient_boxes(boxes_xyxy: np.ndarray, stored_size: tuple[int, int], orientati
 
 
 def orient_mask(mask: np.ndarray, orientation: int) -> np.ndarray:
-    """A mask (H, W) of the stored picture, turned upright by EXIF's orientation, 1 to 8."""
+    """A mask (H, W) of the stored image, turned upright by EXIF's orientation, 1 to 8."""
     return np.ascontiguousarray(turn_upright(mask, orientation))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from scalablevit.data.images import read_image
 from scalablevit.detection.data import CocoData
-from scalablevit.detection.pictures import annotate, draw_sheet
+from scalablevit.detection.draw import annotate, draw_sheet
 from scalablevit.detection.predict import Detection, encode_mask
 from scalablevit.visualization.palette import class_colours
 

@@ -1,4 +1,4 @@
-"""Pictures of what a detector finds: one annotated picture, and a sheet with the truth beside it."""
+"""Images of what a detector finds: one annotated image, and a sheet with the truth beside it."""
 
 import functools
 import math
@@ -12,9 +12,9 @@ from torch.utils.data import Dataset, Subset
 from torchvision.transforms.v2 import functional as F
 
 from scalablevit.data.loaders import eval_loader
-from scalablevit.detection.coco_json import CocoAnnotations
+from scalablevit.detection.coco.annotations import CocoAnnotations
+from scalablevit.detection.coco.orientation import orient_boxes, orient_mask
 from scalablevit.detection.data import collate
-from scalablevit.detection.orientation import orient_boxes, orient_mask
 from scalablevit.detection.predict import Detection, Detector, decode_mask, encode_mask
 from scalablevit.safe_write import write_atomically
 from scalablevit.visualization.fonts import load_font
@@ -35,17 +35,17 @@ def annotate(
     side: int | None = None,
     with_scores: bool = True,
 ) -> Image.Image:
-    """Draw boxes, names, scores and masks into a copy of a picture; small pictures are enlarged for it.
+    """Draw boxes, names, scores and masks into a copy of an image; small images are enlarged for it.
 
     Args:
-        image: upright RGB picture.
-        detections: in its pixels; drawn in a colour for each class, the surest on top.
-        side: pixels of the longer side of what comes out; None: as it is, small pictures by a whole factor
+        image: upright RGB image.
+        detections: in its pixels; drawn in a colour for each class, the highest score on top.
+        side: pixels of the longer side of what comes out; None: as it is, small images by a whole factor
             to at least 512.
         with_scores: write scores behind names.
 
     Returns:
-        a new RGB picture.
+        a new RGB image.
     """
     longer = max(image.size)
     if side is None:
@@ -64,7 +64,7 @@ def annotate(
     font = load_font(max(13, round(longer / 48)))
     colours = class_colours(max((detection.label for detection in detections), default=-1) + 1)
     surest_last = sorted(detections, key=lambda detection: detection.score)
-    # boxes are stretched as the picture is, whose sides are whole numbers
+    # boxes are stretched as the image is, whose sides are whole numbers
     stretch_x, stretch_y = size[0] / image.width, size[1] / image.height
     places = [
         (box[0] * stretch_x, box[1] * stretch_y, box[2] * stretch_x, box[3] * stretch_y)
@@ -88,14 +88,14 @@ def annotate(
 def draw_sheet(
     detector: Detector, dataset: Dataset[Any], annotations: CocoAnnotations, path: Path, *, count: int = 8
 ) -> None:
-    """Draw a sheet of validation pictures: what is annotated, and beside it what the detector finds.
+    """Draw a sheet of validation images: what is annotated, and beside it what the detector finds.
 
     Args:
         detector: what is shown, at the threshold that `Detector.detect` has.
         dataset: of `CocoData`, without targets.
-        annotations: of the same pictures.
+        annotations: of the same images.
         path: PNG file to write.
-        count: pictures on the sheet, at most: spread over the set.
+        count: images on the sheet, at most: spread over the set.
     """
     chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist()  # type: ignore[arg-type]
     pairs = []
@@ -113,7 +113,7 @@ def draw_sheet(
 
 
 def _annotated(annotations: CocoAnnotations, image_id: int, orientation: int) -> list[Detection]:
-    """What the annotation file says of a picture, in the pixels of the upright one."""
+    """What the annotation file says of an image, in the pixels of the upright one."""
     index = int(np.flatnonzero(annotations.image_ids == image_id)[0])
     width, height = annotations.sizes[index].tolist()
     objects = []
@@ -129,7 +129,7 @@ def _annotated(annotations: CocoAnnotations, image_id: int, orientation: int) ->
 
 
 def _blend(picture: Image.Image, mask: np.ndarray, colour: tuple[int, int, int], line: int) -> None:
-    """Lay a (h, w) mask, stretched, on a picture: tinted inside, the rim opaque."""
+    """Lay a (h, w) mask, stretched, on an image: tinted inside, the rim opaque."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return
@@ -169,7 +169,7 @@ def _label(
     colour: tuple[int, int, int],
     taken: list[Box],
 ) -> None:
-    """Write a name at its box, within the picture, where it covers no earlier one if it can."""
+    """Write a name at its box, within the image, where it covers no earlier one if it can."""
     pad = max(2, round(font.size / 6))
     text = _fitting(text, size[0] - 2 * pad, font)
     width = math.ceil(font.getlength(text)) + 2 * pad
@@ -209,7 +209,7 @@ def _fitting(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
 
 
 def _arrange(pairs: Sequence[tuple[Image.Image, Image.Image]]) -> Image.Image:
-    """Pairs of pictures in two columns, each under a heading."""
+    """Pairs of images in two columns, each under a heading."""
     gap, font = 12, load_font(20)
     columns = 2 if len(pairs) > 1 else 1
     rows = [pairs[i : i + columns] for i in range(0, len(pairs), columns)]

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from scalablevit.detection.coco_file import append_numbers, called, shown
-from scalablevit.detection.run_lengths import MaskSizeError, decode_runs, run_lengths
+from scalablevit.detection.coco.json_file import append_numbers, called, shown
+from scalablevit.detection.coco.run_lengths import MaskSizeError, decode_runs, run_lengths
 
 _NO_MASK, _POLYGONS, _RUNS = 0, 1, 2
 

@@ -1,0 +1,25 @@
+"""COCO annotation files: found, read, cleaned, and split into training and validation.
+
+Imports neither torch nor lightning, so that checking data starts at once.
+"""
+
+from scalablevit.detection.coco.annotations import CocoAnnotations
+from scalablevit.detection.coco.folder import CocoPart, find_parts
+from scalablevit.detection.coco.json_file import CocoError
+from scalablevit.detection.coco.orientation import AnnotationFrame, applied_orientation, orient_boxes, orient_mask
+from scalablevit.detection.coco.read import read_annotations
+from scalablevit.detection.coco.split import CocoSplit, read_split
+
+__all__ = [
+    "AnnotationFrame",
+    "CocoAnnotations",
+    "CocoError",
+    "CocoPart",
+    "CocoSplit",
+    "applied_orientation",
+    "find_parts",
+    "orient_boxes",
+    "orient_mask",
+    "read_annotations",
+    "read_split",
+]

@@ -1,0 +1,228 @@
+"""Annotations of one COCO file, kept as arrays.
+
+Imports neither torch nor lightning, so that checking data starts at once.
+"""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalablevit.data.check import Problem
+from scalablevit.detection.coco.masks import CocoMasks
+from scalablevit.detection.coco.orientation import AnnotationFrame
+from scalablevit.detection.coco.problems import ProblemLog
+
+
+class CocoAnnotations:
+    """The usable annotations of one COCO file; `read_annotations` makes them.
+
+    Classes are numbered 0..K-1 in the order of their category ids. Everything is kept in arrays: a million
+    small objects would be copied into each loading process.
+
+    Attributes:
+        path: annotation file.
+        image_folder: folder that the names of the images start from; None: the images were not looked for.
+        class_names: by class.
+        category_ids: COCO's category id of each class.
+        image_ids: (N,) int64, COCO's id of each image, in the order of the file.
+        file_names: (N,) bytes, names of the image files in the image folder.
+        sizes: (N, 2) int64, width and height of each image in pixels, as the annotations count them; 0 where
+            neither file tells.
+        size_from_file: (N,) bool, where the annotations did not tell the size, and the image file did: it cannot
+            tell what the annotations count in.
+        present: (N,) bool, whether the image file is there and its size known.
+        image_of: (A,) int64, position of the image of each annotation; sorted.
+        boxes_xywh: (A, 4) float64, in pixels. Those that reach more than a pixel over the edge of the image are
+            clipped, the others are as the file has them.
+        labels: (A,) int64 in 0..K-1.
+        crowd: (A,) bool; a crowd region is for evaluation only.
+        areas: (A,) float64, as the file has them; NaN where it has none.
+        masks: of each annotation, where they were read.
+        has_masks: whether the masks were read.
+        log: what is wrong with the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.image_folder: Path | None = None
+        self.class_names: list[str] = []
+        self.category_ids: list[int] = []
+        self.image_ids = np.zeros(0, np.int64)
+        self.file_names = np.zeros(0, "S1")
+        self.sizes = np.zeros((0, 2), np.int64)
+        self.size_from_file = np.zeros(0, bool)
+        self.present = np.zeros(0, bool)
+        self.image_of = np.zeros(0, np.int64)
+        self.boxes_xywh = np.zeros((0, 4))
+        self.labels = np.zeros(0, np.int64)
+        self.crowd = np.zeros(0, bool)
+        self.areas = np.zeros(0)
+        self.masks = CocoMasks()
+        self.has_masks = False
+        self.log = ProblemLog(path)
+        self._first_rows = np.zeros(1, np.int64)
+
+    def __len__(self) -> int:
+        """How many images are listed."""
+        return len(self.image_ids)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is wrong, up to 1,000 of each kind."""
+        return self.log.problems
+
+    @property
+    def problem_counts(self) -> Counter[str]:
+        """How many problems of each kind there are."""
+        return self.log.counts
+
+    def keep_rows(self, rows: np.ndarray) -> None:
+        """Keep the annotations of these rows, grouped by image."""
+        rows = rows[np.argsort(self.image_of[rows], kind="stable")]
+        for name in ("image_of", "labels", "boxes_xywh", "crowd", "areas"):
+            setattr(self, name, getattr(self, name)[rows])
+        if self.has_masks:
+            self.masks.keep(rows)
+        self._first_rows = np.searchsorted(self.image_of, np.arange(len(self) + 1))
+
+    def file(self, index: int) -> Path:
+        """The image file; relative if the images were not looked for."""
+        name = self.file_name(index)
+        return self.image_folder / name if self.image_folder is not None else Path(name)
+
+    def file_name(self, index: int) -> str:
+        """Name of the image file in the image folder."""
+        return os.fsdecode(self.file_names[index])
+
+    def rows(self, index: int, *, crowd: bool = False) -> np.ndarray:
+        """Rows of `labels`, `boxes_xywh`, ... of the annotations of one image, (R,) int64.
+
+        Args:
+            index: position of the image, 0..N-1.
+            crowd: take crowd regions in the place of single objects.
+        """
+        rows = np.arange(self._first_rows[index], self._first_rows[index + 1])
+        return rows[self.crowd[rows] == crowd]
+
+    def boxes_xyxy(self, rows: np.ndarray) -> np.ndarray:
+        """Boxes within their images as left, top, right, bottom in pixels, (R, 4) float64."""
+        left, top, width, height = self.boxes_xywh[rows].T
+        right, bottom = left + width, top + height
+        image_width, image_height = self.sizes[self.image_of[rows]].T
+        return np.stack(
+            [left.clip(0), top.clip(0), np.minimum(right, image_width), np.minimum(bottom, image_height)], axis=1
+        )
+
+    def count_objects(self, indices: np.ndarray) -> np.ndarray:
+        """How many annotations that are no crowd each of the images has, (len(indices),) int64."""
+        counts = np.bincount(self.image_of[~self.crowd], minlength=len(self))
+        return counts[indices]
+
+    def class_counts(self, indices: np.ndarray) -> np.ndarray:
+        """How many annotations that are no crowd each class has in these images, (K,) int64."""
+        chosen = np.zeros(len(self), bool)
+        chosen[indices] = True
+        return np.bincount(self.labels[chosen[self.image_of] & ~self.crowd], minlength=len(self.class_names))
+
+    def mask(self, row: int) -> np.ndarray:
+        """Decode the mask of one annotation: (H, W) uint8 of 0 and 1, in the pixels that the annotations count.
+
+        Raises:
+            ValueError: the masks were not read.
+        """
+        if not self.has_masks:
+            raise ValueError(f"{self.path}: the masks were not read; read it with masks=True")
+        width, height = (int(side) for side in self.sizes[self.image_of[row]])
+        return self.masks.decode(row, width=width, height=height)
+
+    def ground_truth(self, image_ids: Sequence[int] | None = None) -> dict[str, Any]:
+        """What COCO's evaluation compares with: the usable annotations as a COCO file holds them.
+
+        Crowd regions are there; `iscrowd` and `area` are filled where they were missing; annotations are
+        numbered from 1, as the evaluation takes the id 0 for no annotation.
+
+        Args:
+            image_ids: of the images to take; None: all whose files are there.
+
+        Raises:
+            ValueError: an image id is not in the file.
+        """
+        position = {int(image_id): i for i, image_id in enumerate(self.image_ids)}
+        if image_ids is None:
+            indices = np.flatnonzero(self.present).tolist()
+        else:
+            unknown = [image_id for image_id in image_ids if image_id not in position]
+            if unknown:
+                raise ValueError(f"{self.path}: it lists no image with the id {unknown[0]}; take ids of this file")
+            indices = [position[image_id] for image_id in image_ids]
+        annotations: list[dict[str, Any]] = []
+        for i in indices:
+            for row in range(self._first_rows[i], self._first_rows[i + 1]):
+                annotation = {
+                    "id": len(annotations) + 1,
+                    "image_id": int(self.image_ids[i]),
+                    "category_id": self.category_ids[self.labels[row]],
+                    "bbox": self.boxes_xywh[row].tolist(),
+                    "area": self._area(row),
+                    "iscrowd": int(self.crowd[row]),
+                }
+                if self.has_masks:
+                    annotation["segmentation"] = self._segmentation(row)
+                annotations.append(annotation)
+        return {
+            "info": {},
+            "images": [
+                {
+                    "id": int(self.image_ids[i]),
+                    "file_name": self.file_name(i),
+                    "width": int(self.sizes[i, 0]),
+                    "height": int(self.sizes[i, 1]),
+                }
+                for i in indices
+            ],
+            "annotations": annotations,
+            "categories": [
+                {"id": category_id, "name": name}
+                for category_id, name in zip(self.category_ids, self.class_names, strict=True)
+            ],
+        }
+
+    def size_conflict(
+        self, index: int, stored_size: tuple[int, int], orientation: int = 1, *, frame: AnnotationFrame = "auto"
+    ) -> str:
+        """Explain an image of another size than the annotations say: path, reason and remedy.
+
+        Args:
+            index: position of the image, 0..N-1.
+            stored_size: (width, height) of the pixel grid of the file.
+            orientation: EXIF's, 1 to 8, that turns the image upright.
+            frame: see `applied_orientation`.
+        """
+        width, height = (int(side) for side in self.sizes[index])
+        upright_size = stored_size[::-1] if orientation >= 5 else stored_size
+        conflict = f"{self.path} says {width} x {height}, so that its boxes do not fit"
+        image = f"{self.file(index)}: the image has {stored_size[0]} x {stored_size[1]} pixels"
+        if frame != "auto" and (width, height) in (stored_size, upright_size):
+            return (
+                f"{image}, which EXIF orientation {orientation} turns to {upright_size[0]} x {upright_size[1]}; "
+                f"{conflict} with annotation_frame {frame!r}; set annotation_frame to 'auto', which goes by the size"
+            )
+        return f"{image}, but {conflict}; put the original image back, or export the annotations again"
+
+    def _segmentation(self, row: int) -> Any:
+        width, height = (int(side) for side in self.sizes[self.image_of[row]])
+        return self.masks.segmentation(row, width=width, height=height)
+
+    def _area(self, row: int) -> float:
+        """In pixels: from the file, otherwise that of the mask, otherwise of the box."""
+        if not math.isnan(self.areas[row]):
+            return float(self.areas[row])
+        if self.has_masks:
+            width, height = (int(side) for side in self.sizes[self.image_of[row]])
+            return self.masks.area(row, width=width, height=height)
+        return float(self.boxes_xywh[row, 2] * self.boxes_xywh[row, 3])
