@@ -1,4 +1,4 @@
-"""A detection task that writes down which pictures its processes measure, for a test of several of them."""
+"""A detection task that writes down which images its processes measure, for a test of several of them."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from scalablevit.detection import DetectionTask
 
 
 class RecordingTask(DetectionTask):
-    """Writes `RECORDS/RANK.json` after each validation: ids of its own pictures, and of those that were gathered."""
+    """Writes `RECORDS/RANK.json` after each validation: ids of its own images, and of those that were gathered."""
 
     def on_validation_epoch_end(self) -> None:
         """Write, then measure."""

@@ -144,7 +144,7 @@ def test_boxes_over_the_edge_are_clipped_but_rounding_is_not_touched(file):
     truth = [a["bbox"] for a in found.ground_truth()["annotations"]]
     assert truth == [[0, 0, 40, 15], [30, 20, 10.4, 10.6]]
     assert found.problem_counts == {"clipped-box": 1}
-    assert "[-5.0, -5.0, 100.0, 20.0] in a picture of 40 x 30" in found.problems[0].message
+    assert "[-5.0, -5.0, 100.0, 20.0] in an image of 40 x 30" in found.problems[0].message
 
 
 def test_missing_area_and_iscrowd_are_filled(file):
@@ -408,7 +408,7 @@ def test_missing_files_and_sizes(tmp_path):
     images = [without(image(1), "width"), image(2), image(3, width=-1), image(4, width=0)]
     file = write(tmp_path / "a.json", [annotation(1, bbox=[0, 0, 45, 5])], images)
     draw(tmp_path / "1.png", (50, 20))
-    (tmp_path / "4.png").write_bytes(b"no picture")
+    (tmp_path / "4.png").write_bytes(b"no image")
     found = read_annotations(file, tmp_path)
     assert found.present.tolist() == [True, False, False, False]
     assert found.sizes[0].tolist() == [50, 20]
@@ -454,7 +454,7 @@ def test_a_conflict_of_sizes_names_its_remedy(file):
     found = read(file)
     small = found.size_conflict(0, (20, 15), 6)
     assert "20 x 15 pixels, but" in small
-    assert small.endswith("put the original picture back, or export the annotations again")
+    assert small.endswith("put the original image back, or export the annotations again")
     assert found.size_conflict(0, (20, 15), 6, frame="stored") == small
     turned = found.size_conflict(0, (40, 30), 6, frame="upright")
     assert "EXIF orientation 6 turns to 30 x 40" in turned
@@ -587,7 +587,7 @@ def test_folders_without_a_clear_annotation_file(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_boxes_and_masks_turn_as_pillow_turns_pictures(orientation):
+def test_boxes_and_masks_turn_as_pillow_turns_images(orientation):
     stored = np.zeros((20, 30), np.uint8)
     stored[3:8, 10:12] = 1
     picture = Image.fromarray(stored)

@@ -40,7 +40,7 @@ def box(i: int, image: int, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three training pictures, the third without a box, and two for validation."""
+    """Three training images, the third without a box, and two for validation."""
     for i in (1, 2, 3):
         draw(tmp_path / "train" / f"{i}.png", seed=i)
     for i in (4, 5):
@@ -121,7 +121,7 @@ def test_everything_that_is_wrong_is_found(root):
     assert without_masks.classes == {"ant": (4, 2)}
 
 
-def test_pictures_turned_by_exif(root):
+def test_images_turned_by_exif(root):
     draw(root / "train" / "1.png", seed=1, orientation=6)  # annotated in stored pixels
     draw(root / "train" / "2.png", seed=2, orientation=8)
     draw(root / "train" / "3.png", seed=3, orientation=3)  # nobody can tell
@@ -131,25 +131,25 @@ def test_pictures_turned_by_exif(root):
     assert kinds(report) == {"orientation": 2, "orientation-unclear": 1}
     one, two, three = (problem.message for problem in report.problems)
     assert "boxes and masks are turned along" in one
-    assert "boxes and masks fit the turned picture" in two
+    assert "boxes and masks fit the turned image" in two
     assert "annotation_frame" in three
     assert kinds(check_coco(root, annotation_frame="upright")) == {"size-mismatch": 1, "orientation": 2}
 
 
-def test_turned_pictures_of_which_no_size_is_told(root):
+def test_turned_images_of_which_no_size_is_told(root):
     draw(root / "train" / "1.png", seed=1, orientation=6)
     images = [{"id": 1, "file_name": "1.png"}, {"id": 2, "file_name": "2.png"}, entry(3)]
     write_json(root / "train.json", images, [box(1, 1, bbox=[4, 2, 10, 33])])
     report = check_coco(root, masks=False)
     assert kinds(report) == {"missing-size": 2, "clipped-box": 1, "orientation-unclear": 1}
     (message,) = (problem.message for problem in report.problems if problem.kind == "orientation-unclear")
-    assert "1.png: EXIF orientation 6 turns the picture, and annotations without its size leave open" in message
+    assert "1.png: EXIF orientation 6 turns the image, and annotations without its size leave open" in message
     assert "set annotation_frame to 'upright'" in message
     upright = check_coco(root, masks=False, annotation_frame="upright")
     assert kinds(upright) == {"missing-size": 2, "orientation": 1}
     assert (30, 40) in (upright.smallest, upright.largest)
     (message,) = (problem.message for problem in upright.problems if problem.kind == "orientation")
-    assert "as annotation_frame is 'upright', boxes and masks fit the turned picture" in message
+    assert "as annotation_frame is 'upright', boxes and masks fit the turned image" in message
     stored = check_coco(root, masks=False, annotation_frame="stored")
     assert kinds(stored) == {"missing-size": 2, "clipped-box": 1, "orientation": 1}
 
@@ -180,7 +180,7 @@ def test_one_annotation_file_and_a_folder(root):
     assert (report.num_train, report.num_val) == (2, 1)
 
 
-def test_the_same_picture_twice(root):
+def test_the_same_image_twice(root):
     draw(root / "train" / "2.png", seed=1)
     report = check_coco(root)
     assert report.ok

@@ -113,7 +113,7 @@ def test_sizes_can_be_said(run: Path) -> None:
 
 @pytest.fixture
 def turned(tmp_path: Path) -> Path:
-    """Two pictures that EXIF turns, annotated without a size and with one mask that is damaged."""
+    """Two images that EXIF turns, annotated without a size and with one mask that is damaged."""
     for i in (1, 2):
         picture = Image.fromarray(np.random.default_rng(i).integers(0, 256, (30, 40, 3), dtype=np.uint8))
         exif = picture.getexif()

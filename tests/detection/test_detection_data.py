@@ -1,4 +1,4 @@
-"""Batches from COCO data: targets, EXIF, unusable pictures, classes, layouts, processes."""
+"""Batches from COCO data: targets, EXIF, unusable images, classes, layouts, processes."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ PLAIN: dict[str, Any] = {"min_size": 30, "max_size": 60, "num_workers": 0, "augm
 
 
 def draw(path: Path, size: tuple[int, int] = (40, 30), orientation: int = 1, shade: int = 0) -> Path:
-    """A picture of one shade with a white 10 x 4 rectangle at (4, 2) of the stored pixels."""
+    """An image of one shade with a white 10 x 4 rectangle at (4, 2) of the stored pixels."""
     pixels = np.full((size[1], size[0], 3), shade, np.uint8)
     pixels[2:6, 4:14] = 255
     picture = Image.fromarray(pixels)
@@ -49,7 +49,7 @@ def write_json(path: Path, images: list[Any], annotations: list[Any], categories
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Four training pictures, the second without a box, the fourth a portrait with a crowd; one for validation."""
+    """Four training images, the second without a box, the fourth a portrait with a crowd; one for validation."""
     for i in (1, 2, 3):
         draw(tmp_path / "train" / f"{i}.png", shade=20 * i)
     draw(tmp_path / "train" / "4.png", (30, 40), shade=80)
@@ -123,7 +123,7 @@ def test_validation_batches_are_whole_and_without_targets(root):
     assert data.val_dataset.path(0) == root / "val" / "5.png"
 
 
-def test_batches_hold_pictures_of_one_aspect(root):
+def test_batches_hold_images_of_one_aspect(root):
     sizes = {i: (40, 30) if i in (1, 2, 3, 6) else (30, 40) for i in range(1, 9)}
     for i, size in sizes.items():
         draw(root / "train" / f"{i}.png", size)
@@ -137,7 +137,7 @@ def test_batches_hold_pictures_of_one_aspect(root):
         assert [len(shape) for shape in shapes] == [1, 1, 1, 1]
 
 
-def test_pictures_without_objects_can_be_left_out(root):
+def test_images_without_objects_can_be_left_out(root):
     data = CocoData(root, **PLAIN, batch_size=1, keep_empty=False)
     assert sorted(by_image(data)) == [10, 30]
     assert list(data.batch_groups()) == [1, 1]
@@ -145,7 +145,7 @@ def test_pictures_without_objects_can_be_left_out(root):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("annotated", ["stored", "upright"])
-def test_exif_orientation_turns_picture_boxes_and_masks_alike(root, orientation, annotated):
+def test_exif_orientation_turns_image_boxes_and_masks_alike(root, orientation, annotated):
     draw(root / "train" / "1.png", orientation=orientation)
     turned = orientation >= 5
     data = CocoData(root, **PLAIN, batch_size=1, masks=True)
@@ -191,15 +191,15 @@ def test_upright_boxes_without_a_size_that_tells(root, orientation):
     assert target["boxes"].tolist() == [[left, top, right, bottom]]
 
 
-def test_orientation_of_validation_pictures_is_told(root):
+def test_orientation_of_validation_images_is_told(root):
     draw(root / "val" / "5.png", (50, 20), orientation=6)
     (batch,) = batches(CocoData(root, **PLAIN), "val")
     assert batch.images[0].shape == (3, 50, 20)
     assert batch.orientations == [6]
 
 
-def test_broken_pictures_are_replaced_in_training(root):
-    (root / "train" / "1.png").write_bytes(b"no picture")
+def test_broken_images_are_replaced_in_training(root):
+    (root / "train" / "1.png").write_bytes(b"no image")
     draw(root / "train" / "2.png", (80, 60))  # twice the size that the annotations say
     data = CocoData(root, **PLAIN, batch_size=1)
     found = batches(data)
@@ -208,7 +208,7 @@ def test_broken_pictures_are_replaced_in_training(root):
     messages = {message for batch in found for message in batch.unreadable}
     assert len(messages) == 2
     assert any("1.png: this is not an image" in message for message in messages)
-    assert any("2.png: the picture has 80 x 60 pixels, but" in m and "says 40 x 30" in m for m in messages)
+    assert any("2.png: the image has 80 x 60 pixels, but" in m and "says 40 x 30" in m for m in messages)
     assert all(batch.readable == [True] for batch in found)
 
 
@@ -230,8 +230,8 @@ def test_when_nothing_can_be_read(root):
         assert batch.targets[0]["masks"].shape == (0, *batch.images[0].shape[1:])
 
 
-def test_broken_validation_pictures_are_marked(root):
-    (root / "val" / "5.png").write_bytes(b"no picture")
+def test_broken_validation_images_are_marked(root):
+    (root / "val" / "5.png").write_bytes(b"no image")
     (batch,) = batches(CocoData(root, **PLAIN), "val")
     assert batch.readable == [False]
     assert batch.image_ids == [50]
@@ -240,7 +240,7 @@ def test_broken_validation_pictures_are_marked(root):
     assert batch.images[0].dtype == torch.uint8
 
 
-def test_missing_pictures_are_counted_at_the_start(root, caplog):
+def test_missing_images_are_counted_at_the_start(root, caplog):
     (root / "train" / "1.png").unlink()
     with caplog.at_level(logging.WARNING):
         data = CocoData(root, **PLAIN, batch_size=1)
@@ -279,9 +279,9 @@ def test_one_file_is_split(tmp_path):
 def test_summary(root):
     assert CocoData(root, **PLAIN).summary().splitlines() == [
         f"data        {root}",
-        "training    4 pictures with 3 objects (instances_train2017.json)",
-        "empty       2 training pictures have no object",
-        "validation  1 pictures with 1 objects (instances_val2017.json)",
+        "training    4 images with 3 objects (instances_train2017.json)",
+        "empty       2 training images have no object",
+        "validation  1 images with 1 objects (instances_val2017.json)",
         "classes     2: ant, bee",
         "per class   1 (of bee) to 2 (of ant) training objects",
         "masks       not read",
@@ -291,7 +291,7 @@ def test_summary(root):
 
 def test_only_crowd_is_nothing_to_learn_from(root):
     rewrite(root, lambda content: [annotation.update(iscrowd=1) for annotation in content["annotations"]])
-    with pytest.raises(ValueError, match="not one of its 4 training pictures has an object"):
+    with pytest.raises(ValueError, match="not one of its 4 training images has an object"):
         CocoData(root, **PLAIN)
 
 

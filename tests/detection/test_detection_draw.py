@@ -1,4 +1,4 @@
-"""Annotated pictures: boxes and masks where they belong, labels within the picture, at any size."""
+"""Annotated images: boxes and masks where they belong, labels within the image, at any size."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def rectangle(size: tuple[int, int], box: tuple[int, int, int, int]) -> dict[str
 
 
 def coloured(image: Image.Image, label: int) -> np.ndarray:
-    """(H, W): where a picture has exactly the colour of a class."""
+    """(H, W): where an image has exactly the colour of a class."""
     return (np.asarray(image) == COLOURS[label]).all(-1)
 
 
@@ -33,7 +33,7 @@ def test_a_box_is_drawn_on_its_pixels() -> None:
     image = Image.new("RGB", (600, 400), "gray")
     sheet = annotate(image, [Detection(1, "cat", 0.9, (200.0, 150.0, 420.0, 300.0))])
     assert sheet.size == image.size
-    assert image.getextrema() == ((128, 128),) * 3, "the caller's picture is as it was"
+    assert image.getextrema() == ((128, 128),) * 3, "the caller's image is as it was"
     drawn = coloured(sheet, 1)
     rows, columns = drawn.any(1).nonzero()[0], drawn.any(0).nonzero()[0]
     assert (columns[0], columns[-1], rows[-1]) == (200, 419, 299)
@@ -57,7 +57,7 @@ def test_a_mask_tints_its_pixels_only() -> None:
     assert (outside == 0).all()
 
 
-def test_small_pictures_are_enlarged_and_their_boxes_too() -> None:
+def test_small_images_are_enlarged_and_their_boxes_too() -> None:
     image = Image.new("RGB", (64, 48), "black")
     mask = rectangle(image.size, (20, 20, 30, 30))
     sheet = annotate(image, [Detection(0, "", 0.5, (10.0, 16.0, 40.0, 40.0), mask)])
@@ -73,7 +73,7 @@ def test_small_pictures_are_enlarged_and_their_boxes_too() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 700), (700, 3), (64, 64), (512, 512), (4000, 3000)])
-def test_labels_stay_within_the_picture_whatever_the_box(size: tuple[int, int]) -> None:
+def test_labels_stay_within_the_image_whatever_the_box(size: tuple[int, int]) -> None:
     image = Image.new("RGB", size, "black")
     w, h = size
     boxes = [(0, 0, w, h), (-5, -5, w + 5, h + 5), (w - 0.5, 0, w, 0.5), (0, h - 0.5, w, h), (w, h, w, h)]
@@ -92,7 +92,7 @@ def test_labels_stay_within_the_picture_whatever_the_box(size: tuple[int, int]) 
 
 
 @pytest.mark.parametrize("side", [256, 512, 4000])
-def test_text_grows_with_the_picture(side: int) -> None:
+def test_text_grows_with_the_image(side: int) -> None:
     """The label's height, by the rows of the class's colour above the box."""
     sheet = annotate(
         Image.new("RGB", (side, side), "black"), [Detection(0, "x", 0.5, (0.0, side / 2, 5.0, side / 1.5))]
@@ -128,7 +128,7 @@ class Blind:
         return [[] for _ in images]
 
 
-def test_the_sheet_shows_validation_pictures_in_their_colours(tmp_path: Path) -> None:
+def test_the_sheet_shows_validation_images_in_their_colours(tmp_path: Path) -> None:
     colours = [(200, 30, 60), (10, 120, 250)]
     for i, colour in enumerate(colours):
         Image.new("RGB", (60, 40), colour).save(tmp_path / f"{i}.png")

@@ -29,7 +29,7 @@ def ellipse(left: float, top: float, width: float, height: float) -> np.ndarray:
 
 
 def random_set(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Ground truth and results: hits of all qualities, misses, false alarms, crowds, empty pictures, equal scores."""
+    """Ground truth and results: hits of all qualities, misses, false alarms, crowds, empty images, equal scores."""
     rng = np.random.default_rng(seed)
     image_ids = [3, 10, 11, 500, 7]
     annotations: list[dict[str, Any]] = []
@@ -125,7 +125,7 @@ def test_nothing_found_and_nothing_to_find(kind: Any) -> None:
     assert (only_small["ap_medium"], only_small["ap_large"]) == (None, None)
 
 
-def test_of_a_picture_the_surest_100_of_a_class_count() -> None:
+def test_of_a_image_the_surest_100_of_a_class_count() -> None:
     box = [10.0, 10.0, 50.0, 50.0]
     annotation = {"id": 1, "image_id": 3, "category_id": 2, "bbox": box, "area": 2500.0, "iscrowd": 0}
     truth = {"images": [{"id": 3, "width": SIZE, "height": SIZE}], "annotations": [annotation],
@@ -173,7 +173,7 @@ def test_masks_are_what_pycocotools_reads() -> None:
 
 
 def batch(orientation: int = 1) -> DetectionBatch:
-    """Two pictures of 30 x 20 pixels, with one between them that cannot be read."""
+    """Two images of 30 x 20 pixels, with one between them that cannot be read."""
     return DetectionBatch(
         images=[torch.zeros(3, 20, 30)] * 3,
         targets=[{}, {}, {}],

@@ -1,4 +1,4 @@
-"""The whole path: a COCO folder becomes a run, stops, resumes, predicts; two processes agree; pictures are learned."""
+"""The whole path: a COCO folder becomes a run, stops, resumes, predicts; two processes agree; images are learned."""
 
 import contextlib
 import functools
@@ -43,7 +43,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-# Of each detector: enough to learn four pictures.
+# Of each detector: enough to learn four images.
 LEARNERS: dict[str, dict[str, Any]] = {
     "retinanet": {
         "optimizer": {"lr": 2e-3, "lr_batch": None, "weight_decay": 0.0},
@@ -183,7 +183,7 @@ def test_a_run_stops_resumes_and_predicts(
     """Two epochs of two steps; stopped within the second."""
     recipe = write_recipe(tmp_path / "tiny.yaml", scenes, detector)
     said, _ = scalablevit("fit", "--config", recipe, "--run", tmp_path / "whole")
-    assert "validation  3 pictures" in said
+    assert "validation  3 images" in said
     assert f"validation of {tmp_path}/whole/model.safetensors: box AP " in said
     assert ("mask AP" in said) == (detector == "mask_rcnn")
     with monkeypatch.context() as patch:
@@ -254,9 +254,9 @@ def test_mask_rcnn_starts_from_a_retinanet(scenes: Path, tmp_path: Path) -> None
 def test_two_processes_one_of_them_without_a_box(
     detector: str, learned: Callable[[str], tuple[Path, Path]], tmp_path: Path
 ) -> None:
-    """Of four training pictures one has a box: every step has a rank without; each picture is measured once.
+    """Of four training images one has a box: every step has a rank without; each image is measured once.
 
-    What is measured are three of the four pictures that a run has learned, which goes on at no speed.
+    What is measured are three of the four images that a run has learned, which goes on at no speed.
     """
     scenes, first = learned(detector)
     root = tmp_path / "data"
@@ -301,7 +301,7 @@ def test_two_processes_one_of_them_without_a_box(
     assert results["count"] == 3
     for rank in (0, 1):
         seen = json.loads((records / f"{rank}.json").read_text())
-        assert sorted(seen["gathered"]) == measured, "each picture once, in both processes"
+        assert sorted(seen["gathered"]) == measured, "each image once, in both processes"
         assert len(seen["own"]) == 2 - rank
     for kind in ("box", "mask") if detector == "mask_rcnn" else ("box",):
         best = max(row[f"val/{kind}_ap"] for row in rows)
@@ -312,7 +312,7 @@ def test_two_processes_one_of_them_without_a_box(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("detector", ["retinanet", "mask_rcnn"])
-def test_a_few_pictures_are_learned(detector: str, learned: Callable[[str], tuple[Path, Path]]) -> None:
+def test_a_few_images_are_learned(detector: str, learned: Callable[[str], tuple[Path, Path]]) -> None:
     """Four scenes, from scratch, one step an epoch, measured on the same four."""
     _, run = learned(detector)
     results = json.loads((run / "results.json").read_text())

@@ -1,4 +1,4 @@
-"""RetinaNet and Mask R-CNN: published costs, any pictures in training and evaluation, exact boxes and masks."""
+"""RetinaNet and Mask R-CNN: published costs, any images in training and evaluation, exact boxes and masks."""
 
 import math
 from typing import Any
@@ -148,7 +148,7 @@ def test_coco_sizes_of_both_orientations_in_one_batch() -> None:
     assert [tuple(x.shape[-2:]) for x in maps.values()] == [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]
 
 
-def test_masks_of_large_pictures_need_not_be_pasted() -> None:
+def test_masks_of_large_images_need_not_be_pasted() -> None:
     model = tiny("mask_rcnn", score_thresh=0.0, detections_per_image=4).eval()
     image = torch.rand(3, 40, 60)
     with torch.no_grad():
@@ -228,7 +228,7 @@ def test_roi_align_reads_the_coordinates_it_is_asked_for() -> None:
     expected = torch.tensor([[130.0, 120.0], [180, 230], [257, 256.5]])
     assert torch.allclose(found, expected, atol=1e-3)
     assert torch.allclose(pool.eval()(maps, boxes, [(512, 512)] * 2).mean(dim=(2, 3)), expected - 0.5, atol=1e-3)
-    # A small picture first must not change what later ones are read with.
+    # A small image first must not change what later ones are read with.
     pool.train()(maps, [torch.tensor([[0.0, 0, 5, 5]])], [(6, 6)])
     assert torch.allclose(pool(maps, boxes, [(512, 512)] * 2).mean(dim=(2, 3)), expected, atol=1e-3)
 
@@ -255,7 +255,7 @@ def test_anchors_keep_their_strides_and_digits(size: tuple[int, int]) -> None:
     assert centres[:per_level].max() == 64 * (max(maps[0].shape[2:]) - 1)
 
 
-def test_a_picture_whose_best_anchors_lie_on_its_padding_is_proposed_as_a_whole() -> None:
+def test_a_image_whose_best_anchors_lie_on_its_padding_is_proposed_as_a_whole() -> None:
     model = tiny("mask_rcnn")
     outside = torch.tensor([[[100.0, 100, 120, 120]], [[0, 0, 5, 5]]])
     boxes, scores = model.rpn.filter_proposals(outside, torch.zeros(2, 1), [(10, 20), (10, 20)], [1])

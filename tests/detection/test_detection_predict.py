@@ -27,7 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def make(kind: Any, **options: Any) -> Detector:
-    """An untrained detector, sure of everything: many objects in any picture."""
+    """An untrained detector, sure of everything: many objects in any image."""
     network = build_detector(kind, "scalablevit_atto", 2, **SMALL[kind], min_size=64, max_size=96, **options)
     return Detector(network, class_names=NAMES, preprocessing=PREPROCESSING, device="cpu")
 
@@ -113,7 +113,7 @@ def test_wrong_arguments(options: dict[str, Any], message: str, tmp_path: Path) 
         list(make("retinanet").predict([noise(tmp_path / "a.png", (20, 20))], **options))
 
 
-def test_pictures_upright_and_at_their_own_size(tmp_path: Path) -> None:
+def test_images_upright_and_at_their_own_size(tmp_path: Path) -> None:
     """A photograph held upright, whose file says so in its EXIF block."""
     photo = Image.fromarray(skimage.data.chelsea())  # 451 x 300
     exif = Image.Exif()
@@ -139,7 +139,7 @@ def test_rows_for_people() -> None:
         assert Prediction(Path("a.png"), 9, 9, [], threshold=threshold).table_rows() == [(words, "")]
 
 
-def test_a_single_path_is_one_picture(tmp_path: Path) -> None:
+def test_a_single_path_is_one_image(tmp_path: Path) -> None:
     path = noise(tmp_path / "a.png", (40, 30))
     detector = make("retinanet")
     for given in (path, str(path)):

@@ -1,4 +1,4 @@
-"""Recipes and documented commands for detectors: training and evaluation see pictures of the same sizes."""
+"""Recipes and documented commands for detectors: training and evaluation see images of the same sizes."""
 
 import re
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_those_places_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_recipes_measure_picture_by_picture(name: str) -> None:
+def test_published_recipes_measure_image_by_picture(name: str) -> None:
     assert data_of(name)["val_batch_size"] == 1
     crops = data_of(name)["augmentation"].get("crop_prob", 0) > 0
     assert crops == name.endswith("_3x")

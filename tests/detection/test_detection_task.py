@@ -35,7 +35,7 @@ def task(detector: Any = "retinanet", **options: Any) -> DetectionTask:
 
 
 def batch(*num_boxes: int, masks: bool = False) -> DetectionBatch:
-    """A picture for each number of boxes in it."""
+    """An image for each number of boxes in it."""
     targets = []
     for count in num_boxes:
         target = {"boxes": torch.tensor([[4.0, 4, 20, 24]]).repeat(count, 1), "labels": torch.arange(count) % 2}
@@ -49,7 +49,7 @@ def batch(*num_boxes: int, masks: bool = False) -> DetectionBatch:
 
 @pytest.mark.parametrize("detector", ["retinanet", "mask_rcnn"])
 @pytest.mark.parametrize("num_boxes", [(2, 0), (0, 0), (1, 3)])
-def test_every_parameter_learns_whatever_is_in_the_pictures(detector: str, num_boxes: tuple[int, ...]) -> None:
+def test_every_parameter_learns_whatever_is_in_the_images(detector: str, num_boxes: tuple[int, ...]) -> None:
     """Under DDP, a parameter without a gradient on one rank would stop the run."""
     made = task(detector)
     loss = made.training_step(batch(*num_boxes, masks=detector == "mask_rcnn"), 0)
@@ -80,7 +80,7 @@ def test_the_network_gets_its_own_labels_and_its_losses_are_summed(detector: str
     assert logged == {"loss_a": 1.5, "loss_b": 2.0, "size": 1}
 
 
-def test_pictures_that_cannot_be_read_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_cannot_be_read_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     made = task()
     made.unreadable.max_files = 1
     data = batch(1)._replace(unreadable=["a.png: broken; copy it"])
@@ -90,7 +90,7 @@ def test_pictures_that_cannot_be_read_are_counted(monkeypatch: pytest.MonkeyPatc
         made.training_step(batch(1)._replace(unreadable=["b.png: broken; copy it"]), 0)
     made = task()
     made.unreadable.max_files = 5
-    monkeypatch.setattr(made, "_num_train_pictures", lambda: 2)
+    monkeypatch.setattr(made, "_num_train_images", lambda: 2)
     nothing = batch(0)._replace(readable=[False], unreadable=["a.png: broken", "b.png: broken"])
     with pytest.raises(ValueError, match="none of the training images can be read"):
         made.training_step(nothing, 0)
@@ -140,7 +140,7 @@ def test_wrong_arguments(options: dict[str, Any], message: str) -> None:
 
 
 class BrightSpot(nn.Module):
-    """Finds what is brighter than half: the perfect detector of the pictures below."""
+    """Finds what is brighter than half: the perfect detector of the images below."""
 
     first_label = 1
 
@@ -169,7 +169,7 @@ class BrightSpot(nn.Module):
 
 @pytest.fixture
 def write_data(tmp_path: Path) -> Callable[..., Path]:
-    """Writes pictures of 60 x 40 pixels with a bright rectangle each; some are special."""
+    """Writes images of 60 x 40 pixels with a bright rectangle each; some are special."""
 
     def write(*kinds: str) -> Path:
         images, annotations = [], []
@@ -186,7 +186,7 @@ def write_data(tmp_path: Path) -> Callable[..., Path]:
             exif = Image.Exif()
             if kind == "turned":
                 exif[0x0112] = 6
-            file = tmp_path / "pictures" / f"{i}.png"
+            file = tmp_path / "images" / f"{i}.png"
             file.parent.mkdir(exist_ok=True)
             Image.fromarray(pixels).save(file, exif=exif)
             if kind == "broken":
@@ -201,8 +201,8 @@ def write_data(tmp_path: Path) -> Callable[..., Path]:
 
 
 def data_of(root: Path, *, is_split: bool = False, masks: bool = True) -> CocoData:
-    """All pictures for training and for validation; or one file, of which a share is set aside."""
-    file, pictures = root / "all.json", root / "pictures"
+    """All images for training and for validation; or one file, of which a share is set aside."""
+    file, pictures = root / "all.json", root / "images"
     val = {} if is_split else {"val_annotations": file, "val_images": pictures}
     return CocoData(
         root, train_annotations=file, train_images=pictures, **val, masks=masks, batch_size=2, num_workers=0,
@@ -229,7 +229,7 @@ def test_a_perfect_detector_in_stored_and_upright_pixels(write_data: Callable[..
     metrics, made = measured(write_data("plain", "turned", "empty", "plain", "broken"))
     assert metrics == {
         f"val/{kind}_{name}": 1.0 for kind in ("box", "mask") for name in ("ap", "ap50", "ap75", "ap_small")
-    }, "of sizes that are not there nothing is said, and a picture that cannot be read does not count"
+    }, "of sizes that are not there nothing is said, and an image that cannot be read does not count"
     assert len(made.unreadable.files) == 1
     assert "4.png" in made.unreadable.files[0]
     assert made.findings.records == [], "nothing is kept"
@@ -278,7 +278,7 @@ def test_a_share_of_a_file_is_not_taken_for_all_of_it(
     assert "set aside" not in caplog.text
     with caplog.at_level("WARNING"):
         measured(root, is_split=True)
-    assert f"{root / 'all.json'}: only the 2 pictures are measured that are set aside" in caplog.text
+    assert f"{root / 'all.json'}: only the 2 images are measured that are set aside" in caplog.text
     assert "of 4;" in caplog.text
     assert "--data.val_annotations FILE --data.val_images FOLDER" in caplog.text
 

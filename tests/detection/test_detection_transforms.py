@@ -1,4 +1,4 @@
-"""Views of pictures: sizes, crops, flips, and objects that stay where they are in the picture."""
+"""Views of images: sizes, crops, flips, and objects that stay where they are in the image."""
 
 import random
 
@@ -106,7 +106,7 @@ def test_boxes_and_masks_follow_any_view():
         for box, mask in zip(target["boxes"], target["masks"], strict=True):
             rows, columns = mask.nonzero(as_tuple=True)
             around = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-            # to the nearest pixel of either picture
+            # to the nearest pixel of either image
             assert (around - box).abs().max() <= 1.01 * image.shape[1] / 20
             assert image[0][mask.bool()].mean() > 0.8
             assert (box >= 0).all()
@@ -128,7 +128,7 @@ def test_crop_has_the_size_it_should():
         assert 20 <= width <= 30
         assert 0 <= top <= 60 - height
         assert 0 <= left <= 90 - width
-    # a picture smaller than the crop is taken whole
+    # an image smaller than the crop is taken whole
     small = TrainTransform(Preprocessing(), Augmentation(crop_prob=1, crop_resize=(20,), crop_size=(384, 600)))
     assert small.draw_view(60, 90).crop == (0, 0, 60, 90)
 
@@ -178,7 +178,7 @@ def test_masks_are_decoded_one_by_one_and_only_where_needed():
     view_objects(View((20, 20, 30, 30), (60, 60)), (60, 60), boxes, np.arange(2), [never, masks[1]])
 
 
-def test_color_jitter_changes_the_picture_only():
+def test_color_jitter_changes_the_image_only():
     picture, boxes, masks = scene(30, 40, [(10, 5, 20, 25)])
     plain = TrainTransform(Preprocessing(30, 40), Augmentation(hflip_prob=0))
     jitter = TrainTransform(Preprocessing(30, 40), Augmentation(hflip_prob=0, color_jitter=0.5))
