@@ -22,7 +22,7 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from scalablevit.backbone import VARIANTS
 from scalablevit.bench.conditions import conditions, peak_bytes, spread
-from scalablevit.bench.throughput import write_json
+from scalablevit.bench.result import write_json
 from scalablevit.detection import mask_rcnn
 
 RESULTS = Path(__file__).parent / "results"

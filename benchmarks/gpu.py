@@ -46,9 +46,12 @@ from torch import Tensor, nn  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from scalablevit.backbone import VARIANTS, ScalableViT  # noqa: E402
+from scalablevit.bench.cells import Cell  # noqa: E402
 from scalablevit.bench.conditions import conditions  # noqa: E402
 from scalablevit.bench.contenders import CannotMeasure, find_contender  # noqa: E402
-from scalablevit.bench.throughput import Cell, Timing, Watch, measure_cell, write_json  # noqa: E402
+from scalablevit.bench.result import write_json  # noqa: E402
+from scalablevit.bench.throughput import Watch, measure_cell  # noqa: E402
+from scalablevit.bench.turns import Timing  # noqa: E402
 from scalablevit.layers import set_attention  # noqa: E402
 from scalablevit.ops import reduced_attention as reduced_room  # noqa: E402
 from scalablevit.ops import window_attention as window_room  # noqa: E402

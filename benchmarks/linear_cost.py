@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from scalablevit.backbone import VARIANTS
-from scalablevit.bench.throughput import PRECISIONS, Timing, cells, measure
+from scalablevit.bench.cells import PRECISIONS, cells
+from scalablevit.bench.throughput import measure
+from scalablevit.bench.turns import Timing
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from scalablevit.data.builtin.digit_scenes import DIGIT_NAMES, Scene, digit_scene
-from scalablevit.detection.draw import annotate
+from scalablevit.detection.annotate import annotate
 from scalablevit.detection.predict import Detection, encode_mask
 from scalablevit.visualization.palette import class_colours
 

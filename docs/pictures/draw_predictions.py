@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from scalablevit.data.images import read_image
 from scalablevit.detection import Detector
-from scalablevit.detection.draw import annotate
+from scalablevit.detection.annotate import annotate
 from scalablevit.segmentation import Segmenter
 from scalablevit.segmentation.draw import draw_labels
 from scalablevit.visualization.fonts import load_font

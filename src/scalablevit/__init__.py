@@ -51,7 +51,7 @@ _MODULES = {
     **dict.fromkeys(
         ("LoadReport", "WeightsError", "load_model", "load_weights", "save_model", "save_weights"), "weights"
     ),
-    "optimize": "inference",
+    "optimize": "deploy.optimize",
     "set_attention": "layers",
 }
 _ROOMS = {

@@ -17,7 +17,6 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from scalablevit.checkpoint_names import to_native_names
 from scalablevit.layers import (
     Block,
     ClassifierHead,
@@ -30,6 +29,7 @@ from scalablevit.layers import (
 from scalablevit.layers.head import PUBLISHED_HIDDEN_DIM
 from scalablevit.ops.layout import channels_first
 from scalablevit.ops.windows import as_window
+from scalablevit.weights.published_names import to_native_names
 
 WindowSize = int | tuple[int, int]
 

@@ -13,9 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from scalablevit.bench import throughput
+from scalablevit.bench import memory, passes, throughput
+from scalablevit.bench.cells import Cell, cells
 from scalablevit.bench.contenders import CannotMeasure, Contender, find_contender
-from scalablevit.bench.throughput import Cell, Timing, Watch, cells, compare, interleave, measure, measure_cell, table
+from scalablevit.bench.result import table
+from scalablevit.bench.throughput import Watch, measure, measure_cell
+from scalablevit.bench.turns import Timing, compare, interleave
 
 CPU = torch.device("cpu")
 TINY = Cell((32, 40), "fp32", "eager", "inference", 1)
@@ -137,7 +140,7 @@ def test_passes_suit_the_device() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"precision": "tf32"}, "--precision tf32 is for CUDA devices, not cpu; say fp32"),
+        ({"precision": "tf32"}, "--precision tf32 is for CUDA devices, not cpu; use fp32"),
         ({"mode": "graphs"}, "--mode graphs is for CUDA devices"),
         ({"mode": "optimized", "task": "training"}, "--mode optimized prepares for inference"),
     ],
@@ -298,7 +301,7 @@ def test_a_training_step_trains(dtype: torch.dtype) -> None:
     before = model[1].weight.clone()
     seen = []
     model[1].register_forward_hook(lambda module, args, out: seen.append(out.dtype))
-    step = throughput._training_step(model, torch.randn(2, 3, 2, 2), dtype)
+    step = passes.training_step(model, torch.randn(2, 3, 2, 2), dtype)
     step()
     step()
     assert seen == [dtype] * 2
@@ -309,11 +312,11 @@ def test_a_training_step_trains(dtype: torch.dtype) -> None:
 
 def test_modes(monkeypatch: pytest.MonkeyPatch) -> None:
     prepared, compiled = [], []
-    monkeypatch.setattr(throughput.scalablevit, "optimize", lambda m: prepared.append(m) or m, raising=False)
+    monkeypatch.setattr(passes.scalablevit, "optimize", lambda m: prepared.append(m) or m, raising=False)
     monkeypatch.setattr(torch, "compile", lambda m, mode=None: compiled.append(mode) or m)
     cell = Cell((32, 32), "fp32", "optimized", "inference", 1)
     for label in ("scalablevit_atto", "plain:scalablevit_atto", "scalablevit_atto@compile", "scalablevit_atto@eager"):
-        throughput.prepare(find_contender(label), cell, CPU)()
+        passes.prepare(find_contender(label), cell, CPU)()
     assert len(prepared) == 1
     assert compiled == [None, None]
 
@@ -332,10 +335,10 @@ def test_inference_casts_weights_and_lays_channels_last(monkeypatch: pytest.Monk
             seen.append((x.dtype, weight.dtype, *last, torch.is_inference_mode_enabled(), self.training))
             return x
 
-    monkeypatch.setattr(throughput, "build_contender", lambda contender, size: Looks())
+    monkeypatch.setattr(passes, "build_contender", lambda contender, size: Looks())
     cell = Cell((8, 8), "bf16", "eager", "inference", 2)
-    throughput.prepare(find_contender("resnet18"), cell, CPU, channels_last=True)()
-    throughput.prepare(find_contender("resnet18"), cell, CPU)()
+    passes.prepare(find_contender("resnet18"), cell, CPU, channels_last=True)()
+    passes.prepare(find_contender("resnet18"), cell, CPU)()
     half = torch.bfloat16
     assert seen == [(half, half, True, True, True, False), (half, half, False, False, True, False)]
 
@@ -365,7 +368,7 @@ def test_wrong_threads_sizes_and_batches() -> None:
 
 
 def test_memory_of_a_process_of_its_own() -> None:
-    found = throughput.memory_of_a_process("scalablevit_atto", TINY, threads=1, channels_last=False)
+    found = memory.memory_of_a_process("scalablevit_atto", TINY, threads=1, channels_last=False)
     assert 2**26 < found["held_bytes"] < found["peak_bytes"] < 2**32
 
 
@@ -387,8 +390,8 @@ def test_a_process_without_enough_memory_says_so(monkeypatch: pytest.MonkeyPatch
             future.set_exception(error)
             return future
 
-    monkeypatch.setattr(throughput, "ProcessPoolExecutor", Processes)
-    found = throughput.memory_of_a_process("scalablevit_atto", TINY, threads=1, channels_last=False)
+    monkeypatch.setattr(memory, "ProcessPoolExecutor", Processes)
+    found = memory.memory_of_a_process("scalablevit_atto", TINY, threads=1, channels_last=False)
     assert found == {"note": note}
 
 

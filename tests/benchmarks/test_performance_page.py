@@ -10,7 +10,7 @@ from test_linear_cost import costs
 
 import measure_cpu
 import write_performance
-from scalablevit.bench.throughput import compare
+from scalablevit.bench.turns import compare
 from scalablevit.cli import _parser
 from write_performance import PAGE, PLOT, RESULTS, TABLES, filled
 

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from scalablevit.classification import Preprocessing
+from scalablevit.classification.annotate import annotate
 from scalablevit.classification.data import ImageFolderDataset
 from scalablevit.classification.evaluate import Evaluation, evaluate
-from scalablevit.classification.pictures import annotate, draw_confusion, draw_predictions
+from scalablevit.classification.pictures import draw_confusion, draw_predictions
 from scalablevit.data.images import read_image
 
 NAMES = ["$\\frac{$", "grün", "a" * 60]

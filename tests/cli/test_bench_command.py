@@ -7,7 +7,7 @@ import pytest
 from tiny_runs import scalablevit
 
 from scalablevit import cli
-from scalablevit.bench import throughput
+from scalablevit.bench import cells, throughput
 
 QUICK = ("--size", "32x40", "--batch", "1", "--rounds", "2", "--warm-up", "1", "--device", "cpu")
 
@@ -49,7 +49,7 @@ def test_nothing_measured_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--batch", "0"), 1, "--batch must be at least 1, got 0"),
         (("--rounds", "1"), 1, "--rounds must be at least 2"),
         (("--threads", "0"), 1, "--threads must be at least 1, got 0"),
-        (("--precision", "tf32", "--device", "cpu"), 1, "--precision tf32 is for CUDA devices, not cpu; say fp32"),
+        (("--precision", "tf32", "--device", "cpu"), 1, "--precision tf32 is for CUDA devices, not cpu; use fp32"),
         (("--device", "cuda:99"), 1, "--device cuda:99: this machine has"),
         (("--output", "/"), 1, "--output '/' is not a file"),
         (("--size", "224x"), 2, "'224x' is no size; say a side such as 224, or height x width as 800x1280"),
@@ -69,7 +69,7 @@ def test_wrong_words(words: tuple[str, ...], code: int, message: str, capsys: py
 
 def test_help_offers_what_can_be_measured() -> None:
     assert cli._BENCH_CHOICES == {
-        "precision": throughput.PRECISIONS,
-        "mode": throughput.MODES,
-        "task": throughput.TASKS,
+        "precision": cells.PRECISIONS,
+        "mode": cells.MODES,
+        "task": cells.TASKS,
     }

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from scalablevit.data.images import read_image
+from scalablevit.detection.annotate import annotate
 from scalablevit.detection.data import CocoData
-from scalablevit.detection.draw import annotate, draw_sheet
+from scalablevit.detection.draw import draw_sheet
 from scalablevit.detection.predict import Detection, encode_mask
 from scalablevit.visualization.palette import class_colours
 

@@ -185,7 +185,7 @@ def test_what_is_no_detector(tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=message):
             Detector.load(tmp_path, device="cpu")
     save_weights(network, tmp_path / "bare.safetensors")
-    with pytest.raises(WeightsError, match="for None, not for detection"):
+    with pytest.raises(WeightsError, match="without the task that they were trained for"):
         Detector.load(tmp_path / "bare.safetensors")
     (tmp_path / "last.ckpt").write_bytes(b"x")
     with pytest.raises(WeightsError, match="takes a run folder"):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.cli import main
+from scalablevit.data import image_batches
 from scalablevit.data.images import read_image
 from scalablevit.segmentation import InferenceSettings, Preprocessing, Segmenter, bands, predict
 from scalablevit.segmentation.inference import segment
@@ -245,7 +246,7 @@ def test_one_picture_is_kept_at_a_time(tmp_path: Path, monkeypatch: pytest.Monke
         kept.append(weakref.ref(image))
         return image
 
-    monkeypatch.setattr(predict, "read_image", read)
+    monkeypatch.setattr(image_batches, "read_image", read)
     predictions = segmenter().predict(paths, keep_images=True)
     for _ in paths:
         assert next(predictions).image is kept[-1]()
@@ -322,7 +323,7 @@ def test_the_command_keeps_one_picture_at_a_time(folder: Path, tmp_path: Path, m
         kept.append(weakref.ref(image))
         return image
 
-    monkeypatch.setattr(predict, "read_image", read)
+    monkeypatch.setattr(image_batches, "read_image", read)
     words = ["--weights", str(folder), "--device", "cpu", "--save", str(tmp_path / "out")]
     assert main(["predict", *map(str, paths), *words]) == 0
     assert len(kept) == 3

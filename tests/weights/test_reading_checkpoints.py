@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import scalablevit
 from scalablevit.backbone import VARIANTS, ScalableViT
-from scalablevit.checkpoint_names import to_native_names
 from scalablevit.weights import read_checkpoint, save_weights
+from scalablevit.weights.published_names import to_native_names
 
 State = dict[str, Tensor]
 

@@ -1,1 +1,1 @@
-"""What networks cost: parameters and FLOPs, and time and memory side by side with others."""
+"""Measure what networks cost: parameters, FLOPs, time and memory."""

@@ -1,4 +1,4 @@
-"""Parameters, FLOPs in both conventions, and the sizes of the feature maps."""
+"""Describe what a classification network costs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Complexity", "count", "describe"]
 
 
 def describe(model: ScalableViT, height: int, width: int) -> dict[str, Any]:
-    """Everything `scalablevit info` prints, for images of `height` by `width` pixels.
+    """Collect what `scalablevit info` prints for images of `height` by `width` pixels.
 
     Returns:
-        parameters, multiply_adds, flops, for each stage its map's (C, H, W) and stride, and how the attentions compute
-        on this machine in bfloat16 on a GPU, else in float32.
+        parameters, multiply_adds, flops; feature map (C, H, W) and stride of each stage; and the implementations of
+        attention that run on this machine, in bfloat16 on a GPU and else in float32.
     """
     cost = count(model, torch.empty(1, model.in_chans, height, width))
     device = choose_device(None)

@@ -1,4 +1,4 @@
-"""What a result was measured with and on: every benchmark writes it beside its figures."""
+"""The conditions of a measurement (date, commit, device, versions), written beside the figures of every benchmark."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import scalablevit
 from scalablevit.training.environment import git
 
 _PACKAGE = Path(scalablevit.__file__).parent
-_COMPANIONS = ("timm", "triton")  # beside torch, what may change a figure
+_COMPANIONS = ("timm", "triton")  # packages beside torch that may change a figure
 
 
 def cpu_model() -> str:
-    """Name of the processor, as the system gives it."""
+    """Return the name of the processor, as the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -30,25 +30,25 @@ def cpu_model() -> str:
 
 
 def commit() -> str:
-    """Short hash of this package's commit, with "-dirty" where files were changed; "unknown" outside a checkout."""
+    """Return the short hash of the package's commit, with "-dirty" if files were changed; "unknown" outside a clone."""
     top = git(_PACKAGE, "rev-parse", "--show-toplevel")
-    # An installed package may lie inside the checkout of something else, such as in its virtual environment.
+    # An installed package may lie inside another project's clone, for example in its virtual environment.
     if not top or Path(top) / "src" / "scalablevit" != _PACKAGE.resolve():
         return "unknown"
     return git(_PACKAGE, "describe", "--always", "--dirty", "--exclude=*") or "unknown"
 
 
 def spread(times: list[float]) -> dict[str, float]:
-    """Median and quartiles of at least two times, in seconds."""
+    """Compute median and quartiles of at least two times, in seconds."""
     low, median, high = statistics.quantiles(times, n=4, method="inclusive")
     return {"median": median, "quartile_1": low, "quartile_3": high}
 
 
 def conditions(device: str | torch.device) -> dict[str, str]:
-    """Date, commit, device and versions.
+    """Collect date, commit, device and versions.
 
     Args:
-        device: what was measured on.
+        device: that of the measurement.
     """
     device = torch.device(device)
     found = {
@@ -70,8 +70,8 @@ def conditions(device: str | torch.device) -> dict[str, str]:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held so far."""
-    # Where there is /proc: what the system calls the maximum includes the process that this one was started from.
+    """Return the peak memory of this process so far."""
+    # From /proc where it exists: the maximum of getrusage includes the process that started this one.
     found = _from_status("VmHWM:")
     if found is not None:
         return found
@@ -80,19 +80,19 @@ def peak_bytes() -> int:
 
 
 def held_bytes() -> int:
-    """The memory that this process holds now; the most it has held where the system does not tell."""
+    """Return the memory that this process holds now; its peak where the system does not tell."""
     found = _from_status("VmRSS:")
     return peak_bytes() if found is None else found
 
 
 def forget_peak() -> None:
-    """Let `peak_bytes` count from now on; without effect where the system has no such thing, that is outside Linux."""
+    """Reset the peak of `peak_bytes`; without effect outside Linux."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _from_status(field: str) -> int | None:
-    """A field of /proc/self/status, in bytes; None where there is no such file."""
+    """Read a field of /proc/self/status, in bytes; None where that file does not exist."""
     status = Path("/proc/self/status")
     if not status.is_file():
         return None

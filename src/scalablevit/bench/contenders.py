@@ -1,12 +1,12 @@
 """The networks that can be measured side by side, by name.
 
     swin_tiny_patch4_window7_224    any name that timm knows; ours are registered there
-    plain:scalablevit_small         our network as published code writes it (`plain_definition.py`)
+    plain:scalablevit_small         our network written as published code does (`plain_definition.py`)
     twins_svt_small:4d              Twins-SVT, its window attention handed to PyTorch's fused kernel as 4-D tensors
     vit_pytorch:scalable_vit        vit-pytorch's ScalableViT-S with the arguments of its README
     vit_pytorch:scalable_vit_paper  the same with the paper's depth and windows
 
-Behind any of them `@MODE` sets a mode of its own, whatever the others run in: `scalablevit_small@optimized`.
+A suffix `@MODE` gives one contender a mode of its own: `scalablevit_small@optimized`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ PEERS = (
     "vit_pytorch:scalable_vit_paper",
     "plain:scalablevit_small",
 )
-"""Networks of about the size of `scalablevit_small`, to be measured beside it."""
+"""Networks about as large as `scalablevit_small`."""
 
 _FOUR_D = ":4d"
-# What the README of vit-pytorch 1.26 gives for ScalableViT-S. Its windows of 64 and 32 tokens are the whole maps of
-# its 256 pixels, which is what None says for any size.
+# The arguments of ScalableViT-S in the README of vit-pytorch 1.26. Its windows of 64 and 32 tokens cover whole maps of
+# 256-pixel images; None does so at any size.
 _README = {
     "num_classes": CLASSES,
     "dim": 64,
@@ -53,13 +53,13 @@ _README = {
 }
 _VIT_PYTORCH: dict[str, dict[str, Any]] = {
     "vit_pytorch:scalable_vit": _README,
-    # it counts pairs of blocks where the paper counts blocks, and windows are of 7 x 7 tokens there
+    # vit-pytorch counts pairs of blocks, the paper counts blocks; the paper's windows have 7 x 7 tokens
     "vit_pytorch:scalable_vit_paper": {**_README, "depth": (1, 1, 10, 1), "window_size": 7},
 }
 
 
-class CannotMeasure(ValueError):  # noqa: N818 - a reason to leave a cell empty, not a fault
-    """A network that exists, but not with these settings or on this machine."""
+class CannotMeasure(ValueError):  # noqa: N818 - leaves a cell empty, is no failure
+    """A network exists, but cannot be measured with these settings or on this machine."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ class Contender:
     """A network to measure.
 
     Attributes:
-        label: name as given, with its mode.
+        label: name as given, with the mode.
         name: of the network.
-        mode: how it runs; None: as the cell says.
-        build: from (height, width) in pixels to the network, on the CPU; raises `CannotMeasure`.
+        mode: overrides the cell's mode; None keeps it.
+        build: builds the network on the CPU for (height, width) in pixels; may raise `CannotMeasure`.
     """
 
     label: str
@@ -80,13 +80,13 @@ class Contender:
 
 
 def find_contender(label: str) -> Contender:
-    """The contender of that name.
+    """Find a contender by its label.
 
     Args:
         label: as in the docstring of this module.
 
     Raises:
-        ValueError: there is no such network; the message names near ones.
+        ValueError: there is no such network; the message suggests similar names.
     """
     name, _, mode = label.partition("@")
     build = _builder(name)
@@ -100,7 +100,7 @@ def find_contender(label: str) -> Contender:
 
 
 def _builder(name: str) -> Callable[[tuple[int, int]], nn.Module] | None:
-    """From an image size to the network of that name; None: there is no such network."""
+    """Return the function that builds the network for an image size; None if there is no such network."""
     if name in _VIT_PYTORCH:
         return lambda size: _vit_pytorch(name, size)
     if name.startswith("plain:"):
@@ -118,19 +118,19 @@ def _all_names() -> list[str]:
 
 
 def build_contender(contender: Contender, size: tuple[int, int]) -> nn.Module:
-    """The network, freshly initialised from a fixed seed, without dropout and drop path.
+    """Build a network initialised from a fixed seed, without dropout and drop path.
 
     Args:
         contender: from `find_contender`.
         size: height and width of the images, in pixels.
 
     Raises:
-        CannotMeasure: it cannot be built, or not for this size.
+        CannotMeasure: it cannot be built, or not for this image size.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = contender.build(size)
-    # Rates differ from default to default; what they would cost in training is not the network's.
+    # Default rates differ between networks; their cost in training does not belong to the architecture.
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -140,7 +140,7 @@ def build_contender(contender: Contender, size: tuple[int, int]) -> nn.Module:
 
 
 def _timm(name: str, size: tuple[int, int]) -> nn.Module:
-    """A network from timm's registry, for images of `size`."""
+    """Build a network from timm's registry for images of `size`."""
     settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
     arguments: dict[str, Any] = {"num_classes": CLASSES, "pretrained": False}
     if settings is not None and settings.fixed_input_size and tuple(settings.input_size[-2:]) != size:
@@ -154,8 +154,8 @@ def _timm(name: str, size: tuple[int, int]) -> nn.Module:
 
 
 def _plain(variant: str) -> nn.Module:
-    """The plain definition, with the weights that ours has."""
-    weights = ScalableViT(num_classes=CLASSES, **VARIANTS[variant]).state_dict()  # first, from the same seed
+    """Build the plain definition with the weights of our network."""
+    weights = ScalableViT(num_classes=CLASSES, **VARIANTS[variant]).state_dict()
     model = PlainScalableViT(variant, num_classes=CLASSES)
     model.load_state_dict(weights)
     return model
@@ -173,10 +173,10 @@ def _vit_pytorch(name: str, size: tuple[int, int]) -> nn.Module:
 
 
 class _WindowsAsBatch(nn.Module):
-    """Twins' attention inside windows with all windows in the batch dimension.
+    """Twins' window attention with all windows in the batch dimension.
 
-    timm gives PyTorch's fused attention (B, n, h, L, D); its kernels take four dimensions, and anything else is
-    computed step by step. The layers and their weights are those of the module that this stands for.
+    timm calls PyTorch's fused attention with (B, n, h, L, D); its kernels take four dimensions, and other inputs are
+    computed step by step. Layers and weights are those of the module that it replaces.
     """
 
     def __init__(self, attention: LocallyGroupedAttn) -> None:

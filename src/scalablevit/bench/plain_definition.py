@@ -1,8 +1,8 @@
-"""The network as published code writes it: `scalablevit bench` times ours against it, tests compare numbers.
+"""The network in the style of published code: `scalablevit bench` times ours against it, tests compare outputs.
 
-Tokens are (B, N, C) with H and W passed along. Every convolution and every cut into windows stands between
-two transposes with a copy, maps are always padded, and attention is `softmax(q k^T) v` with materialised
-scores. Parameters have our names, so one state dict fits both. There is no dropout and no drop path.
+Tokens are (B, N, C), with H and W passed along. Every convolution and every window partition stands between two
+transposes with a copy, maps are always padded, and attention is `softmax(q k^T) v` with materialised scores.
+Parameters have our names, so one state dict fits both. There is no dropout and no drop path.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainStage(nn.Module):
-    """Patch embedding, blocks of IWSA and SSA by turns, PEG after the first."""
+    """Patch embedding, blocks that alternate IWSA and SSA, PEG after the first."""
 
     def __init__(
         self,

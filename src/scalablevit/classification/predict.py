@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from scalablevit.classification.transforms import Preprocessing
-from scalablevit.data.find_images import as_paths
-from scalablevit.data.image_file import ImageError
-from scalablevit.data.images import read_image
+from scalablevit.data.image_batches import read_batches
 from scalablevit.device import choose_device
-from scalablevit.weights import WeightsError, load_model, metadata_for
+from scalablevit.weights import TrainedWeights, WeightsError, load_model, open_trained
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Prediction:
         """What to save, by what its file's name ends in: the picture with a line a class below it."""
         if self.image is None:
             return {}
-        from scalablevit.classification.pictures import annotate  # matplotlib takes a while to import
+        from scalablevit.classification.annotate import annotate  # matplotlib takes a while to import
 
         return {"": annotate(self.image, [f"{c}  {p}" for c, p in self.table_rows()])}
 
@@ -85,17 +82,23 @@ class Classifier:
         self.transform = preprocessing.eval_transform()
 
     @classmethod
-    def load(cls, source: str | os.PathLike[str], *, device: str | torch.device | None = None) -> "Classifier":
-        """Read a run folder, or the `model.safetensors` in it.
+    def load(
+        cls, source: str | os.PathLike[str] | TrainedWeights, *, device: str | torch.device | None = None
+    ) -> "Classifier":
+        """Load the classifier of a run.
+
+        Args:
+            source: run folder, or the `model.safetensors` in it, or weights that are open already.
+            device: where to compute; None: a GPU if there is one.
 
         Raises:
             WeightsError: not weights of a classifier that was trained here.
             FileNotFoundError: no such file.
             ValueError: this machine has no such device.
         """
-        metadata_for(source, "classification")
-        network, metadata = load_model(source)
-        return cls.from_metadata(network, metadata, source=source, device=device)
+        weights = open_trained(source, "classification")
+        network, metadata = load_model(weights)
+        return cls.from_metadata(network, metadata, source=weights.path, device=device)
 
     @classmethod
     def from_metadata(
@@ -138,27 +141,18 @@ class Classifier:
         Raises:
             ValueError: `top` or `batch_size` is below 1.
         """
-        if top < 1 or batch_size < 1:
-            name, value = ("top", top) if top < 1 else ("batch_size", batch_size)
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}")
         top = min(top, len(self.class_names))
-        todo = as_paths(paths)
-        while batch := list(islice(todo, batch_size)):
-            images: dict[Path, Image.Image] = {}
-            errors: dict[Path, str] = {}
-            for path in batch:
-                try:
-                    images[path] = read_image(path)
-                except ImageError as error:
-                    errors[path] = str(error)
-            probabilities = dict(zip(images, self._probabilities(list(images.values())), strict=True))
-            for path in batch:
-                if path in errors:
-                    yield Prediction(path, [], [], error=errors[path])
+        for batch in read_batches(paths, batch_size):
+            probabilities = iter(self._probabilities([file.image for file in batch if file.image is not None]))
+            for file in batch:
+                if file.image is None:
+                    yield Prediction(file.path, [], [], error=file.error)
                     continue
-                values, indices = probabilities[path].topk(top)
+                values, indices = next(probabilities).topk(top)
                 names = [self.class_names[i] for i in indices.tolist()]
-                yield Prediction(path, names, values.tolist(), image=images[path] if keep_images else None)
+                yield Prediction(file.path, names, values.tolist(), image=file.image if keep_images else None)
 
     @torch.inference_mode()
     def _probabilities(self, images: list[Image.Image]) -> Tensor:

@@ -29,7 +29,7 @@ _SHORT = {
     "--seed": "--seed_everything",
 }
 _COMMANDS = ("fit", "validate", "predict", "info", "bench", "check-data", "recipes")
-# what `scalablevit.bench.throughput` knows, and what it measures without being told
+# what `scalablevit.bench.cells` knows, and what it measures without being told
 _BENCH_CHOICES = {
     "precision": ("fp32", "tf32", "bf16", "fp16"),
     "mode": ("eager", "compile", "graphs", "optimized"),
@@ -472,19 +472,20 @@ def _predict(args: argparse.Namespace) -> int:
 
         from scalablevit.data.find_images import find_images
         from scalablevit.data.image_file import pixel_limit
-        from scalablevit.weights import trained_task
+        from scalablevit.weights import open_trained
 
     if args.save is not None and (not args.save or (Path(args.save).exists() and not Path(args.save).is_dir())):
         raise ValueError(f"--save {args.save!r} is not a folder; name one, it is made where it is missing")
     if args.max_pixels is not None and args.max_pixels < 1:
         raise UsageError(f"--max-pixels must be at least 1 (million), got {args.max_pixels}")
     paths = find_images(args.inputs)
-    task = trained_task(args.weights)
+    weights = open_trained(args.weights)
+    task = weights.task
     if task not in _PREDICTORS:
         raise ValueError(f"{args.weights} holds weights for {task!r}; this version predicts {', '.join(_PREDICTORS)}")
     kind, columns = _PREDICTORS[task]
     with _importing():
-        predictor = getattr(importlib.import_module(f"scalablevit.{task}"), kind).load(args.weights, device=args.device)
+        predictor = getattr(importlib.import_module(f"scalablevit.{task}"), kind).load(weights, device=args.device)
     options = _prediction_options(args, task)
     folder = None if args.save is None else Path(args.save)
     table = Table("picture", *columns, box=None, pad_edge=False, header_style="bold")
@@ -619,7 +620,10 @@ def _bench(args: argparse.Namespace) -> int:
     if args.output is not None and (not args.output or Path(args.output).is_dir()):
         raise ValueError(f"--output {args.output!r} is not a file; name one, such as bench.json")
     with _importing():
-        from scalablevit.bench.throughput import Timing, cells, measure, table
+        from scalablevit.bench.cells import cells
+        from scalablevit.bench.result import table
+        from scalablevit.bench.throughput import measure
+        from scalablevit.bench.turns import Timing
 
     def tell(number: int, count: int, cell: object, seconds: float | None) -> None:
         text = f"[{number}/{count}] {cell} ... " if seconds is None else f"{seconds:.0f} s\n"

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
-from scalablevit.data.find_images import as_paths
-from scalablevit.data.image_file import ImageError
-from scalablevit.data.images import read_image
+from scalablevit.data.image_batches import read_batches
 from scalablevit.detection.models import build_detector, find_objects, paste_mask
 from scalablevit.detection.transforms import Preprocessing, as_input
 from scalablevit.device import choose_device
-from scalablevit.weights import WeightsError, load_network, metadata_for
+from scalablevit.weights import TrainedWeights, WeightsError, load_network, open_trained
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ class Prediction:
         """{"": the image with boxes, names, scores and masks}; nothing where the image was not kept."""
         if self.image is None:
             return {}
-        from scalablevit.detection.draw import annotate
+        from scalablevit.detection.annotate import annotate
 
         return {"": annotate(self.image, self.detections)}
 
@@ -181,21 +178,29 @@ class Detector:
         self.preprocessing = preprocessing
 
     @classmethod
-    def load(cls, source: str | os.PathLike[str], *, device: str | torch.device | None = None) -> "Detector":
-        """Read a run folder, or the `model.safetensors` in it.
+    def load(
+        cls, source: str | os.PathLike[str] | TrainedWeights, *, device: str | torch.device | None = None
+    ) -> "Detector":
+        """Load the detector of a run.
+
+        Args:
+            source: run folder, or the `model.safetensors` in it, or weights that are open already.
+            device: where to compute; None: a GPU if there is one.
 
         Raises:
             WeightsError: not weights of a detector that was trained here.
             FileNotFoundError: no such file.
             ValueError: this machine has no such device.
         """
-        metadata = metadata_for(source, "detection")
+        weights = open_trained(source, "detection")
         try:
-            preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
-            class_names = list(metadata["class_names"])
+            preprocessing = Preprocessing.from_dict(weights.metadata["preprocessing"])
+            class_names = list(weights.metadata["class_names"])
         except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{source} lacks class names or preprocessing ({error}); train it with fit") from error
-        network, _ = load_network(source, _build)
+            raise WeightsError(
+                f"{weights.path} lacks class names or preprocessing ({error}); train it with fit"
+            ) from error
+        network, _ = load_network(weights, _build)
         return cls(network, class_names=class_names, preprocessing=preprocessing, device=device)
 
     def predict(
@@ -222,26 +227,16 @@ class Detector:
         Raises:
             ValueError: an argument is out of range.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        todo = as_paths(paths)
-        while batch := list(islice(todo, batch_size)):
-            images: dict[Path, Image.Image] = {}
-            errors: dict[Path, str] = {}
-            for path in batch:
-                try:
-                    images[path] = read_image(path)
-                except ImageError as error:
-                    errors[path] = str(error)
-            detections = self.detect(list(images.values()), threshold=threshold, min_size=min_size, max_size=max_size)
-            found = dict(zip(images, detections, strict=True))
-            for path in batch:
-                if path in errors:
-                    yield Prediction(path, 0, 0, [], error=errors[path], threshold=threshold)
+        for batch in read_batches(paths, batch_size):
+            images = [file.image for file in batch if file.image is not None]
+            found = iter(self.detect(images, threshold=threshold, min_size=min_size, max_size=max_size))
+            for file in batch:
+                if file.image is None:
+                    yield Prediction(file.path, 0, 0, [], error=file.error, threshold=threshold)
                     continue
-                image = images[path]
-                kept = image if keep_images else None
-                yield Prediction(path, image.width, image.height, found[path], image=kept, threshold=threshold)
+                kept = file.image if keep_images else None
+                width, height = file.image.size
+                yield Prediction(file.path, width, height, next(found), image=kept, threshold=threshold)
 
     @torch.inference_mode()
     def detect(

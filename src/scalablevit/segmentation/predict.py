@@ -1,7 +1,6 @@
 """What a segmenter says of picture files."""
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,18 +11,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from scalablevit.data.find_images import as_paths
-from scalablevit.data.image_file import ImageError
-from scalablevit.data.images import read_image
+from scalablevit.data.image_batches import read_batches
 from scalablevit.device import choose_device
 from scalablevit.segmentation.bands import MOST_SCORES, most_likely_classes, needs_bands, shown_pixels
-from scalablevit.segmentation.draw import draw_labels, draw_overlay
 from scalablevit.segmentation.inference import InferenceSettings
 from scalablevit.segmentation.labels import class_pixels
 from scalablevit.segmentation.models import build_segmenter
 from scalablevit.segmentation.tiles import DEFAULT_TILE, Tiling, segment_large
 from scalablevit.segmentation.transforms import Preprocessing
-from scalablevit.weights import WeightsError, load_network, metadata_for
+from scalablevit.weights import TrainedWeights, WeightsError, load_network, open_trained
 
 _MOST_PIXELS = 2**21
 """Pixels that the network sees at once; UperNet needs some 1.2 kB for each."""
@@ -78,6 +74,8 @@ class Prediction:
             "": the picture under the colours of its classes, with a legend.
             "-mask": the labels; a pixel's value is its class's index.
         """
+        from scalablevit.segmentation.draw import draw_labels, draw_overlay  # fonts take a while to import
+
         if self.labels is None or self.image is None:
             return {}
         return {
@@ -117,21 +115,29 @@ class Segmenter:
         self.inference = inference or InferenceSettings()
 
     @classmethod
-    def load(cls, source: str | os.PathLike[str], *, device: str | torch.device | None = None) -> "Segmenter":
-        """Read a run folder, or the `model.safetensors` in it.
+    def load(
+        cls, source: str | os.PathLike[str] | TrainedWeights, *, device: str | torch.device | None = None
+    ) -> "Segmenter":
+        """Load the segmenter of a run.
+
+        Args:
+            source: run folder, or the `model.safetensors` in it, or weights that are open already.
+            device: where to compute; None: a GPU if there is one.
 
         Raises:
             WeightsError: not weights of a segmenter that was trained here.
             FileNotFoundError: no such file.
             ValueError: this machine has no such device.
         """
-        metadata_for(source, "segmentation")
-        network, metadata = load_network(source, build_network)
+        weights = open_trained(source, "segmentation")
+        network, metadata = load_network(weights, build_network)
         try:
             preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
             inference = InferenceSettings.from_dict(metadata["inference"])
         except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{source} lacks preprocessing or inference ({error}); train it with fit") from error
+            raise WeightsError(
+                f"{weights.path} lacks preprocessing or inference ({error}); train it with fit"
+            ) from error
         return cls(
             network,
             class_names=metadata["class_names"],
@@ -184,11 +190,11 @@ class Segmenter:
             short_side = 0  # whoever asks for tiles wants what is small to be seen
         if short_side is not None:
             settings = replace(settings, short_side=short_side or None, long_side=None)
-        return self._predict(as_paths(paths), settings, batch_size=batch_size, keep_images=keep_images, tile=tile)
+        return self._predict(paths, settings, batch_size=batch_size, keep_images=keep_images, tile=tile)
 
     def _predict(
         self,
-        paths: Iterable[Path],
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         settings: InferenceSettings,
         *,
         batch_size: int,
@@ -196,18 +202,13 @@ class Segmenter:
         tile: int | None,
     ) -> Iterator[Prediction]:
         named: dict[str, Any] = {"class_names": self.class_names, "palette": self.palette}
-        for path in paths:
-            try:
-                with warnings.catch_warnings():
-                    # Pillow warns of pictures that are large, which are what the tiles are for.
-                    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                    image = read_image(path)
-            except ImageError as error:
-                yield Prediction(path, None, error=str(error), **named)
+        for (file,) in read_batches(paths, 1):
+            if file.image is None:
+                yield Prediction(file.path, None, error=file.error, **named)
                 continue
-            labels = self.label(image, settings, batch_size=batch_size, tile=tile)
-            yield Prediction(path, labels, image=image if keep_images else None, **named)
-            del image, labels  # or they would be kept while the next are made
+            labels = self.label(file.image, settings, batch_size=batch_size, tile=tile)
+            yield Prediction(file.path, labels, image=file.image if keep_images else None, **named)
+            del file, labels  # or they would be kept while the next are made
 
     @property
     def palette(self) -> list[tuple[int, int, int]]:
@@ -270,8 +271,6 @@ def build_network(metadata: Mapping[str, Any]) -> nn.Module:
     Raises:
         KeyError, TypeError, ValueError: the metadata is not that of a segmenter.
     """
-    if metadata.get("task") != "segmentation":
-        raise ValueError(f"it holds weights for {metadata.get('task')!r}, not for segmentation")
     return build_segmenter(
         metadata["segmenter"], metadata["variant"], len(metadata["class_names"]), **metadata["model_args"]
     )

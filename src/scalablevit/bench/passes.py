@@ -1,0 +1,118 @@
+"""One pass of a network: inference or a training step, in the precision and mode of a cell."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import scalablevit
+from scalablevit.backbone import ScalableViT
+from scalablevit.bench.cells import Cell, Precision, obstacle
+from scalablevit.bench.contenders import CLASSES, CannotMeasure, Contender, build_contender
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# device types with a fused AdamW
+_FUSED = ("cpu", "cuda", "mps", "xpu")
+
+
+@contextlib.contextmanager
+def precision_settings(precision: Precision) -> Iterator[None]:
+    """Set every TF32 switch of torch for a precision, and let cuDNN pick its fastest algorithms."""
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    cudnn.allow_tf32, cudnn.benchmark = precision == "tf32", True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32, cudnn.benchmark = before[1:]
+
+
+@contextlib.contextmanager
+def thread_count(count: int | None) -> Iterator[None]:
+    """Set the threads of torch's intra-op pool; None keeps them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def synchroniser(device: torch.device) -> Callable[[], None]:
+    """Return a function that waits until the device is done; on a CPU it does nothing."""
+    if device.type == "cpu":
+        return lambda: None
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return lambda: torch.accelerator.synchronize(device)
+
+
+def prepare(
+    contender: Contender, cell: Cell, device: torch.device, *, channels_last: bool = False
+) -> Callable[[], object]:
+    """Build a contender for a cell, and return a function that runs one pass.
+
+    Args:
+        contender: from `find_contender`.
+        cell: what is measured.
+        device: where to compute.
+        channels_last: use the memory format channels_last for images and convolution weights.
+
+    Raises:
+        CannotMeasure: this contender cannot run in this cell, or not on this device.
+    """
+    mode = contender.mode or cell.mode
+    obstructed = obstacle(cell, device, mode)
+    if obstructed is not None:
+        raise CannotMeasure(obstructed)
+    dtype = DTYPES.get(cell.precision, torch.float32)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = build_contender(contender, cell.size).to(device, memory_format=layout)  # type: ignore[call-overload]
+    images = torch.randn(cell.batch, 3, *cell.size, generator=torch.Generator().manual_seed(0))
+    images = images.to(device, memory_format=layout)
+    if cell.task == "training":
+        return training_step(_in_mode(model.train(), mode), images, dtype)
+    images = images.to(dtype)
+    model = _in_mode(model.eval().to(dtype), mode)
+
+    def inference() -> None:
+        if mode == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()
+        with torch.inference_mode():
+            model(images)
+
+    return inference
+
+
+def _in_mode(model: nn.Module, mode: str) -> Callable[..., Tensor]:
+    """Compile or optimize the network as the mode asks."""
+    if mode == "eager":
+        return model
+    if mode == "optimized" and isinstance(model, ScalableViT):
+        return scalablevit.optimize(model)
+    return torch.compile(model, mode="max-autotune" if mode == "graphs" else None)
+
+
+def training_step(model: Callable[..., Tensor], images: Tensor, dtype: torch.dtype) -> Callable[[], object]:
+    """Return a function that runs one training step: forward, cross-entropy, backward, AdamW."""
+    assert isinstance(model, nn.Module)
+    kind = images.device.type
+    labels = torch.randint(0, CLASSES, images.shape[:1], generator=torch.Generator().manual_seed(0)).to(images.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=kind in _FUSED)
+    scaler = torch.amp.GradScaler(kind, enabled=dtype == torch.float16)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
+            loss = F.cross_entropy(model(images), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step

@@ -1,0 +1,153 @@
+"""An image with the boxes, masks and names of its detections drawn into it."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from scalablevit.detection.predict import Detection, decode_mask
+from scalablevit.visualization.fonts import load_font
+from scalablevit.visualization.palette import class_colours
+
+_SMALLEST_SIDE = 512
+_MASK_OPACITY = 100  # of 255
+
+Box = tuple[float, float, float, float]
+
+
+def annotate(
+    image: Image.Image,
+    detections: Sequence[Detection],
+    *,
+    side: int | None = None,
+    with_scores: bool = True,
+) -> Image.Image:
+    """Draw boxes, names, scores and masks into a copy of an image; small images are enlarged for it.
+
+    Args:
+        image: upright RGB image.
+        detections: in its pixels; drawn in a colour for each class, the highest score on top.
+        side: pixels of the longer side of what comes out; None: as it is, small images by a whole factor
+            to at least 512.
+        with_scores: write scores behind names.
+
+    Returns:
+        a new RGB image.
+    """
+    longer = max(image.size)
+    if side is None:
+        scale: float = math.ceil(_SMALLEST_SIDE / longer) if longer < _SMALLEST_SIDE else 1
+    else:
+        scale = side / longer
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    whole_factor = scale == int(scale)
+    picture = (
+        image
+        if size == image.size
+        else image.resize(size, Image.Resampling.NEAREST if whole_factor else Image.Resampling.BICUBIC)
+    )
+    longer = max(size)
+    line = max(2, round(longer / 350))
+    font = load_font(max(13, round(longer / 48)))
+    colours = class_colours(max((detection.label for detection in detections), default=-1) + 1)
+    surest_last = sorted(detections, key=lambda detection: detection.score)
+    # boxes are stretched as the image is, whose sides are whole numbers
+    stretch_x, stretch_y = size[0] / image.width, size[1] / image.height
+    places = [
+        (box[0] * stretch_x, box[1] * stretch_y, box[2] * stretch_x, box[3] * stretch_y)
+        for box in (detection.box_xyxy for detection in surest_last)
+    ]
+    picture = picture.copy()
+    for detection in surest_last:
+        if detection.mask is not None:
+            _blend(picture, decode_mask(detection.mask), colours[detection.label], line)
+    draw = ImageDraw.Draw(picture)
+    for detection, box in zip(surest_last, places, strict=True):
+        _outline(draw, box, size, colours[detection.label], line)
+    # The surest chooses its place first, and no label covers an earlier one while there is room.
+    taken: list[Box] = []
+    for detection, box in zip(reversed(surest_last), reversed(places), strict=True):
+        text = f"{detection.name} {detection.score:.0%}" if with_scores else detection.name
+        _label(draw, text, box, size, font, colours[detection.label], taken)
+    return picture
+
+
+def _blend(picture: Image.Image, mask: np.ndarray, colour: tuple[int, int, int], line: int) -> None:
+    """Lay a (h, w) mask, stretched, on an image: tinted inside, the rim opaque."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return
+    # only where the mask is: a hundred masks of a large photograph would take long
+    top, y = _stretched(int(rows[0]), int(rows[-1]), mask.shape[0], picture.height)
+    left, x = _stretched(int(columns[0]), int(columns[-1]), mask.shape[1], picture.width)
+    inside = mask[np.ix_(y, x)]
+    core = inside
+    for _ in range(max(1, line // 2)):
+        ring = np.pad(core, 1)
+        core = core & ring[:-2, 1:-1] & ring[2:, 1:-1] & ring[1:-1, :-2] & ring[1:-1, 2:]
+    opacity = np.where(inside, np.where(core, _MASK_OPACITY, 255), 0).astype(np.uint8)
+    picture.paste(colour, (left, top), Image.fromarray(opacity))
+
+
+def _stretched(first: int, last: int, size: int, target: int) -> tuple[int, np.ndarray]:
+    """Of `target` pixels that `size` are stretched to, the first of those of `first` to `last`, and where each of
+    them comes from."""
+    begin, end = first * target // size, -(-(last + 1) * target // size)
+    return begin, ((np.arange(begin, end) + 0.5) * size / target).astype(int)
+
+
+def _outline(
+    draw: ImageDraw.ImageDraw, box: Box, size: tuple[int, int], colour: tuple[int, int, int], line: int
+) -> None:
+    left, right = (min(max(round(x), 0), size[0] - 1) for x in (box[0], box[2] - 1))
+    top, bottom = (min(max(round(y), 0), size[1] - 1) for y in (box[1], box[3] - 1))
+    draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
+
+
+def _label(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    box: Box,
+    size: tuple[int, int],
+    font: ImageFont.FreeTypeFont,
+    colour: tuple[int, int, int],
+    taken: list[Box],
+) -> None:
+    """Write a name at its box, within the image, where it covers no earlier one if it can."""
+    pad = max(2, round(font.size / 6))
+    text = _fitting(text, size[0] - 2 * pad, font)
+    width = math.ceil(font.getlength(text)) + 2 * pad
+    height = sum(font.getmetrics()) + pad
+    left, top, right, bottom = box
+    places = (
+        (left, top - height),  # above the box, then inside it, then below
+        (right - width, top - height),
+        (left, top),
+        (right - width, top),
+        (left, bottom - height),
+        (left, bottom),
+    )
+    candidates = []
+    for x, y in places:
+        x, y = min(max(x, 0), max(size[0] - width, 0)), min(max(y, 0), max(size[1] - height, 0))
+        candidates.append((x, y, x + width, y + height))
+    place = min(candidates, key=lambda candidate: sum(_overlap(candidate, other) for other in taken))
+    taken.append(place)
+    draw.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=colour)
+    red, green, blue = colour
+    ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
+    draw.text((place[0] + pad, place[1] + pad / 2), text, font=font, fill=ink)
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """Area that two boxes share, in pixels."""
+    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _fitting(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while len(text) > 1 and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

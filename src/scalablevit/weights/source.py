@@ -1,0 +1,57 @@
+"""Find the weights file that a path, a run folder or a `local-dir:` name stands for."""
+
+import difflib
+import os
+from pathlib import Path
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+class WeightsError(ValueError):
+    """Raised for a checkpoint that cannot be read, or that does not fit the model."""
+
+
+def weights_file(source: str | os.PathLike[str]) -> Path:
+    """Find the file with the weights.
+
+    Args:
+        source: file, folder with a `model.safetensors`, or `local-dir:` name.
+
+    Raises:
+        FileNotFoundError: no such file or folder, or a folder without weights.
+    """
+    path = Path(str(source).removeprefix("local-dir:"))
+    remedy = f"give a .safetensors or .pth file, or a folder with {WEIGHTS_FILE}"
+    if not path.is_dir():
+        if not path.exists():
+            near = _similar_name(path)
+            raise FileNotFoundError(
+                f"no weights at {path}: there is no such file or folder"
+                f"{f' (did you mean {near}?)' if near else ''}; {remedy}"
+            )
+        return path
+    file = path / WEIGHTS_FILE
+    if not file.exists():
+        last = path / "checkpoints" / "last.ckpt"
+        if last.is_file():
+            raise FileNotFoundError(
+                f"no weights at {file}, which a run writes when it ends: resume the run with scalablevit fit "
+                f"--resume {path}, or start another run from its last checkpoint: --model.weights {last}"
+            )
+        raise FileNotFoundError(f"no weights at {file}; {remedy}")
+    return file
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where the message is empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _similar_name(path: Path) -> str:
+    """Return the file or folder beside a missing one whose name is most like it; empty where none is."""
+    try:
+        names = os.listdir(path.parent)
+    except OSError:  # no such folder, or one that may not be read
+        return ""
+    close = difflib.get_close_matches(path.name, names, 1)
+    return str(path.parent / close[0]) if close else ""

@@ -1,0 +1,112 @@
+"""Write weights with their metadata, so that an interrupted write loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import nn
+
+from scalablevit.backbone import ScalableViT
+from scalablevit.safe_write import write_atomically
+from scalablevit.weights.metadata import METADATA_KEY
+from scalablevit.weights.source import WEIGHTS_FILE
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a safetensors file, under a temporary name first, so that an interrupted write loses nothing.
+
+    Args:
+        model: its state dict is written, under its own names.
+        path: file to write.
+        metadata: anything JSON can hold; `read_metadata` gives it back.
+
+    Raises:
+        WriteError: (an OSError) the disk is full or the folder cannot be written; an earlier file is intact.
+    """
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    content = safetensors.torch.save(state, {"format": "pt", METADATA_KEY: json.dumps(dict(metadata or {}))})
+    write_atomically(path, lambda file: file.write(content))
+
+
+def save_model(
+    model: ScalableViT,
+    folder: str | os.PathLike[str],
+    *,
+    architecture: str,
+    model_args: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+) -> Path:
+    """Write a folder that `load_model`, and timm by `local-dir:`, build the network from.
+
+    Args:
+        model: classifier to write.
+        folder: gets `model.safetensors`, with all of the metadata, and timm's `config.json`.
+        architecture: name of the variant.
+        model_args: arguments with which timm's `create_model` makes this network, beside the name.
+        metadata: class names under `class_names`, preprocessing under `preprocessing`, and what else is worth keeping.
+
+    Returns:
+        the safetensors file.
+    """
+    folder = Path(folder)
+    path = folder / WEIGHTS_FILE
+    model_args = dict(model_args)
+    if isinstance(model_args.get("window_size"), tuple):
+        # JSON has no tuples, and a list means one size per stage.
+        model_args["window_size"] = [list(model_args["window_size"])] * len(model.stages)
+    everything = {**metadata, "architecture": architecture, "model_args": model_args}
+    save_weights(model, path, metadata=everything)
+    config = {
+        "architecture": architecture,
+        "num_classes": model.num_classes,
+        "num_features": model.num_features,
+        "global_pool": model.global_pool,
+        "model_args": model_args,
+        "pretrained_cfg": {
+            "first_conv": "stages.0.patch_embed.proj",  # by these two timm adapts channels and classes
+            "classifier": "head.fc",
+            **_timm_preprocessing(metadata.get("preprocessing"), model.in_chans),
+            **_names(metadata),
+        },
+    }
+    text = json.dumps(config, indent=2) + "\n"
+    write_atomically(folder / "config.json", lambda file: file.write(text.encode()))
+    return path
+
+
+def save_network(model: nn.Module, folder: str | os.PathLike[str], *, metadata: Mapping[str, Any]) -> Path:
+    """Write a folder that `load_network` builds a detector or a segmentation model from.
+
+    Args:
+        model: to write.
+        folder: gets `model.safetensors`, with all of the metadata.
+        metadata: `task`, `variant` and `model_args`, from which it can be built; `class_names`, `preprocessing`, and
+            what else is worth keeping. JSON must be able to hold it.
+
+    Returns:
+        the safetensors file.
+    """
+    path = Path(folder) / WEIGHTS_FILE
+    save_weights(model, path, metadata=metadata)
+    return path
+
+
+def _timm_preprocessing(preprocessing: Mapping[str, Any] | None, in_chans: int) -> dict[str, Any]:
+    if preprocessing is None:
+        return {}
+    return {
+        "input_size": [in_chans, *preprocessing["image_size"]],
+        "crop_pct": preprocessing["crop_ratio"],
+        "interpolation": preprocessing["interpolation"],
+        "mean": list(preprocessing["mean"]),
+        "std": list(preprocessing["std"]),
+    }
+
+
+def _names(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {"label_names": list(metadata["class_names"])} if metadata.get("class_names") else {}
