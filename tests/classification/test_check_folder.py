@@ -63,7 +63,7 @@ def test_all_faults_in_one_go(sound, num_workers):
     with Image.open(ant / "2.png") as image:  # the same pixels in another format
         image.save(sound / "val" / "ant" / "leak.bmp")
     (ant / "notes.txt").touch()
-    (bee / "phone.HEIC").touch()
+    (bee / "phone.RAW2").touch()
     (ant / ".DS_Store").touch()
     (sound / "train" / "fly").mkdir()
     write(sound / "train" / "gnat" / "a.png", 54).write_bytes(b"no picture")
@@ -86,7 +86,7 @@ def test_all_faults_in_one_go(sound, num_workers):
     severities = [problem.severity for problem in report.problems]
     assert severities == sorted(severities)
     assert not report.ok
-    assert report.ignored == {".txt": 1, ".heic": 1}
+    assert report.ignored == {".txt": 1, ".raw2": 1}
     assert report.smallest == (30, 4)
     assert report.largest == (50, 40)
     assert report.classes["ant"] == (4 + 2, 3)
@@ -95,7 +95,7 @@ def test_all_faults_in_one_go(sound, num_workers):
     for problem in report.problems:
         assert problem.path in text
     assert "7 errors, 5 warnings" in text
-    assert "1 .txt, 1 .heic" in text
+    assert "1 .txt, 1 .raw2" in text
     content = json.loads(report.to_json())
     assert content["ok"] is False
     assert len(content["problems"]) == 12

@@ -1,6 +1,7 @@
 """Every odd kind of picture comes out upright, RGB and with the right values, or as a clear error."""
 
 import io
+import os
 import pickle
 import struct
 import zlib
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scalablevit.data.find_images import IMAGE_SUFFIXES, find_images
+from scalablevit.data.find_images import IMAGE_SUFFIXES, WalkReport, find_images, walk_images
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_image
 
@@ -241,7 +242,7 @@ def test_words_of_each_error(tmp_path, monkeypatch):
         "empty.jpg": ("empty", "0 bytes.*copy it again"),
         "page.jpg": ("not-an-image", "not an image.*or convert it to PNG"),
         "cut.jpg": ("truncated", "truncated or damaged.*copy or export it again"),
-        "folder.jpg": ("not-an-image", "a folder; name a picture in it"),
+        "folder.jpg": ("not-an-image", "a folder; name an image in it"),
     }
     for name, (kind, words) in cases.items():
         with pytest.raises(ImageError, match=f"{name}: .*{words}") as caught:
@@ -327,9 +328,9 @@ def test_find_images(tree, monkeypatch, inputs, recursive, expected):
     ("given", "words"),
     [
         ("nothing.png", "nothing.png: there is no such file or folder"),
-        ("*.bmp", r"\*.bmp: the pattern matches no pictures"),
-        ("*.txt", r"\*.txt: the pattern matches no pictures"),
-        ("bare", "bare: the folder has no pictures in it or its subfolders"),
+        ("*.bmp", r"\*.bmp: the pattern matches no images"),
+        ("*.txt", r"\*.txt: the pattern matches no images"),
+        ("bare", "bare: the folder has no images in it or its subfolders"),
     ],
 )
 def test_find_images_names_what_matches_nothing(tree, monkeypatch, given, words):
@@ -353,3 +354,84 @@ def test_suffixes_are_lower_case_and_readable():
     Image.init()
     assert all(suffix == suffix.lower() for suffix in IMAGE_SUFFIXES)
     assert set(Image.registered_extensions()) | {".avif"} >= IMAGE_SUFFIXES
+
+
+def numbered(folder: Path, count: int) -> None:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        (folder / f"{i}.png").touch()
+
+
+def test_each_real_folder_is_searched_once(tmp_path):
+    numbered(tmp_path / "red", 3)
+    numbered(tmp_path / "blue" / "deep", 2)
+    for name, target in (("up", ".."), ("here", "."), ("other", "../blue")):
+        (tmp_path / "red" / name).symlink_to(target)
+    (tmp_path / "aaa").symlink_to("red")
+    report = WalkReport()
+    assert list(walk_images(tmp_path, report)) == [
+        "blue/deep/0.png",
+        "blue/deep/1.png",
+        *(f"red/{i}.png" for i in range(3)),
+    ]
+    assert sorted(Path(path).name for path in report.repeated_links) == ["aaa", "here", "other", "up"]
+    (remark,) = report.remarks()
+    assert remark.kind == "repeated-link"
+    assert "not followed" in remark.message
+
+
+def test_a_link_to_another_place_is_followed_in_its_order(tmp_path):
+    numbered(tmp_path / "elsewhere", 2)
+    numbered(tmp_path / "data" / "a", 1)
+    numbered(tmp_path / "data" / "c", 1)
+    (tmp_path / "data" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path)
+    (tmp_path / "elsewhere" / "again").symlink_to(tmp_path / "elsewhere")
+    assert list(walk_images(tmp_path / "data")) == ["a/0.png", "b/0.png", "b/1.png", "c/0.png"]
+
+
+def test_links_in_circles_end_in_patterns_too(tmp_path, monkeypatch):
+    numbered(tmp_path / "d", 2)
+    for name in ("one", "two", "three"):
+        (tmp_path / "d" / name).symlink_to(".")
+    monkeypatch.chdir(tmp_path)
+    assert find_images(["**/*.png"]) == [Path("d/0.png"), Path("d/1.png")]
+    assert find_images(["d"]) == [Path("d/0.png"), Path("d/1.png")]
+
+
+def test_what_is_left_out_is_counted_and_told(tmp_path):
+    (tmp_path / "a.png").touch()
+    for i in range(4):
+        (tmp_path / f"IMG_{i}.HEIF2").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (tmp_path / "scan").write_bytes(b"\xff\xd8\xff\xe0")
+    (tmp_path / "notes.txt").write_text("text")
+    (tmp_path / "gone.png").symlink_to("nothing.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    os.mkfifo(tmp_path / "pipe")
+    report = WalkReport()
+    assert list(walk_images(tmp_path, report)) == ["a.png", "gone.png"]
+    assert report.left_out == {".heif2": 4, "": 2, ".txt": 1}
+    assert report.listed() == "4 .heif2, 2 without ending, 1 .txt"
+    remarks = {remark.kind: remark.message for remark in report.remarks()}
+    assert "pipe.png" in remarks["special-file"]
+    told = [remark.message for remark in report.remarks() if remark.kind == "left-out"]
+    assert "4 files ending in .heif2 are left out, though they look like images; convert them" in told[0]
+    assert "2 files without ending" in told[1]
+    assert len(told) == 2
+
+
+def test_a_folder_that_may_not_be_read_is_told(tmp_path):
+    numbered(tmp_path / "a", 1)
+    numbered(tmp_path / "b", 1)
+    report = WalkReport()
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    with pytest.MonkeyPatch.context() as patch:  # the superuser may read anything
+        patch.setattr(os, "scandir", scandir)
+        assert list(walk_images(tmp_path, report)) == ["a/0.png"]
+    assert [remark.kind for remark in report.remarks()] == ["closed-folder"]

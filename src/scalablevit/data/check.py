@@ -19,6 +19,7 @@ from PIL import Image
 from scalablevit.abridged import abridged
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_upright
+from scalablevit.data.pixel_values import Loss
 
 _MOST_WORKERS = 16
 _PICTURES_PER_TASK = 64
@@ -149,21 +150,25 @@ class Look(NamedTuple):
         orientation: EXIF's, 1 to 8.
         stored_size: (width, height) of the file's own pixel grid.
         digest: equal where size and RGB pixels are.
+        losses: what the file holds and the image that is read does not.
     """
 
     size: tuple[int, int]
     orientation: int
     stored_size: tuple[int, int]
     digest: bytes
+    losses: tuple[Loss, ...] = ()
 
 
 def look_at_picture(path: str) -> Look | ImageError:
     """Decode a picture; an error is handed back."""
     try:
-        image, orientation, stored_size = read_upright(path)
+        upright = read_upright(path)
     except ImageError as error:
         return error
-    return Look(image.size, orientation, stored_size, pixel_digest(image))
+    return Look(
+        upright.image.size, upright.orientation, upright.stored_size, pixel_digest(upright.image), upright.losses
+    )
 
 
 def pixel_digest(image: Image.Image) -> bytes:

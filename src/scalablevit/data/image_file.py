@@ -1,18 +1,45 @@
 """Open an image file safely: what goes wrong is an `ImageError`, and size has a limit."""
 
+import functools
+import importlib
+import importlib.util
+import os
+import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from PIL import Image, UnidentifiedImageError
+
+from scalablevit.data.png_metadata import without_large_metadata
+
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""Pillow's names of the formats that are opened, by a file's content; it reads others, and runs programs for some."""
+
+PLUGINS = (
+    ("pillow_heif", (".heic", ".heif"), "register_heif_opener"),
+    ("pillow_jxl", (".jxl",), ""),
+)
+"""Packages that teach Pillow a format: name, lower-case file name endings, and the function that registers them."""
+
+# Of the decoder and of what is made of its result, at the most.
+_USUAL_BYTES_PER_PIXEL = 9
+_BYTES_PER_PIXEL = {"JPEG2000": 24, "AVIF": 14, "HEIF": 14, "JXL": 24}
+
+_IRREGULAR: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISFIFO, "pipe (FIFO)"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "device"),
+    (stat.S_ISBLK, "device"),
+)
 
 ImageErrorKind = Literal["missing", "empty", "not-an-image", "truncated", "huge", "unreadable", "not-a-mask"]
 
 
 class ImageError(ValueError):
-    """A picture cannot be read.
+    """An image cannot be read.
 
     Attributes:
         path: the file, as it was given.
@@ -39,31 +66,35 @@ def _rebuild_image_error(path: str, kind: ImageErrorKind, reason: str, remedy: s
 
 @contextmanager
 def open_image(path: str | Path) -> Iterator[Image.Image]:
-    """Open a picture; whatever goes wrong inside the `with` block becomes an ImageError."""
+    """Open an image file, to be decoded in the `with` block; whatever goes wrong in it becomes an `ImageError`.
+
+    Only regular files of the formats in `FORMATS` are opened: a pipe would block, and Pillow starts other programs for
+    some formats (Ghostscript for EPS), whatever the file is called.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ImageError: the file is missing, no regular file, empty, of no known format, damaged, too large or unreadable.
+    """
     path = Path(path)
     try:
-        if path.stat().st_size == 0 and path.is_file():
-            raise ImageError(
-                path, kind="empty", reason="the file is empty (0 bytes)", remedy="copy it again or remove it"
-            )
-        # By name, Pillow would map plain TIFF files into memory and get the turned ones wrong.
-        with path.open("rb") as file, Image.open(file) as image:
+        with _regular_file(path) as file, Image.open(without_large_metadata(file), formats=_formats()) as image:
+            _refuse_too_large(path, image)
             yield image
     except ImageError:
         raise
     except FileNotFoundError:
         raise ImageError(path, kind="missing", reason="there is no such file", remedy="check the path") from None
-    except IsADirectoryError:
-        raise ImageError(path, kind="not-an-image", reason="this is a folder", remedy="name a picture in it") from None
     except PermissionError:
         raise ImageError(
-            path, kind="unreadable", reason="no permission to read it", remedy="change the file's rights"
+            path, kind="unreadable", reason="no permission to read it", remedy="change the file's permissions"
         ) from None
     except UnidentifiedImageError:
         raise ImageError(
             path,
             kind="not-an-image",
-            reason="this is not an image, is cut off near its start, or is of a kind that Pillow cannot read",
+            reason="this is not an image, is cut off near its start, or is of a format that is not read",
             remedy="remove it, copy it again, or convert it to PNG or JPEG",
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
@@ -71,7 +102,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
             path,
             kind="huge",
             reason=f"too many pixels to decode safely ({error})",
-            remedy="scale the picture down, or, if you trust it, raise the limit: predict --max-pixels, or "
+            remedy="scale the image down, or, if you trust it, raise the limit: predict --max-pixels, or "
             "PIL.Image.MAX_IMAGE_PIXELS in Python",
         ) from None
     # Pillow's format plugins meet broken data with almost any exception: OSError, SyntaxError, struct.error,
@@ -86,8 +117,62 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
 
 
 @contextmanager
+def _regular_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file that is not empty, without waiting for whoever writes to a pipe."""
+    try:
+        _refuse_irregular(path, path.stat())
+        # By name, Pillow would map plain TIFF files into memory and get the turned ones wrong.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError as error:  # a name that is too long, a loop of links, ...
+        raise ImageError(
+            path, kind="unreadable", reason=f"it cannot be opened ({error.strerror})", remedy="check the path"
+        ) from None
+    with os.fdopen(descriptor, "rb") as file:
+        _refuse_irregular(path, os.fstat(descriptor))  # again: another may stand in its place by now
+        yield file
+
+
+def _refuse_irregular(path: Path, status: os.stat_result) -> None:
+    mode = status.st_mode
+    if stat.S_ISDIR(mode):
+        raise ImageError(path, kind="not-an-image", reason="this is a folder", remedy="name an image in it")
+    if not stat.S_ISREG(mode):
+        what = next((name for is_kind, name in _IRREGULAR if is_kind(mode)), "special file")
+        raise ImageError(
+            path, kind="not-an-image", reason=f"this is a {what}, not a file", remedy="remove it, or name a file"
+        )
+    if status.st_size == 0:
+        raise ImageError(path, kind="empty", reason="the file is empty (0 bytes)", remedy="copy it again or remove it")
+
+
+def _refuse_too_large(path: Path, image: Image.Image) -> None:
+    """Bound the memory that decoding and converting take: Pillow's own limit counts pixels alone."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is None:
+        return
+    pixels = image.width * image.height
+    needed = pixels * _BYTES_PER_PIXEL.get(image.format or "", _USUAL_BYTES_PER_PIXEL)
+    if needed > 2 * limit * _USUAL_BYTES_PER_PIXEL:
+        raise Image.DecompressionBombError(f"{pixels:,} pixels take {needed / 2**30:.1f} GiB in {image.format}")
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """List those of `FORMATS` that this installation reads, with those of the plugins that are installed."""
+    for plugin, _, register in PLUGINS:
+        if importlib.util.find_spec(plugin) is not None:
+            module = importlib.import_module(plugin)
+            if register:
+                getattr(module, register)()
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@contextmanager
 def pixel_limit(pixels: int) -> Iterator[None]:
-    """In a `with` block, let pictures have up to so many pixels, in the place of Pillow's limit (179 million).
+    """Let images have up to so many pixels in a `with` block, in the place of Pillow's limit (179 million).
 
     The limit keeps a small file that unpacks to a giant one from filling the memory. It is one for the whole process,
     and processes that are started in the block may or may not take it over.
@@ -99,7 +184,7 @@ def pixel_limit(pixels: int) -> Iterator[None]:
         ValueError: `pixels` is below 1.
     """
     if pixels < 1:
-        raise ValueError(f"a picture's limit must be at least 1 pixel, got {pixels}")
+        raise ValueError(f"the limit of an image must be at least 1 pixel, got {pixels}")
     earlier = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = -(-pixels // 2)  # Pillow warns above it, and refuses above twice as many
     try:

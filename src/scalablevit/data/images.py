@@ -2,73 +2,44 @@
 
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from scalablevit.data.image_file import ImageError, open_image
+from scalablevit.data.image_file import open_image
 from scalablevit.data.orientation import UprightImage, load_upright
+from scalablevit.data.pixel_values import ValueRange, stored_pixels, to_rgb
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """Decode one picture completely, upright and in mode RGB, 8 bits per channel.
+def read_image(path: str | Path, *, value_range: ValueRange | None = None) -> Image.Image:
+    """Decode one image completely, upright and in mode RGB, 8 bits per channel.
 
-    EXIF orientation is applied. Transparency is laid on white. Of an animation, the first frame is taken.
-    16-bit grayscale is scaled by 255/65535. 32-bit integer and float grayscale have no white of their own:
-    the smallest of the ranges 0..1 (floats only), 0..255 and 0..65535 that holds all values is taken as
-    black to white, else the lowest and the highest value are; NaN counts as the lowest value.
+    EXIF orientation is applied. Transparency is laid on white. Of an animation or a document, the first frame or page
+    is taken. 16-bit grayscale is scaled by 255/65535. 32-bit integer and float grayscale have no white of their own:
+    the smallest of the ranges 0..1 (floats only), 0..255 and 0..65535 that holds all values is taken as black to white,
+    else the lowest and the highest value are; NaN counts as the lowest value.
 
     Args:
-        path: file of any format that Pillow reads.
+        path: file of any of the formats in `scalablevit.data.image_file.FORMATS`.
+        value_range: values that become black and white, in grayscale of more than 8 bits a pixel; None: as above.
 
     Raises:
         ImageError: the file is missing, empty, not an image, truncated or damaged, too large (Pillow's
             guard against decompression bombs), or may not be read.
     """
-    return read_upright(path).image
+    return read_upright(path, value_range=value_range).image
 
 
-def read_upright(path: str | Path) -> UprightImage:
-    """As `read_image`; also tells how the picture was turned, for boxes and masks that have to follow.
+def read_upright(path: str | Path, *, value_range: ValueRange | None = None) -> UprightImage:
+    """Read an image as `read_image` does, and tell how it was turned and what was lost.
 
     Args:
-        path: file of any format that Pillow reads.
+        path: as for `read_image`.
+        value_range: as for `read_image`.
 
     Raises:
         ImageError: as for `read_image`.
     """
     with open_image(path) as image:
+        stored = stored_pixels(image)
         upright = load_upright(image)
-        return upright._replace(image=_rgb(Path(path), upright.image))
-
-
-def _rgb(path: Path, image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_gray_to_8_bits(path, image)).convert("RGB")
-    if image.has_transparency_data:
-        # Premultiplied and gray alpha modes reach RGBA in one or two steps.
-        straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
-        rgba = image.convert(straight).convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _gray_to_8_bits(path: Path, image: Image.Image) -> np.ndarray:
-    """(H, W) uint8 from 16-bit, 32-bit or float grayscale; see `read_image` for the range."""
-    values = np.asarray(image)
-    if image.mode.startswith("I;16"):
-        low, high = 0.0, 65535.0
-    else:
-        values = values.astype(np.float64)
-        finite = values[np.isfinite(values)]
-        if finite.size == 0:
-            raise ImageError(path, kind="unreadable", reason="it has no finite pixel value", remedy="export it again")
-        low, high = float(finite.min()), float(finite.max())
-        values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-        ranges = [1.0, 255.0, 65535.0] if image.mode == "F" else [255.0, 65535.0]
-        if low >= 0:
-            low, high = next(((0.0, white) for white in ranges if high <= white), (low, high))
-    scaled = (values.astype(np.float64) - low) * (255.0 / ((high - low) or 1.0))
-    return np.rint(scaled).astype(np.uint8)
+        rgb, losses = to_rgb(Path(path), upright.image, stored, value_range)
+        return upright._replace(image=rgb, losses=tuple(losses))

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image
 
 from scalablevit.data.image_file import ImageError, open_image
 from scalablevit.data.orientation import load_upright
+from scalablevit.data.pixel_values import stored_pixels
 
 
 class UprightMask(NamedTuple):
@@ -54,24 +55,13 @@ def read_upright_mask(path: str | Path) -> UprightMask:
     """
     path = Path(path)
     with open_image(path) as image:
-        raw_mode, maximum = _raw_mode_and_maximum(image)
+        stored = stored_pixels(image)
         lossy = image.format in ("JPEG", "MPO")
         upright = load_upright(image)
         palette = upright.image.getpalette("RGB") if upright.image.mode in ("P", "PA") else None
-        labels = _labels(path, upright.image, raw_mode, maximum)
+        labels = _labels(path, upright.image, stored.raw_mode, stored.maximum)
         colours = None if palette is None else tuple(zip(palette[::3], palette[1::3], palette[2::3], strict=True))
         return UprightMask(labels, upright.orientation, colours, lossy)
-
-
-def _raw_mode_and_maximum(image: Image.Image) -> tuple[str, int | None]:
-    """How a picture that is not decoded yet stores its pixels: Pillow's raw mode, and the PGM's own maximum."""
-    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
-    arguments = tiles[0][3] if tiles else ""
-    if not isinstance(arguments, tuple):
-        return str(arguments), None
-    # Only those PGM whose maximum fills no whole number of bits hand over (raw mode, maximum).
-    scaled = image.format == "PPM" and len(arguments) == 2
-    return str(arguments[0]), int(arguments[1]) if scaled else None
 
 
 def _labels(path: Path, image: Image.Image, raw_mode: str, maximum: int | None) -> np.ndarray:

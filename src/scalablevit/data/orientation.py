@@ -5,36 +5,40 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from scalablevit.data.pixel_values import Loss
+
 
 class UprightImage(NamedTuple):
-    """A picture, and how it lay in its file.
+    """An image, and how it lay in its file.
 
     Fields:
         image: upright, mode RGB.
         orientation: the EXIF orientation that was applied, 1 (none) to 8.
         stored_size: (width, height) of the file's own pixel grid, before it was turned.
+        losses: what the file holds and the image does not.
     """
 
     image: Image.Image
     orientation: int
     stored_size: tuple[int, int]
+    losses: tuple[Loss, ...] = ()
 
 
 def load_upright(image: Image.Image) -> UprightImage:
-    """Decode a picture and turn it; the image stays in its own mode."""
+    """Decode an image and turn it in place; it stays in its own mode."""
     # Pillow turns a TIFF while it decodes it, and forgets that it did.
     turned_on_load = _orientation(image) if image.format == "TIFF" else 1
     image.load()  # truncation is met here, so that below only the EXIF block can be at fault
     try:
         orientation = _orientation(image)
-        upright = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     # A damaged EXIF block (struct.error, SyntaxError, OverflowError, ...) says nothing against the pixels.
     except Exception:
-        orientation, upright = 1, image.copy()
+        orientation = 1
     if turned_on_load != 1:
         orientation = turned_on_load
-    width, height = upright.size
-    return UprightImage(upright, orientation, (height, width) if orientation >= 5 else (width, height))
+    width, height = image.size
+    return UprightImage(image, orientation, (height, width) if orientation >= 5 else (width, height))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -43,7 +47,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn pixels as `read_image` turns a picture of that EXIF orientation.
+    """Turn pixels as `read_image` turns an image of that EXIF orientation.
 
     Args:
         pixels: (H, W) or (H, W, C), as stored.

@@ -68,7 +68,7 @@ def read_pair(image_path: str | Path, mask_path: str | Path, *, mask_frame: Mask
         ImageError: the image or the mask cannot be read, or the mask has colours instead of labels.
         PairError: the mask has another size than the image.
     """
-    image, orientation, stored_size = read_upright(image_path)
+    image, orientation, stored_size, _ = read_upright(image_path)
     mask = read_upright_mask(mask_path)
     labels, unclear = mask.labels, False
     if mask.orientation == 1 and orientation != 1:
