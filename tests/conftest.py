@@ -1,4 +1,4 @@
-"""What all tests share: paths of the golden numbers and of the benchmarks, and a seed."""
+"""What all tests share: paths of the golden numbers, the command line and the benchmarks, and a seed."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 TESTS = Path(__file__).parent
-sys.path[:0] = [str(TESTS / "golden"), str(TESTS.parent / "benchmarks")]
+sys.path[:0] = [str(TESTS), str(TESTS / "golden"), str(TESTS.parent / "benchmarks")]
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,11 @@
-"""What a network costs: parameters and FLOPs in both conventions."""
+"""Count what a network costs: parameters, FLOPs in both conventions, and the sizes of its feature maps."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from scalablevit.backbone import PyramidBackbone, ScalableViT, typed
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a network costs.
+    """Cost of a network.
 
     Attributes:
         parameters: their number.
@@ -51,8 +53,51 @@ def count(model: nn.Module, *inputs: torch.Tensor) -> Complexity:
     return Complexity(sum(p.numel() for p in model.parameters()), (total - attention) // 2, total)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """A model taken apart for counting.
+
+    Args:
+        network: the whole model, whose parameters are counted.
+        backbone: in it, whose stages are described.
+        passes: networks that one image goes through, each with its input.
+        notes: what is printed beside the cost, as JSON takes it.
+    """
+
+    network: nn.Module
+    backbone: ScalableViT | PyramidBackbone
+    passes: Sequence[tuple[nn.Module, torch.Tensor]]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def cost(self) -> Complexity:
+        """Count the parameters of the network and the operations of all passes."""
+        counts = [count(network, x) for network, x in self.passes]
+        return Complexity(
+            sum(p.numel() for p in self.network.parameters()),
+            sum(part.multiply_adds for part in counts),
+            sum(part.flops for part in counts),
+        )
+
+
+def describe(parts: Parts, height: int, width: int) -> dict[str, Any]:
+    """Everything that `scalablevit info` prints of a model, for images of `height` by `width` pixels.
+
+    Returns:
+        image (height, width), parameters, multiply_adds, flops, stages as of `stage_sizes`, and the parts' notes.
+    """
+    cost = parts.cost()
+    return {
+        "image": [height, width],
+        "parameters": cost.parameters,
+        "multiply_adds": cost.multiply_adds,
+        "flops": cost.flops,
+        "stages": stage_sizes(parts.backbone, height, width),
+        **parts.notes,
+    }
+
+
 def stage_sizes(network: ScalableViT | PyramidBackbone, height: int, width: int) -> list[dict[str, int]]:
-    """What `scalablevit info` prints of the stages, for images of `height` by `width` pixels.
+    """Describe the stages of a network, for images of `height` by `width` pixels.
 
     Returns:
         for each stage its map's channels, height and width in tokens, its stride in pixels, and its number of blocks.

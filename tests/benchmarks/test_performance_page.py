@@ -11,7 +11,7 @@ from test_linear_cost import costs
 import measure_cpu
 import write_performance
 from scalablevit.bench.turns import compare
-from scalablevit.cli import _parser
+from scalablevit.cli.bench import parser
 from write_performance import PAGE, PLOT, RESULTS, TABLES, filled
 
 
@@ -143,8 +143,8 @@ def test_plot(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["inference", "training"])
 def test_commands_parse(what: str) -> None:
     words = measure_cpu.words(measure_cpu.COMMANDS[what])
-    assert words[1:3] == ["-m", "scalablevit"]
-    args = _parser().parse_args(words[3:])
+    assert words[1:4] == ["-m", "scalablevit", "bench"]
+    args = parser().parse_args(words[4:])
     assert args.models[0] == "scalablevit_small"
     assert args.output in {f"benchmarks/results/{file}" for file, *_ in TABLES.values()}
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tiny_runs import Outcome, fit, write_pictures
+from tiny_runs import fit, write_pictures
+
+from command_line import Outcome
 
 
 @pytest.fixture(scope="session")

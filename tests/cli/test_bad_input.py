@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import SMALL, scalablevit, write_pictures
+from tiny_runs import SMALL, write_pictures
 
+from command_line import scalablevit
 from scalablevit.cli import main
 from scalablevit.training.invocation import invocation
 
@@ -80,7 +81,7 @@ def fit_error(pictures: Path, tmp_path: Path) -> Callable[..., str]:
         (["--run", ""], "--run needs a value"),
         (["--config", "--epochs=2"], "--config needs a value"),
         (["--config", "imagenet_smal"], "neither a file nor a packaged recipe; did you mean imagenet_small?"),
-        (["--resume=x"], "--resume goes on with a run and its recipe: leave out --run and --config"),
+        (["--resume=x"], "--resume continues a run with its own recipe: leave out --run and --config"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )  # fmt: skip
@@ -189,7 +190,7 @@ def test_a_folder_that_holds_a_run(fit_error: Callable[..., str], run: Path, tmp
 
 
 def test_nothing_to_resume(tmp_path: Path, run: Path) -> None:
-    assert "there is no run to go on with" in error_of("fit", "--resume", tmp_path / "none")
+    assert "there is no run to resume" in error_of("fit", "--resume", tmp_path / "none")
     shutil.copy(run / "recipe.yaml", tmp_path)
     assert f"{tmp_path}/checkpoints/last.ckpt is missing" in error_of("fit", "--resume", tmp_path)
 
@@ -233,8 +234,8 @@ def test_validate_wants_a_run(tmp_path: Path, run: Path) -> None:
     assert "is not a run folder" in error_of("validate", tmp_path)
     assert "validate needs the run's folder first" in error_of("validate", "--json")
     assert "validate needs the run's folder first" in error_of("validate", "")
-    assert "its first word: leave out --run" in error_of("validate", run, "--run", tmp_path)
-    assert "its first word: leave out --resume" in error_of("validate", run, "--resume", tmp_path)
+    assert "its first argument: leave out --run" in error_of("validate", run, "--run", tmp_path)
+    assert "its first argument: leave out --resume" in error_of("validate", run, "--resume", tmp_path)
     assert "there is no checkpoint" in error_of("validate", run, "--checkpoint", tmp_path / "none.ckpt")
 
 

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_runs import scalablevit
 
-from scalablevit import cli
+from command_line import scalablevit
 from scalablevit.bench import cells, throughput
+from scalablevit.cli import bench
 
 QUICK = ("--size", "32x40", "--batch", "1", "--rounds", "2", "--warm-up", "1", "--device", "cpu")
 
@@ -29,7 +29,7 @@ def test_json(monkeypatch: pytest.MonkeyPatch) -> None:
     done = scalablevit("bench", *QUICK, "--json", "--task", "training", "inference")
     (training, inference) = json.loads(done.out)["cells"]
     assert (training["task"], inference["task"]) == ("training", "inference")
-    assert tuple(training["contenders"]) == cli._BENCH_MODELS
+    assert tuple(training["contenders"]) == bench.MODELS
 
 
 def test_nothing_measured_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_nothing_measured_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--precision", "tf32", "--device", "cpu"), 1, "--precision tf32 is for CUDA devices, not cpu; use fp32"),
         (("--device", "cuda:99"), 1, "--device cuda:99: this machine has"),
         (("--output", "/"), 1, "--output '/' is not a file"),
-        (("--size", "224x"), 2, "'224x' is no size; say a side such as 224, or height x width as 800x1280"),
+        (("--size", "224x"), 2, "'224x' is no size; give a side such as 224, or height x width as 800x1280"),
         (("--size", "0"), 2, "'0' is no size"),
         (("--precision", "fp8"), 2, "invalid choice: 'fp8'"),
     ],
@@ -68,7 +68,7 @@ def test_wrong_words(words: tuple[str, ...], code: int, message: str, capsys: py
 
 
 def test_help_offers_what_can_be_measured() -> None:
-    assert cli._BENCH_CHOICES == {
+    assert bench.CHOICES == {
         "precision": cells.PRECISIONS,
         "mode": cells.MODES,
         "task": cells.TASKS,

@@ -11,8 +11,9 @@ import pytest
 import timm
 import torch
 import yaml
-from tiny_runs import CLASSES, SMALL, Outcome, assert_same_result, fit, scalablevit, stop_at_batch, weights_of, words_of
+from tiny_runs import CLASSES, SMALL, assert_same_result, fit, stop_at_batch, weights_of, words_of
 
+from command_line import Outcome, scalablevit
 from scalablevit.classification import ClassificationTask, Classifier
 from scalablevit.data.images import read_image
 from scalablevit.weights import read_metadata

@@ -8,8 +8,9 @@ from typing import BinaryIO
 
 import pytest
 from PIL import Image
-from tiny_runs import CLASSES, scalablevit
+from tiny_runs import CLASSES
 
+from command_line import scalablevit
 from scalablevit.data.images import read_image
 
 
@@ -18,7 +19,7 @@ def test_files_folders_and_globs(pictures: Path, run: Path) -> None:
     outcome = scalablevit("predict", val / "red", val / "gr*" / "*.png", val / "red" / "pic 0.png", "--weights", run)
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
-    assert lines[0].split() == ["picture", "class", "probability"]
+    assert lines[0].split() == ["image", "class", "probability"]
     assert sum(line.startswith(str(pictures)) for line in lines) == 6
     assert len(lines) == 1 + 6 * 3
 

@@ -114,7 +114,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(pictures: Path, tmp_path: Pa
     message = result.stderr.strip().splitlines()[-1]
     assert message.startswith("scalablevit: error: ")
     assert "could not be written (File too large)" in message
-    again = f"To go on then: {shlex.join([sys.executable, '-m', 'scalablevit', 'fit', '--resume', str(run)])}"
+    again = f"To resume then: {shlex.join([sys.executable, '-m', 'scalablevit', 'fit', '--resume', str(run)])}"
     assert message.endswith(again)
     assert last.read_bytes() == before
     assert [path.name for path in last.parent.iterdir() if path.name.endswith(".tmp")] == []

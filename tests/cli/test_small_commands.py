@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_runs import scalablevit
 
+from command_line import scalablevit
 from scalablevit.cli import main
 from scalablevit.recipes import recipe_names
 

@@ -1,12 +1,9 @@
-"""Pictures of 16 pixels, a network of 0.6 M parameters, and the command run in this process."""
+"""Pictures of 16 pixels, a network of 0.6 M parameters, and runs of it."""
 
-import contextlib
-import io
 import os
 import shlex
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from scalablevit.cli import main
+from command_line import Outcome, scalablevit
 from scalablevit.training.invocation import invocation
 from scalablevit.training.module import TrainingModule
 
@@ -35,15 +32,6 @@ SMALL = (
 )
 
 
-@dataclass
-class Outcome:
-    """What a command left: exit code and its two streams."""
-
-    code: int
-    out: str
-    err: str
-
-
 def write_pictures(root: Path, *, classes: Sequence[str] = CLASSES, num_train: int = 6, num_val: int = 3) -> Path:
     """Noise, with the class as the brightest colour: learned within a few steps."""
     rng = np.random.default_rng(0)
@@ -56,17 +44,6 @@ def write_pictures(root: Path, *, classes: Sequence[str] = CLASSES, num_train: i
                 pixels[..., k % 3] += 150
                 Image.fromarray(pixels).save(folder / f"pic {i}.png")
     return root
-
-
-def scalablevit(*words: str | Path) -> Outcome:
-    """Run the command in this process. An exception is a stack trace to a user, and fails the test."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-    return Outcome(code, out.getvalue(), err.getvalue())
 
 
 def words_of(command: str) -> list[str]:

@@ -1,7 +1,5 @@
 """The commands as detection has them: photographs, sizes, checks, and what to do where the memory ends."""
 
-import contextlib
-import io
 import json
 import math
 from pathlib import Path
@@ -14,7 +12,7 @@ import sklearn.datasets
 import torch
 from PIL import Image
 
-from scalablevit.cli import main
+from command_line import output_of as scalablevit
 from scalablevit.data.images import read_image
 from scalablevit.detection import Preprocessing
 from scalablevit.detection.models import build_detector
@@ -32,18 +30,6 @@ PHOTOGRAPHS = [
     *(SKIMAGE / name for name in ("page.png", "horse.png", "logo.png", "microaneurysms.png", "multipage.tif")),
     *(SKIMAGE / name for name in ("chessboard_GRAY.png", "no_time_for_that_tiny.gif")),
 ]
-
-
-def scalablevit(*words: str | Path, code: int = 0) -> tuple[str, str]:
-    """Run the command in this process: what it said, on both streams."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            ended = main([str(word) for word in words])
-        except SystemExit as stopped:
-            ended = int(stopped.code or 0)
-    assert ended == code, err.getvalue()
-    return out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +147,9 @@ def exhausted(*_: Any, **__: Any) -> None:
 @pytest.mark.parametrize(
     ("command", "remedy", "not_this"),
     [
-        ("fit", "lower data.batch_size (model.global_batch keeps the step)", "--batch-size"),
+        ("fit", "lower data.batch_size (model.global_batch keeps the images per step)", "--batch-size"),
         ("validate", "lower data.val_batch_size", "global_batch"),
-        ("predict", "lower --batch-size; in detection lower --min-size and --max-size", "data."),
+        ("predict", "lower --batch-size, or --min-size and --max-size", "data."),
     ],
 )
 def test_where_the_memory_ends(
@@ -175,8 +161,8 @@ def test_where_the_memory_ends(
         "predict": [SKIMAGE / "chelsea.png", "--weights", run],
     }[command]
     (tmp_path / "checkpoints").mkdir()
-    for file in ("recipe.yaml", "checkpoints/best.ckpt"):
-        (tmp_path / file).touch()
+    (tmp_path / "checkpoints" / "best.ckpt").touch()
+    (tmp_path / "recipe.yaml").write_text("model: {class_path: scalablevit.detection.DetectionTask}")
     monkeypatch.setattr("scalablevit.training.command.TrainingCommand.__init__", exhausted)
     monkeypatch.setattr(Detector, "detect", exhausted)
     _, said = scalablevit(command, *words, code=1)

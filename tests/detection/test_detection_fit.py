@@ -21,7 +21,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from scalablevit.cli import main
+from command_line import output_of as scalablevit
 from scalablevit.data.builtin.scene_folders import write_coco
 from scalablevit.data.images import read_image
 from scalablevit.detection import DetectionTask, Detector
@@ -99,18 +99,6 @@ def write_recipe(
     }
     path.write_text(yaml.safe_dump(content))
     return path
-
-
-def scalablevit(*words: str | Path, code: int = 0) -> tuple[str, str]:
-    """Run the command in this process: (what it said, on both streams). An exception fails the test."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            ended = main([str(word) for word in words])
-        except SystemExit as stopped:
-            ended = int(stopped.code or 0)
-    assert ended == code, err.getvalue()
-    return out.getvalue(), err.getvalue()
 
 
 def stop_at_batch(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:

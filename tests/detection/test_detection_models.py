@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
-from scalablevit.detection.complexity import count_detector, describe
+from scalablevit.complexity import describe
+from scalablevit.detection.cost import detector_parts, parts
 from scalablevit.detection.models import DETECTORS, build_detector, mask_rcnn, paste_mask, paste_masks, retinanet
 from scalablevit.detection.models.anchors import FixedStrideAnchors
 from scalablevit.detection.models.image_transform import ImageTransform
@@ -56,30 +57,30 @@ def make_targets(model: Any, sizes: list[tuple[int, int]], *, with_boxes: int) -
 @pytest.mark.parametrize(("kind", "size"), PUBLISHED, ids=str)
 def test_published_costs(kind: str, size: str) -> None:
     parameters, multiply_adds = PUBLISHED[kind, size]
-    found = describe(kind, f"scalablevit_{size}", 800, 1280)  # type: ignore[arg-type]
+    found = describe(parts(kind, f"scalablevit_{size}"), 800, 1280)
     assert round(found["parameters"] / 1e6, 1) == parameters
     assert found["multiply_adds"] / 1e9 == pytest.approx(multiply_adds, rel=0.005)
     assert ("box_rois" in found) == (kind == "mask_rcnn")
 
 
 def test_released_form_of_small_is_another_network() -> None:
-    released = describe("retinanet", "scalablevit_small", scale_value=False)
-    assert released["parameters"] != describe("retinanet", "scalablevit_small")["parameters"]
+    released = parts("retinanet", "scalablevit_small", scale_value=False).cost()
+    assert released.parameters != parts("retinanet", "scalablevit_small").cost().parameters
 
 
 def test_counting_leaves_the_detector_as_it_is_and_rois_cost() -> None:
     model = tiny("mask_rcnn").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    none = count_detector(model, 64, 64, box_rois=0, mask_rois=0)
-    boxes = count_detector(model, 64, 64, box_rois=2, mask_rois=0)
+    none = detector_parts(model, 64, 64, box_rois=0, mask_rois=0).cost()
+    boxes = detector_parts(model, 64, 64, box_rois=2, mask_rois=0).cost()
     assert boxes.multiply_adds - none.multiply_adds == 2 * (16 * 49 * 16 + 16 * 16 + 16 * 4 * 5)
     assert boxes.parameters == sum(p.numel() for p in model.parameters())
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with pytest.raises(ValueError, match="box_rois"):
-        count_detector(model, 64, 64, box_rois=-1)
+        detector_parts(model, 64, 64, box_rois=-1).cost()
     with pytest.raises(ValueError, match="at least 1 pixel"):
-        count_detector(model, 0, 64)
+        detector_parts(model, 0, 64).cost()
 
 
 @pytest.mark.parametrize("head_norm", [False, True])

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_runs import SMALL, assert_same_result, scalablevit, stop_at_batch, write_pictures
+from tiny_runs import SMALL, assert_same_result, stop_at_batch, write_pictures
 
+from command_line import scalablevit
 from scalablevit.data.builtin.scene_folders import write_ade20k, write_coco
 from scalablevit.recipes import find_recipe, recipe_names, recipe_text, recipe_title
 

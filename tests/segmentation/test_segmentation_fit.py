@@ -1,7 +1,6 @@
 """The whole path: a folder of images and masks becomes a run, resumes, predicts; two processes agree."""
 
 import contextlib
-import io
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ import torch
 import yaml
 from PIL import Image
 
+from command_line import output_of as scalablevit
 from scalablevit.cli import main
 from scalablevit.segmentation import SegmentationTask, Segmenter
 from scalablevit.visualization.metrics_file import read_metrics
@@ -69,15 +69,6 @@ def write_recipe(path: Path, **model: Any) -> Path:
     recipe = {**RECIPE, "model": {**RECIPE["model"], "init_args": {**RECIPE["model"]["init_args"], **model}}}
     path.write_text(yaml.safe_dump(recipe))
     return path
-
-
-def scalablevit(*words: str | Path) -> tuple[str, str]:
-    """Run the command in this process, which must end well; its two streams."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([str(word) for word in words])
-    assert code == 0, err.getvalue()
-    return out.getvalue(), err.getvalue()
 
 
 def scores_by_numpy(pairs: list[tuple[np.ndarray, np.ndarray]], K: int) -> tuple[float, float, list[float | None]]:

@@ -8,8 +8,10 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
+from scalablevit.complexity import describe
+from scalablevit.segmentation.cost import parts
 from scalablevit.segmentation.decoders import ConvNormReLU, FCNHead, SemanticFPNDecoder, UperNetDecoder
-from scalablevit.segmentation.models import SegmentationModel, build_segmenter, describe, semantic_fpn, upernet
+from scalablevit.segmentation.models import SegmentationModel, build_segmenter, semantic_fpn, upernet
 from scalablevit.training.param_groups import parameter_groups
 
 CHANNELS = (16, 32, 64, 128)
@@ -51,13 +53,14 @@ def with_lived_in_norms(module: nn.Module) -> nn.Module:
     ],
 )
 def test_published_parameters_and_flops(kind: Any, size: str, parameters: float, multiply_adds: float) -> None:
-    cost = describe(kind, f"scalablevit_{size}", 512, 2048)
+    cost = describe(parts(kind, f"scalablevit_{size}"), 512, 2048)
     assert round(cost["parameters"] / 1e6, 1) == parameters
     assert cost["multiply_adds"] / 1e9 == pytest.approx(multiply_adds, rel=0.01)
 
 
 def test_describe_knows_the_maps() -> None:
-    described = describe("semantic_fpn", "scalablevit_atto", 37, 100, num_classes=3, channels=8)["stages"]
+    small = parts("semantic_fpn", "scalablevit_atto", 37, 100, num_classes=3, channels=8)
+    described = describe(small, 37, 100)["stages"]
     model = semantic_fpn("scalablevit_atto", 3).eval()
     with torch.no_grad():
         sizes = [tuple(x.shape[1:]) for x in model.backbone(torch.zeros(1, 3, 37, 100))]

@@ -6,11 +6,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from scalablevit.backbone import PyramidBackbone, WindowSize, groups_below
-from scalablevit.complexity import count, stage_sizes
 from scalablevit.dense_backbone import create_dense_backbone
 from scalablevit.segmentation.decoders import FCNHead, SemanticFPNDecoder, UperNetDecoder, resize
 
@@ -201,34 +199,6 @@ def build_segmenter(kind: SegmenterKind, variant: str, num_classes: int, /, **mo
     if unknown := sorted(set(model_args) - set(known)):
         raise ValueError(f"{kind} has no option {', '.join(unknown)}; its options are {', '.join(known)}")
     return _BUILDERS[kind](variant, num_classes, **model_args)
-
-
-def describe(
-    kind: SegmenterKind, variant: str, height: int, width: int, *, num_classes: int = 150, **model_args: Any
-) -> dict[str, Any]:
-    """What a segmentation model costs, for images of `height` by `width` pixels.
-
-    Args:
-        kind, variant, num_classes, model_args: as for `build_segmenter`.
-        height, width: in pixels; at least 1. Published figures are for 512 x 2048.
-
-    Returns:
-        parameters (the auxiliary head's included), multiply_adds and flops (without it, as in prediction), and for
-        each stage its map's channels, height, width, stride, and blocks.
-
-    Raises:
-        ValueError: as `build_segmenter`.
-    """
-    with torch.device("meta"):
-        model = build_segmenter(kind, variant, num_classes, **model_args)
-        cost = count(model, torch.empty(1, model.in_chans, height, width))
-    return {
-        "image": [height, width],
-        "parameters": cost.parameters,
-        "multiply_adds": cost.multiply_adds,
-        "flops": cost.flops,
-        "stages": stage_sizes(model.backbone, height, width),
-    }
 
 
 def _check(**counts: int) -> None:

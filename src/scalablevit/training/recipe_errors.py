@@ -71,7 +71,7 @@ _REQUIRED = re.compile(r"arguments are required: (?P<parts>.+)")
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: .*)?$", re.MULTILINE)
 _GOT = re.compile(r"(?:Got value|Given value): (.+?)$", re.MULTILINE)
-_NO_CLASS = re.compile(r"module '[^']+' has no attribute '[^']+'|No module named '[^']+'")
+_NO_CLASS = re.compile(r"(?:module '[^']+' has no|No \S+) attribute '?\w+'?|No module named '[^']+'")
 _CLASS = re.compile(r"class_path '([^']+)'")
 
 

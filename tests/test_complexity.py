@@ -5,7 +5,8 @@ import timm
 import torch
 from torch import nn
 
-from scalablevit.bench.complexity import count, describe
+from scalablevit.classification.cost import classifier_parts
+from scalablevit.complexity import count, describe
 
 
 def test_linear_and_convolution_by_hand() -> None:
@@ -37,7 +38,7 @@ def test_attention_products_count_as_flops_only() -> None:
 def test_maps_are_those_the_network_makes(size: tuple[int, int]) -> None:
     network = timm.create_model("scalablevit_atto").eval()
     weights = network.head.fc.weight.clone()
-    stages = describe(network, *size)["stages"]
+    stages = describe(classifier_parts(network, *size), *size)["stages"]
     with torch.no_grad():
         maps = network.forward_intermediates(torch.zeros(1, 3, *size), intermediates_only=True)
     assert [(s["channels"], s["height"], s["width"]) for s in stages] == [tuple(x.shape[1:]) for x in maps]

@@ -1,0 +1,30 @@
+from . import bench as bench
+from . import classification as classification
+from . import data as data
+from . import deploy as deploy
+from . import detection as detection
+from . import layers as layers
+from . import ops as ops
+from . import segmentation as segmentation
+from . import training as training
+from . import visualization as visualization
+from . import weights as weights
+from .backbone import PyramidBackbone as PyramidBackbone
+from .backbone import ScalableViT as ScalableViT
+from .backbone import create_backbone as create_backbone
+from .backbone import scalablevit_atto as scalablevit_atto
+from .backbone import scalablevit_base as scalablevit_base
+from .backbone import scalablevit_large as scalablevit_large
+from .backbone import scalablevit_nano as scalablevit_nano
+from .backbone import scalablevit_small as scalablevit_small
+from .backbone import scalablevit_tiny as scalablevit_tiny
+from .deploy.optimize import optimize as optimize
+from .layers import set_attention as set_attention
+from .weights import LoadReport as LoadReport
+from .weights import WeightsError as WeightsError
+from .weights import load_model as load_model
+from .weights import load_weights as load_weights
+from .weights import save_model as save_model
+from .weights import save_weights as save_weights
+
+__version__: str

@@ -1,0 +1,52 @@
+"""Take a classifier apart for counting its cost."""
+
+import timm
+import torch
+
+from scalablevit.backbone import ScalableViT
+from scalablevit.complexity import Parts
+from scalablevit.device import choose_device
+from scalablevit.layers import attention_paths
+
+
+def classifier_parts(network: ScalableViT, height: int, width: int) -> Parts:
+    """Take a classifier apart for one image of `height` by `width` pixels.
+
+    The notes tell how its attentions compute on this machine: in bfloat16 on a GPU, else in float32.
+    """
+    device = choose_device(None)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    attention = [
+        {"attention": path.attention, "blocks": path.blocks, **vars(path.choice)}
+        for path in attention_paths(network, device=device, dtype=dtype)
+    ]
+    image = torch.empty(1, network.in_chans, height, width, device="meta")
+    return Parts(network, network, [(network, image)], {"attention": attention})
+
+
+def parts(
+    model: str,
+    variant: str,
+    height: int = 224,
+    width: int = 224,
+    *,
+    num_classes: int = 1000,
+    scale_value: bool | None = None,
+) -> Parts:
+    """Build a classifier, taken apart for `scalablevit.complexity.describe`.
+
+    Args:
+        model: "classifier".
+        variant: name of the network.
+        height, width: of the image, in pixels; at least 1.
+        num_classes: of the head.
+        scale_value: the scaled-value form of SSA; None: the released form.
+
+    Raises:
+        ValueError: no such model.
+    """
+    if model != "classifier":
+        raise ValueError(f"model must be classifier, got {model!r}")
+    with torch.device("meta"):
+        network = timm.create_model(variant, num_classes=num_classes, scale_value=bool(scale_value))
+    return classifier_parts(network, height, width)

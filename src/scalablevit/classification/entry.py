@@ -1,0 +1,29 @@
+"""What the command line knows of classification."""
+
+from scalablevit.tasks import DataCheck, Flag, Model, TaskEntry
+
+ENTRY = TaskEntry(
+    name="classification",
+    task="scalablevit.classification.task:ClassificationTask",
+    data="scalablevit.classification.data:ImageFolderData",
+    predictor="scalablevit.classification.predict:Classifier",
+    columns=("class", "probability"),
+    predict_flags=(Flag("--top", "number of classes to print (default: 5)", metavar="N", type=int),),
+    check=DataCheck(
+        kind="classes",
+        title="a folder per class",
+        function="scalablevit.classification.check:check_folder",
+        flags=(
+            Flag("--train", "name of the training folder in it", metavar="NAME"),
+            Flag("--val", "name of the validation folder in it", metavar="NAME"),
+        ),
+    ),
+    cost="scalablevit.classification.cost:parts",
+    models=(Model("classifier", (224,), 1000),),
+    out_of_memory={
+        "fit": "lower data.batch_size (model.global_batch keeps the images per step), or set "
+        "--model.grad_checkpointing true",
+        "validate": "lower data.batch_size",
+        "predict": "lower --batch-size, or set --device cpu",
+    },
+)

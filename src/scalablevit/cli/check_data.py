@@ -1,0 +1,56 @@
+"""`scalablevit check-data`."""
+
+from pathlib import Path
+from typing import Any
+
+from scalablevit.cli.progress import progress
+from scalablevit.cli.words import Parser, add_flags, given_arguments, parser_of
+from scalablevit.tasks import DataCheck, entries, load
+
+SUMMARY = "Find every bad file of a data folder before training does"
+
+
+def _checks() -> dict[str, DataCheck]:
+    """Title of a layout -> its check."""
+    return {entry.check.title: entry.check for entry in entries().values()}
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    found = parser_of("check-data", SUMMARY)
+    checks = _checks()
+    found.add_argument("root", help=f"data folder: {'; or '.join(checks)}. For COCO annotations also their file")
+    kinds = [check.kind for check in checks.values()]
+    found.add_argument("--kind", choices=kinds, help="layout of the folder (default: detected from the folder)")
+    found.add_argument(
+        "--val-fraction", type=float, default=0.1, metavar="X",
+        help="share to set aside where there is no validation data (default: 0.1)",
+    )  # fmt: skip
+    found.add_argument("--json", action="store_true", help="print JSON")
+    for title, check in checks.items():
+        add_flags(found, title, check.flags)
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Run the command."""
+    args = parser().parse_args(words)
+    checks = _checks()
+    title = _layout(args.root, args.kind, vars(args))
+    flags = {title: check.flags for title, check in checks.items()}
+    given = given_arguments(args, flags, title, f"{args.root} holds {title}")
+    check = load(checks[title].function)
+    with progress("checking images") as on_progress:
+        report = check(args.root, val_fraction=args.val_fraction, on_progress=on_progress, **given)
+    print(report.to_json() if args.json else report.to_text())
+    return 0 if report.ok else 1
+
+
+def _layout(root: str, kind: str | None, given: dict[str, Any]) -> str:
+    """Title of the layout: the one of `kind`, or the one that recognizes the folder."""
+    checks = _checks()
+    if kind is not None:
+        return next(title for title, check in checks.items() if check.kind == kind)
+    folder = Path(root).expanduser()
+    otherwise = next(title for title, check in checks.items() if not check.recognizes)
+    return next((title for title, check in checks.items() if check.matches(folder, given)), otherwise)

@@ -1,0 +1,80 @@
+"""Find the command, run it, and turn what goes wrong into a message and an exit code."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import NoReturn
+
+from scalablevit import __version__
+from scalablevit.cli.errors import UsageError, fail, is_user_error, message_of
+from scalablevit.cli.words import Parser, did_you_mean
+
+COMMANDS = ("fit", "validate", "predict", "info", "bench", "check-data", "recipes")
+"""Each is a module of this package with a `SUMMARY` and a `main(words)` that returns the exit code."""
+
+
+def module_of(command: str) -> ModuleType:
+    """The module that holds a command."""
+    return import_module(f"scalablevit.cli.{command.replace('-', '_')}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command `scalablevit`.
+
+    Args:
+        argv: words after the program's name; None: those of this process.
+
+    Returns:
+        exit code: 0; 1 where something went wrong; 2 where the command line is wrong; 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except KeyboardInterrupt:
+        return fail("stopped", code=130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("SCALABLEVIT_DEBUG") or not is_user_error(error):
+            raise
+        return fail(message_of(error), code=2 if isinstance(error, UsageError) else 1)
+
+
+def run() -> NoReturn:
+    """Run the console script."""
+    sys.exit(main())
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words:
+        _parser().print_help()
+        return 2
+    if words[0].startswith("-"):
+        _parser().parse_args(words)
+        raise UsageError(f"the command comes first: scalablevit COMMAND {words[0]} ...; {_choices()}")
+    if words[0] not in COMMANDS:
+        hint = did_you_mean(words[0], COMMANDS) or _choices()
+        raise UsageError(f"there is no command {words[0]!r}; {hint}")
+    return int(module_of(words[0]).main(words[1:]))
+
+
+def _choices() -> str:
+    return f"choose from {', '.join(COMMANDS)}"
+
+
+def _parser() -> Parser:
+    """Of the program's own options; the commands are there for its help."""
+    parser = Parser(
+        prog="scalablevit",
+        description="Train, evaluate and use ScalableViT (arXiv:2203.10790).",
+        usage="scalablevit [-h] [--version] COMMAND ...",
+        epilog="`scalablevit COMMAND --help` tells more. First time? `scalablevit fit --config digits`",
+    )
+    parser.add_argument("--version", action="version", version=f"scalablevit {__version__}")
+    commands = parser.add_subparsers(prog="scalablevit", title="commands", metavar="COMMAND     ")
+    for command in COMMANDS:
+        commands.add_parser(command, help=module_of(command).SUMMARY, add_help=False)
+    return parser

@@ -1,0 +1,54 @@
+"""What goes wrong: which errors are the user's to correct, their message, and the exit code."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from scalablevit.tasks import TaskEntry
+
+
+class UsageError(ValueError):
+    """A command line that is wrong whatever lies on the disk."""
+
+
+def fail(message: str, code: int = 1) -> int:
+    """Print an error to standard error and return the exit code."""
+    print(f"scalablevit: error: {message}", file=sys.stderr)
+    return code
+
+
+def is_user_error(error: Exception) -> bool:
+    """Whether the user can correct it; everything else is a defect of ours and keeps its stack trace."""
+    ours = {"MisconfigurationException", "NonFiniteError", "OutOfMemoryError"}
+    return isinstance(error, ValueError | OSError) or bool(_class_names(error) & ours)
+
+
+def message_of(error: Exception) -> str:
+    """The message for the user."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if "OutOfMemoryError" in _class_names(error):
+        return f"{_first_sentence(error)}; free some memory"
+    return str(error)
+
+
+@contextlib.contextmanager
+def memory_advice(command: str, find_entry: Callable[[], TaskEntry | None]) -> Iterator[None]:
+    """Say what to change where memory runs out; `find_entry` is asked for the task then."""
+    try:
+        yield
+    except Exception as error:
+        entry = find_entry() if "OutOfMemoryError" in _class_names(error) else None
+        advice = None if entry is None else entry.out_of_memory.get(command)
+        if advice is None:
+            raise
+        raise ValueError(f"{_first_sentence(error)}; {advice}") from error
+
+
+def _class_names(error: Exception) -> set[str]:
+    """Names of the error's classes: importing the classes would cost seconds."""
+    return {base.__name__ for base in type(error).__mro__}
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).split(". ")[0]

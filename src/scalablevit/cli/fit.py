@@ -1,0 +1,80 @@
+"""`scalablevit fit`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scalablevit.cli.errors import UsageError, memory_advice
+from scalablevit.cli.importing import importing
+from scalablevit.cli.run_words import entry_of_recipes, split
+from scalablevit.recipes import find_recipe
+
+if TYPE_CHECKING:
+    from scalablevit.training.command import TrainingCommand
+
+SUMMARY = "Train with a recipe"
+USAGE = """\
+usage: scalablevit fit --config NAME|FILE [--run FOLDER] [--KEY VALUE ...]
+       scalablevit fit --resume FOLDER [--KEY VALUE ...]
+
+Train with a recipe. NAME is one of `scalablevit recipes`, FILE your own YAML.
+
+options:
+  --config NAME|FILE   recipe; a further --config overrides values of the one before
+  --run FOLDER         run folder to create (default: runs/NAME)
+  --resume FOLDER      resume the run in FOLDER from its last checkpoint
+  --devices N          GPUs (or CPU processes); short for --trainer.devices
+  --epochs N           short for --trainer.max_epochs
+  --precision P        32-true, bf16-mixed or 16-mixed; short for --trainer.precision
+  --seed N             short for --seed_everything
+  --KEY VALUE          any value of the recipe, such as --data.root images --model.drop_path_rate 0.2
+  --print_config       print the recipe with every KEY and its value, and stop
+  --model.help CLASS   explain the keys of model (CLASS as in model.class_path); --data.help likewise
+"""
+
+
+def main(words: list[str]) -> int:
+    """Run the command."""
+    if words and words[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    given = split(words, values=("--run", "--resume"))
+    run, resume, configs = given.taken.get("--run"), given.taken.get("--resume"), given.configs
+    if resume is not None:
+        if run is not None or configs:
+            raise UsageError("--resume continues a run with its own recipe: leave out --run and --config")
+        run, configs = resume, [str(Path(resume) / "recipe.yaml")]
+        if not Path(configs[0]).is_file():
+            raise ValueError(f"--resume {resume}: there is no run to resume ({configs[0]} is missing)")
+    if not configs:
+        raise UsageError(
+            "fit needs --config NAME|FILE or --resume FOLDER; `scalablevit recipes` lists the names, "
+            "`scalablevit fit --help` tells more"
+        )
+    recipes = [find_recipe(config) for config in configs]
+    folder = Path(run) if run is not None else Path("runs") / recipes[0].stem
+
+    with importing():
+        from scalablevit.training.command import TrainingCommand, quiet_lightning
+
+    quiet_lightning()
+    with memory_advice("fit", lambda: entry_of_recipes(recipes)):
+        _fit(TrainingCommand("fit", recipes, given.keys, run=folder, resume=resume is not None))
+    return 0
+
+
+def _fit(command: "TrainingCommand") -> None:
+    """Train; where the run stops or the disk is full, say how to resume it."""
+    from scalablevit.safe_write import WriteError
+    from scalablevit.training.invocation import invocation
+    from scalablevit.training.stopping import TrainingStopped, leave
+
+    folder = command.folder.path
+    try:
+        command.fit()
+    except TrainingStopped as stopped:
+        leave(stopped, run=folder, is_global_zero=command.trainer.is_global_zero)
+    except WriteError as error:
+        if not command.folder.last.is_file():
+            raise
+        again = invocation("fit", "--resume", folder)
+        raise ValueError(f"{error.strerror}. To resume then: {again}") from error

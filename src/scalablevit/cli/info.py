@@ -1,0 +1,93 @@
+"""`scalablevit info`."""
+
+import argparse
+import json
+from typing import Any
+
+from scalablevit.cli.importing import importing
+from scalablevit.cli.words import Parser, parser_of
+from scalablevit.tasks import Model, TaskEntry, entries, load
+
+SUMMARY = "Print parameters, FLOPs and the sizes of the feature maps"
+
+
+def _models() -> dict[str, tuple[TaskEntry, Model]]:
+    return {model.name: (entry, model) for entry in entries().values() for model in entry.models}
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    found = parser_of("info", SUMMARY)
+    models = list(_models())
+    found.add_argument("variant", nargs="?", help="such as scalablevit_small (default: a line for each variant)")
+    found.add_argument(
+        "--model", choices=models, default=models[0], metavar="MODEL",
+        help=f"{', '.join(models)} (default: {models[0]})",
+    )  # fmt: skip
+    found.add_argument(
+        "--size", type=int, nargs="+", metavar="N", help="pixels: side, or height width (default: as published)"
+    )
+    found.add_argument("--classes", type=int, metavar="N", help="classes of the head (default: as published)")
+    found.add_argument(
+        "--scale-value", action=argparse.BooleanOptionalAction,
+        help="the scaled-value form of SSA (default: as published: only scalablevit_small in dense tasks)",
+    )  # fmt: skip
+    found.add_argument("--json", action="store_true", help="print JSON")
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Run the command."""
+    args = parser().parse_args(words)
+    entry, model = _models()[args.model]
+    size = args.size or model.size
+    if len(size) > 2:
+        raise ValueError(f"--size takes a side, or height and width, got {size}")
+    height, width = size[0], size[-1]
+    if min(height, width) < 1:
+        raise ValueError(f"--size must be at least 1 pixel, got {size}")
+    with importing():
+        from scalablevit.backbone import VARIANTS
+        from scalablevit.complexity import describe
+
+        parts = load(entry.cost)
+    if args.variant is not None and args.variant not in VARIANTS:
+        raise ValueError(f"there is no variant {args.variant!r}; choose from {', '.join(VARIANTS)}")
+    num_classes = model.num_classes if args.classes is None else args.classes
+    options = {"num_classes": num_classes, "scale_value": args.scale_value}
+    costs = {
+        variant: describe(parts(model.name, variant, height, width, **options), height, width)
+        for variant in ([args.variant] if args.variant else VARIANTS)
+    }
+    if args.json:
+        print(json.dumps(costs, indent=2))
+        return 0
+    is_first = args.model == next(iter(_models()))
+    _print_table(costs, f"{'' if is_first else f' of {args.model}'} for {height} x {width} pixels")
+    if args.variant:
+        _print_stages(costs[args.variant])
+    print("\nmultiply-adds: of convolutions and linear layers, as papers print FLOPs;")
+    print("FLOPs: with attention products, a multiply-add counted as two operations")
+    if model.note:
+        print(model.note)
+    return 0
+
+
+def _print_table(costs: dict[str, Any], what: str) -> None:
+    print(f"{'variant':<20}{'parameters':>12}{'multiply-adds':>16}{'FLOPs':>10}  {what}")
+    for name, cost in costs.items():
+        print(
+            f"{name:<20}{cost['parameters'] / 1e6:>10.2f} M{cost['multiply_adds'] / 1e9:>14.2f} G"
+            f"{cost['flops'] / 1e9:>8.2f} G"
+        )
+
+
+def _print_stages(cost: dict[str, Any]) -> None:
+    print()
+    for i, stage in enumerate(cost["stages"], 1):
+        print(
+            f"stage {i}   stride {stage['stride']:>2}   {stage['channels']:>4} channels   "
+            f"{stage['height']} x {stage['width']} tokens   {stage['blocks']} blocks"
+        )
+    for path in cost.get("attention", []):
+        print(f"{path['blocks']} x {path['attention']}: {path['implementation']}, as {path['reason']}")

@@ -1,0 +1,69 @@
+"""`scalablevit validate`."""
+
+import json
+import logging
+import math
+from pathlib import Path
+
+from scalablevit.cli.errors import UsageError, memory_advice
+from scalablevit.cli.importing import importing
+from scalablevit.cli.run_words import entry_of_recipes, split
+from scalablevit.recipes import find_recipe
+
+SUMMARY = "Evaluate a run's checkpoint on validation data"
+USAGE = """\
+usage: scalablevit validate RUN [--checkpoint FILE] [--json] [--KEY VALUE ...]
+
+Evaluate the best checkpoint of a run on its validation data, or on other data: --data.root FOLDER, or, with COCO
+annotations, --data.val_annotations FILE --data.val_images FOLDER, which evaluate every image of that file.
+
+options:
+  --checkpoint FILE    another checkpoint (default: best.ckpt in RUN/checkpoints; last.ckpt where there is none yet)
+  --json               print the metrics as JSON
+  --devices N, --KEY VALUE   as for fit
+"""
+
+_log = logging.getLogger(__name__)
+
+
+def main(words: list[str]) -> int:
+    """Run the command."""
+    if words and words[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if not words or not words[0] or words[0].startswith("-"):
+        raise UsageError("validate needs the run's folder first: scalablevit validate RUN")
+    run = Path(words[0])
+    given = split(words[1:], values=("--run", "--resume", "--checkpoint"), flags=("--json",))
+    for flag in ("--run", "--resume"):
+        if flag in given.taken:
+            raise UsageError(f"validate evaluates the run in {run}, its first argument: leave out {flag}")
+    recipe = run / "recipe.yaml"
+    if not recipe.is_file():
+        raise ValueError(f"{run} is not a run folder: {recipe} is missing")
+    best, last = run / "checkpoints" / "best.ckpt", run / "checkpoints" / "last.ckpt"
+    has_last_only = last.is_file() and not best.is_file()
+    checkpoint = Path(given.taken.get("--checkpoint") or (last if has_last_only else best))
+    if not checkpoint.is_file():
+        raise ValueError(f"there is no checkpoint {checkpoint}; name one with --checkpoint")
+
+    with importing():
+        from scalablevit.training.command import TrainingCommand, quiet_lightning
+
+    quiet_lightning()
+    recipes = [recipe, *map(find_recipe, given.configs)]
+    with memory_advice("validate", lambda: entry_of_recipes(recipes)):
+        command = TrainingCommand("validate", recipes, given.keys, run=run, checkpoint=checkpoint)
+        if has_last_only and "--checkpoint" not in given.taken:
+            _log.warning("there is no %s, which the first validation writes; evaluating %s", best, last)
+        metrics = command.validate()
+    if not command.trainer.is_global_zero:
+        return 0
+    if "--json" in given.taken:
+        # NaN, the mean over nothing, is no JSON
+        print(json.dumps({name: value if math.isfinite(value) else None for name, value in metrics.items()}))
+    else:
+        width = max(map(len, metrics), default=0)
+        for name, value in metrics.items():
+            print(f"{name:<{width}}  {value:.4f}")
+    return 0

@@ -1,0 +1,9 @@
+from .data import CocoData as CocoData
+from .models import mask_rcnn as mask_rcnn
+from .models import retinanet as retinanet
+from .predict import Detection as Detection
+from .predict import Detector as Detector
+from .predict import Prediction as Prediction
+from .task import DetectionTask as DetectionTask
+from .transforms import Augmentation as Augmentation
+from .transforms import Preprocessing as Preprocessing

@@ -1,0 +1,65 @@
+"""What the command line knows of detection."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scalablevit.tasks import DataCheck, Flag, Model, TaskEntry
+
+
+def recognizes(folder: Path, given: Mapping[str, Any]) -> bool:
+    """Whether a data folder, or a file, holds COCO annotations."""
+    patterns = ("*.json", "annotations/*.json", "*/_annotations.coco.json")
+    if not folder.is_file() and not any(any(folder.glob(pattern)) for pattern in patterns):
+        return False
+    from scalablevit.detection.coco import CocoError, find_parts
+
+    try:
+        find_parts(folder)
+    except CocoError as error:
+        # a folder of images may hold some other JSON file beside them
+        return folder.is_file() or error.kind != "no-annotation-file" or any(folder.glob("annotations/*.json"))
+    return True
+
+
+ENTRY = TaskEntry(
+    name="detection",
+    task="scalablevit.detection.task:DetectionTask",
+    data="scalablevit.detection.data:CocoData",
+    predictor="scalablevit.detection.predict:Detector",
+    columns=("object", "score"),
+    predict_flags=(
+        Flag("--threshold", "lowest score of a detection (default: 0.5)", metavar="X", type=float),
+        Flag("--min-size", "resize the shorter side to N pixels (default: as in training)", metavar="N", type=int),
+        Flag("--max-size", "limit the longer side to N pixels (default: as in training)", metavar="N", type=int),
+    ),
+    check=DataCheck(
+        kind="coco",
+        title="COCO annotations",
+        function="scalablevit.detection.check:check_coco",
+        recognizes="scalablevit.detection.entry:recognizes",
+        flags=(
+            Flag("--train-annotations", "training annotations", metavar="FILE"),
+            Flag("--val-annotations", "validation annotations", metavar="FILE"),
+            Flag("--train-images", "training images", metavar="FOLDER"),
+            Flag("--val-images", "validation images", metavar="FOLDER"),
+            Flag(
+                "--annotation-frame",
+                "pixel grid of the boxes where EXIF rotates an image (default: auto, by the image's size)",
+                choices=("auto", "stored", "upright"),
+            ),
+            Flag("--no-masks", "check boxes only", switch=False, fills="masks"),
+        ),
+    ),
+    cost="scalablevit.detection.cost:parts",
+    models=(
+        Model("retinanet", (800, 1280), 80),
+        Model("mask_rcnn", (800, 1280), 80, "counted with 1000 regions of interest for boxes and 100 for masks"),
+    ),
+    out_of_memory={
+        "fit": "lower data.batch_size (model.global_batch keeps the images per step), or set "
+        "--model.grad_checkpointing true",
+        "validate": "lower data.val_batch_size",
+        "predict": "lower --batch-size, or --min-size and --max-size, or set --device cpu",
+    },
+)

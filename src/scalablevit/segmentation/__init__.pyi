@@ -1,0 +1,11 @@
+from .data import MaskFolderData as MaskFolderData
+from .data import MaskFolderSettings as MaskFolderSettings
+from .inference import InferenceSettings as InferenceSettings
+from .models import semantic_fpn as semantic_fpn
+from .models import upernet as upernet
+from .predict import Prediction as Prediction
+from .predict import Segmenter as Segmenter
+from .task import SegmentationSettings as SegmentationSettings
+from .task import SegmentationTask as SegmentationTask
+from .transforms import Augmentation as Augmentation
+from .transforms import Preprocessing as Preprocessing

@@ -1,0 +1,29 @@
+"""Take a segmentation model apart for counting its cost."""
+
+from typing import Any
+
+import torch
+
+from scalablevit.complexity import Parts
+from scalablevit.segmentation.models import build_segmenter
+
+
+def parts(
+    model: str, variant: str, height: int = 512, width: int = 2048, *, num_classes: int = 150, **model_args: Any
+) -> Parts:
+    """Build a segmentation model, taken apart for `scalablevit.complexity.describe`.
+
+    The auxiliary head of UperNet counts among the parameters, not among the operations: inference leaves it out.
+
+    Args:
+        model: "semantic_fpn" or "upernet".
+        variant, num_classes, model_args: as for `build_segmenter`.
+        height, width: of the image, in pixels; at least 1.
+
+    Raises:
+        ValueError: as `build_segmenter`.
+    """
+    with torch.device("meta"):
+        segmenter = build_segmenter(model, variant, num_classes, **model_args)  # type: ignore[arg-type]
+        image = torch.empty(1, segmenter.in_chans, height, width)
+    return Parts(segmenter, segmenter.backbone, [(segmenter, image)])

@@ -1,0 +1,74 @@
+"""What the command line knows of segmentation."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scalablevit.tasks import DataCheck, Flag, Model, TaskEntry
+
+
+def recognizes(folder: Path, given: Mapping[str, Any]) -> bool:
+    """Whether a data folder holds images and masks; `given` may name its folders."""
+    from scalablevit.segmentation.mask_settings import MaskSettings
+    from scalablevit.segmentation.pairs import scan_pairs
+
+    names = {name: given[name] for name in ("train", "val", "images", "masks") if name in given}
+    return bool(scan_pairs(folder, MaskSettings(**names)).train)
+
+
+ENTRY = TaskEntry(
+    name="segmentation",
+    task="scalablevit.segmentation.task:SegmentationTask",
+    data="scalablevit.segmentation.data:MaskFolderData",
+    predictor="scalablevit.segmentation.predict:Segmenter",
+    columns=("class", "share"),
+    predict_flags=(
+        Flag("--tile", "predict in tiles of N pixels, for images of any size", metavar="N", type=int),
+        Flag(
+            "--short-side",
+            "resize the shorter side to N pixels first (default: as in training; with --tile 0, no resizing)",
+            metavar="N",
+            type=int,
+        ),
+        Flag("--scales", "average over these relative sizes", metavar="X", type=float, nargs="+"),
+        Flag("--flip", "average over the mirrored image as well", switch=True),
+    ),
+    check=DataCheck(
+        kind="masks",
+        title="images and masks",
+        function="scalablevit.segmentation.check:check_masks",
+        recognizes="scalablevit.segmentation.entry:recognizes",
+        flags=(
+            Flag("--train", "name of the training folder in it", metavar="NAME"),
+            Flag("--val", "name of the validation folder in it", metavar="NAME"),
+            Flag("--images", "name of the folder of images", metavar="NAME"),
+            Flag("--masks", "name of the folder of masks", metavar="NAME"),
+            Flag("--reduce-zero-label", "label 0 is no class; label 1 is the first", switch=True),
+            Flag(
+                "--ignore-labels", "labels to ignore (default: 255; without N, none)", metavar="N", type=int, nargs="*"
+            ),
+            Flag("--class-names-file", "file with the names of the classes", metavar="FILE"),
+            Flag(
+                "--mask-frame",
+                "pixel grid of the masks where EXIF rotates an image (default: auto, by the image's size)",
+                choices=("auto", "stored", "upright"),
+            ),
+        ),
+    ),
+    cost="scalablevit.segmentation.cost:parts",
+    models=(
+        Model("semantic_fpn", (512, 2048), 150),
+        Model(
+            "upernet",
+            (512, 2048),
+            150,
+            "the auxiliary head counts among the parameters, not among the operations: it serves training only",
+        ),
+    ),
+    out_of_memory={
+        "fit": "lower data.batch_size (model.global_batch keeps the images per step), or set "
+        "--model.grad_checkpointing true",
+        "validate": "set --model.inference.mode slide",
+        "predict": "set --tile, lower --batch-size, or set --device cpu",
+    },
+)

@@ -1,0 +1,144 @@
+"""The list of tasks, and what an entry tells of one. Imports nothing heavy: the command line's help is made from it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+TASKS = ("classification", "detection", "segmentation")
+"""Packages that hold a task; each has an `entry.py` with an `ENTRY`."""
+
+
+def load(reference: str) -> Any:
+    """Import what "package.module:name" names."""
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A command-line flag that fills one argument of a function.
+
+    Args:
+        name: with its dashes, such as "--min-size".
+        help: one line, without the final stop.
+        metavar: placeholder of the value.
+        type: converts the value; None: text.
+        nargs: as argparse takes it; None: one value.
+        choices: values that are allowed; None: all.
+        switch: for a flag without a value: what it sets; None: the flag takes a value.
+        fills: the function's argument; empty: the flag's own name.
+    """
+
+    name: str
+    help: str
+    metavar: str | None = None
+    type: Callable[[str], Any] | None = None
+    nargs: str | int | None = None
+    choices: tuple[str, ...] | None = None
+    switch: bool | None = None
+    fills: str = ""
+
+    @property
+    def dest(self) -> str:
+        """Name of the flag's value among parsed arguments."""
+        return self.name.lstrip("-").replace("-", "_")
+
+    @property
+    def argument(self) -> str:
+        """Name of the argument that the flag fills."""
+        return self.fills or self.dest
+
+    def argparse_options(self) -> dict[str, Any]:
+        """Keyword arguments of `add_argument`, without a default."""
+        if self.switch is not None:
+            return {"dest": self.dest, "action": "store_const", "const": self.switch, "help": self.help}
+        options = {"metavar": self.metavar, "type": self.type, "nargs": self.nargs, "choices": self.choices}
+        given = {name: value for name, value in options.items() if value is not None}
+        return {"dest": self.dest, "help": self.help, **given}
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """How `scalablevit check-data` checks the data folder of a task.
+
+    Args:
+        kind: value of --kind.
+        title: of the layout, for help and messages.
+        function: reference to the check: (root, val_fraction, on_progress, **flags) to a `DataReport`.
+        flags: of this check alone.
+        recognizes: reference to a function (folder, flags) that says whether the folder has this layout;
+            empty: the layout of folders that no other task recognizes.
+    """
+
+    kind: str
+    title: str
+    function: str
+    flags: tuple[Flag, ...] = ()
+    recognizes: str = ""
+
+    def matches(self, folder: Path, given: Mapping[str, Any]) -> bool:
+        """Whether the folder has this layout; `given` are values of flags."""
+        return bool(self.recognizes) and bool(load(self.recognizes)(folder, given))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model whose cost `scalablevit info` prints.
+
+    Args:
+        name: value of --model.
+        size: height and width in pixels, or the one side, of the published figures.
+        num_classes: of the published figures.
+        note: how its cost was counted.
+    """
+
+    name: str
+    size: tuple[int, ...]
+    num_classes: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """Everything that the command line knows of a task.
+
+    References are "package.module:name"; they are imported when they are needed.
+
+    Args:
+        name: of the task's package, as the metadata of weights has it.
+        task: reference to the LightningModule.
+        data: reference to the data module.
+        predictor: reference to the class with `load` and `predict`.
+        columns: headings of the table that `scalablevit predict` prints behind the image's path.
+        predict_flags: flags of `scalablevit predict` that fill arguments of `predictor.predict`.
+        check: the check of its data.
+        cost: reference to (model, variant, num_classes, scale_value) to `scalablevit.complexity.Parts`.
+        models: that `cost` knows.
+        out_of_memory: command -> what to change where memory runs out.
+    """
+
+    name: str
+    task: str
+    data: str
+    predictor: str
+    columns: tuple[str, str]
+    check: DataCheck
+    cost: str
+    models: tuple[Model, ...]
+    predict_flags: tuple[Flag, ...] = ()
+    out_of_memory: Mapping[str, str] = field(default_factory=dict)
+
+
+@cache
+def entries() -> dict[str, TaskEntry]:
+    """Every task's entry by name."""
+    return {name: load(f"scalablevit.{name}.entry:ENTRY") for name in TASKS}
+
+
+def entry_of(task_class: type) -> TaskEntry | None:
+    """The entry whose task is this class or a base of it; None: the class is no task of this package."""
+    references = {f"{base.__module__}:{base.__qualname__}" for base in task_class.__mro__}
+    return next((entry for entry in entries().values() if entry.task in references), None)
