@@ -375,7 +375,7 @@ def test_memory_of_a_process_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("error", "note"),
     [
-        (BrokenProcessPool("terminated abruptly"), "its process was stopped, perhaps for want of memory"),
+        (BrokenProcessPool("terminated abruptly"), "its process was killed, probably out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "out of memory"),
     ],
     ids=["killed", "refused"],

@@ -1,0 +1,253 @@
+"""Measure what the Triton kernels take of a GPU (registers, spills, shared memory), without a GPU.
+
+    python benchmarks/kernel_resources.py
+
+Triton compiles for a compute capability, and NVIDIA's `cuobjdump`, which Triton ships, reads the binary. The numbers
+belong to a version of Triton: the result's name says which. From them follow the programs that a multiprocessor holds
+at once; `tests/ops/test_*_compiles.py` asserts only what the design needs of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import itertools
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+
+from scalablevit.bench.conditions import conditions
+from scalablevit.bench.result import write_json
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Launch(NamedTuple):
+    """A kernel as a launch specialises it: by types, compile-time constants, and multiples of 16."""
+
+    name: str
+    function: Any
+    signature: dict[str, str]
+    constants: dict[tuple[int, ...], Any]
+    attributes: dict[tuple[int, ...], Any]
+    num_warps: int
+    num_stages: int
+
+    @property
+    def multiples_of_16(self) -> set[str]:
+        """Names of the numbers (not pointers) that the kernel may assume to be multiples of 16."""
+        names = [self.function.arg_names[path[0]] for path, found in self.attributes.items() if found]
+        return {name for name in names if not self.signature[name].startswith("*")}
+
+
+class Resources(NamedTuple):
+    """What one program of a kernel takes.
+
+    Attributes:
+        registers: of a thread.
+        spilled: bytes of a thread that wait in local memory for want of registers.
+        shared: bytes of shared memory of a program.
+        num_warps: warps of a program, of 32 threads.
+    """
+
+    registers: int
+    spilled: int
+    shared: int
+    num_warps: int
+
+
+class Gpu(NamedTuple):
+    """What a multiprocessor has, and how fast the memory is.
+
+    Attributes:
+        shared: bytes of shared memory of a multiprocessor.
+        warps: most warps of a multiprocessor.
+        bytes_in_flight: bytes that each multiprocessor must have requested at any time to keep the memory busy:
+            bandwidth times latency, divided by the number of multiprocessors (Little's law).
+    """
+
+    shared: int
+    warps: int
+    bytes_in_flight: float
+
+
+_LATENCY = 500e-9  # seconds that a load from the memory of a loaded GPU takes
+GPUS = {
+    80: Gpu(164 * 1024, 64, 2.04e12 * _LATENCY / 108),  # A100 80 GB
+    90: Gpu(228 * 1024, 64, 4.8e12 * _LATENCY / 132),  # H200
+}
+"""Compute capability -> the fastest card of that kind."""
+
+
+def programs_per_multiprocessor(taken: Resources, gpu: Gpu) -> int:
+    """Compute how many programs of a kernel a multiprocessor holds at once.
+
+    Registers go to warps in units of 256, and each quarter of a multiprocessor has 16,384; a program reserves 1 KiB of
+    shared memory on top of its own.
+    """
+    of_a_warp = -(-taken.registers * 32 // 256) * 256
+    warps = min(4 * (16384 // of_a_warp), gpu.warps)
+    return min(warps // taken.num_warps, gpu.shared // (taken.shared + 1024), 32)
+
+
+@contextmanager
+def recorded(capability: int) -> Iterator[list[Launch]]:
+    """Record all kernel launches in a list; nothing is compiled, run or written."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    class Driver:
+        def get_current_device(self) -> int:
+            return -capability
+
+        def get_current_stream(self, device: int) -> int:
+            return 0
+
+        def get_current_target(self) -> GPUTarget:
+            return GPUTarget("cuda", capability, 32)
+
+    found: list[Launch] = []
+
+    def record(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
+        launch = Launch(
+            fn.name.rsplit(".")[-1],
+            fn.jit_function,
+            dict(compile["signature"]),
+            dict(compile["constants"]),
+            dict(compile["configs"][0]),
+            compile["num_warps"],
+            compile["num_stages"],
+        )
+        found.append(launch)
+        return True  # neither compile nor launch
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(type(triton.runtime.driver), "active", Driver()))
+        stack.enter_context(mock.patch.object(triton.knobs.runtime, "jit_cache_hook", record))
+        yield found
+
+
+def resources(launch: Launch, capability: int, folder: Path) -> Resources:
+    """Compile a recorded launch, with files in `folder`, and read what it takes."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    built = triton.compile(
+        ASTSource(launch.function, launch.signature, launch.constants, launch.attributes),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": launch.num_warps, "num_stages": launch.num_stages},
+    )
+    binary = folder / "kernel.cubin"
+    binary.write_bytes(built.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    usage = subprocess.run([tool, "-res-usage", binary], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert found, usage
+    return Resources(int(found[1]), int(found[2]), built.metadata.shared, launch.num_warps)
+
+
+def window_launches(
+    capability: int,
+    dtype: torch.dtype,
+    window: tuple[int, int],
+    D: int,
+    *,
+    B: int = 1,
+    size: tuple[int, int] = (57, 57),
+    heads: int = 2,
+) -> list[Launch]:
+    """Record a forward and a backward of window attention under autocast: parameters are in fp32."""
+    from scalablevit.ops.window_attention import kernel
+
+    C = heads * D
+    options: dict[str, Any] = {"num_heads": heads, "window_size": window}
+    qkv, grad = torch.empty(B, *size, 3 * C, dtype=dtype), torch.empty(B, *size, C, dtype=dtype)
+    weight, bias, fill = torch.empty(C, 1, 3, 3), torch.empty(C), torch.empty(3 * C)
+    with recorded(capability) as found:
+        kernel.forward(qkv, weight, bias, fill, **options)
+        kernel.backward(grad, qkv, weight, fill, **options, with_sums=True)
+    assert [launch.name for launch in found] == ["_forward_kernel", "_backward_kernel"]
+    return found
+
+
+def reduced_launches(
+    capability: int, dtype: torch.dtype, M: int, widths: tuple[int, int], *, B: int = 1, N: int = 3136, heads: int = 2
+) -> list[Launch]:
+    """Record a forward and a backward of attention over M reduced keys."""
+    from scalablevit.ops.reduced_attention import kernel
+
+    D, Dv = widths
+    options: dict[str, Any] = {"num_heads": heads, "scale": 0.2}
+    q, out = torch.empty(B, N, heads * D, dtype=dtype), torch.empty(B, N, heads * Dv, dtype=dtype)
+    k, v = torch.empty(B, M, heads * (D + Dv), dtype=dtype).split((heads * D, heads * Dv), dim=-1)
+    log_sums = torch.empty(B, heads, N)
+    with recorded(capability) as found:
+        kernel.forward(q, k, v, out, log_sums, **options)
+        kernel.backward(torch.empty_like(out), q, k, v, out, log_sums, **options)
+    return found
+
+
+CAPABILITIES = (80, 90)
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+WINDOWS = (((7, 7), 32),)
+"""Windows and head widths of the paper."""
+REDUCED = ((49, (40, 32)), (1050, (40, 32)), (49, (64, 64)), (49, (128, 128)))
+"""Keys and head widths: S at 224 pixels and at 800 x 1333, wider heads, and the widest."""
+
+
+def measure(folder: Path) -> list[dict[str, Any]]:
+    """Compile every case, and return its figures."""
+    found = []
+    for capability, dtype in itertools.product(CAPABILITIES, DTYPES):
+        cases: list[tuple[str, Sequence[Launch]]] = [
+            (f"window_attention {window[0]} x {window[1]}, {D} channels", window_launches(capability, dtype, window, D))
+            for window, D in WINDOWS
+        ]
+        cases += [
+            (f"reduced_attention {M} keys, {D} and {Dv} channels", reduced_launches(capability, dtype, M, (D, Dv)))
+            for M, (D, Dv) in REDUCED
+        ]
+        for case, launches in cases:
+            for launch in launches:
+                taken = resources(launch, capability, folder)
+                found.append(
+                    {
+                        "case": case,
+                        "kernel": launch.name,
+                        "capability": capability,
+                        "dtype": str(dtype).removeprefix("torch."),
+                        **taken._asdict(),
+                        "programs": programs_per_multiprocessor(taken, GPUS[capability]),
+                    }
+                )
+    return found
+
+
+def main() -> None:
+    """Read the flags, compile, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, help=f"JSON file; default {RESULTS.name}/kernel_resources-VERSION.json")
+    args = parser.parse_args()
+    version = importlib.metadata.version("triton")
+    path = args.output or RESULTS / f"kernel_resources-triton-{version}.json"
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict("os.environ", TRITON_CACHE_DIR=f"{folder}/cache"):
+        kernels = measure(Path(folder))
+    result = {"benchmark": "kernel_resources", **conditions("cpu"), "kernels": kernels}
+    write_json(path, result)
+    print(f"{'':84}{'registers':>10}{'spilled':>9}{'shared':>9}{'programs':>10}")
+    for row in kernels:
+        case = f"sm_{row['capability']} {row['dtype']} {row['case']} {row['kernel'].strip('_')}"
+        print(f"{case:84}{row['registers']:>10}{row['spilled']:>9}{row['shared']:>9}{row['programs']:>10}")
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()
