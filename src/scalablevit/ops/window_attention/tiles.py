@@ -1,8 +1,8 @@
 """Tiles and grids of the kernels of window attention, and what fits them, by plain functions of the sizes.
 
 Needs no Triton. The limits come from compiling every case for compute capability 8.0 and 9.0 and reading registers,
-spilled bytes and shared memory (`benchmarks/kernel_resources.py`); `tests/ops/test_window_attention_compiles.py` asserts
-what has to follow from them.
+spilled bytes and shared memory (`benchmarks/kernel_resources.py`); `tests/ops/test_window_attention_compiles.py`
+asserts what has to follow from them.
 """
 
 from __future__ import annotations
