@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+_LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as mkstemp names them
 
 
 class WriteError(OSError):
@@ -60,6 +63,13 @@ def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None
     """
     text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def sweep_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files that killed processes left in `folder`; call it where nobody else writes there."""
+    for file in Path(folder).glob(".*.tmp"):
+        if _LEFTOVER.fullmatch(file.name):
+            file.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -180,7 +180,7 @@ def test_weights_of_another_variant(fit_error: Callable[..., str], run: Path) ->
 def test_a_folder_that_holds_a_run(fit_error: Callable[..., str], run: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     message = fit_error("--run", run)
-    hint = f"already holds a run: go on with it ({invocation('fit', '--resume', run)}), or name another folder by --run"
+    hint = f"already holds a run: resume it ({invocation('fit', '--resume', run)}), or name another folder by --run"
     assert hint in message
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     file = tmp_path / "file"

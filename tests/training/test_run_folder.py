@@ -22,14 +22,17 @@ from scalablevit.visualization.metrics_file import read_metrics
 def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
     folder = claim(tmp_path / "a" / "run", resume=False)
     assert folder.checkpoints.is_dir()
-    claim(folder.path, resume=False)  # nothing has begun yet
+    folder.release()
+    folder = claim(folder.path, resume=False)  # nothing has begun yet
+    folder.release()
+    folder.checkpoints.mkdir(parents=True)
     folder.recipe.write_text("model: {}\n")
     with pytest.raises(ValueError, match="already holds a run: remove it, or name another folder by --run"):
         claim(folder.path, resume=False)
     with pytest.raises(ValueError, match=r"nothing to resume .*last\.ckpt is missing"):
         claim(folder.path, resume=True)
     folder.last.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"already holds a run: go on with it \(.* fit --resume .*/a/run\), or name"):
+    with pytest.raises(ValueError, match=r"already holds a run: resume it \(.* fit --resume .*/a/run\), or name"):
         claim(folder.path, resume=False)
     assert claim(folder.path, resume=True).last == tmp_path / "a" / "run" / "checkpoints" / "last.ckpt"
     (tmp_path / "file").touch()

@@ -108,7 +108,7 @@ class TrainingCommand(LightningCLI):
         # Ranks that a launcher starts repeat the command line; only the first one takes the folder.
         if self.verb == "fit" and rank() == 0:
             try:
-                claim(self.folder.path, self.resume)
+                self.folder = claim(self.folder.path, self.resume)
             except OSError as error:
                 raise RecipeError(
                     f"cannot make the run folder {self.folder.path} ({error.strerror}); name another by --run"

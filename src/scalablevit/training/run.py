@@ -58,16 +58,23 @@ class Run:
         try:
             with explained(checkpoint):
                 self.trainer.fit(self.module, self.data, ckpt_path=checkpoint)
+            if self.trainer.is_global_zero:
+                self._finish()
         except BaseException as error:
             self._clean_up(error)
             raise
-        if self.trainer.is_global_zero:
-            if not self._has_begun:
-                _print(
-                    f"the run had all its {self.trainer.current_epoch} epochs already; to train on: "
-                    f"{invocation('fit', '--resume', self.folder.path, '--epochs', 'N')}"
-                )
-            self.write_results()
+        finally:
+            if rank() == 0:
+                self.folder.release()
+
+    def _finish(self) -> None:
+        """Write the results of a run that has all its epochs."""
+        if not self._has_begun:
+            _print(
+                f"the run had all its {self.trainer.current_epoch} epochs already; to train on: "
+                f"{invocation('fit', '--resume', self.folder.path, '--epochs', 'N')}"
+            )
+        self.write_results()
 
     def validate(self, checkpoint: Path | None) -> Mapping[str, float]:
         """Evaluate a checkpoint on the validation data.
@@ -121,7 +128,6 @@ class Run:
         if self._has_begun and not has_stepped:
             for file in (self.folder.recipe, self.folder.environment, self.folder.metrics):
                 file.unlink(missing_ok=True)
-        self.folder.release()
 
     def write_recipe(self) -> None:
         """Keep the resolved recipe and the environment; `fit --config RUN/recipe.yaml` repeats the run."""

@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from scalablevit.safe_write import write_json
+from scalablevit.safe_write import sweep_leftovers, write_json
 from scalablevit.training.environment import environment
 from scalablevit.training.invocation import invocation
+from scalablevit.training.run_lock import RunLock
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class RunFolder:
         self.last = self.checkpoints / "last.ckpt"
         self.best = self.checkpoints / "best.ckpt"
         self.weights = self.path / "model.safetensors"
+        self._lock = RunLock(self.path)
 
     def holds_a_run(self) -> bool:
         """Whether a run has begun here."""
@@ -54,8 +56,19 @@ class RunFolder:
                 log.warning("%s cannot be read and is replaced", self.environment)
         write_json(self.environment, {**entry, "earlier": earlier} if earlier else entry)
 
+    def acquire(self) -> None:
+        """Lock the folder, which must exist, for this process; sweep what killed writes left behind.
+
+        Raises:
+            FolderInUseError: another process trains in it.
+        """
+        self._lock.acquire()
+        for folder in (self.path, self.checkpoints):
+            sweep_leftovers(folder)
+
     def release(self) -> None:
-        """Remove a folder in which no training has begun."""
+        """Unlock the folder; remove one in which no training has begun."""
+        self._lock.release()
         if not self.holds_a_run():
             shutil.rmtree(self.tensorboard, ignore_errors=True)
             for folder in (self.checkpoints, self.path):
@@ -64,16 +77,19 @@ class RunFolder:
 
 
 def claim(path: str | os.PathLike[str], resume: bool) -> RunFolder:
-    """Take `path` for a run, on rank zero before its other ranks start: make the folder, refuse to mix two
+    """Take `path` for a run, on rank zero before its other ranks start: make the folder, lock it, refuse to mix two
     runs.
 
     Args:
         path: the run folder.
         resume: go on with the run in it, from its last checkpoint.
 
+    Returns:
+        the folder, locked until `release`.
+
     Raises:
         ValueError: without `resume`, the folder holds a run, or a file stands there; with it, there is no
-            checkpoint.
+            checkpoint. Or another process trains in it.
     """
     folder = RunFolder(path)
     if folder.path.exists() and not folder.path.is_dir():
@@ -84,9 +100,14 @@ def claim(path: str | os.PathLike[str], resume: bool) -> RunFolder:
                 f"there is nothing to resume in {folder.path}: {folder.last} is missing. "
                 "Name another run folder, or start anew without resuming"
             )
+        folder.acquire()
         return folder
-    if folder.holds_a_run():
-        again = f"go on with it ({invocation('fit', '--resume', folder.path)})"
+    if not folder.holds_a_run():
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.acquire()
+    if folder.holds_a_run():  # looked at again: another run may have begun before this one had the lock
+        folder.release()
+        again = f"resume it ({invocation('fit', '--resume', folder.path)})"
         remedy = again if folder.last.is_file() else "remove it"
         raise ValueError(f"{folder.path} already holds a run: {remedy}, or name another folder by --run")
     folder.checkpoints.mkdir(parents=True, exist_ok=True)

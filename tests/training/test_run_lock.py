@@ -1,0 +1,98 @@
+"""Two runs never write into one folder, and a killed one holds nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from scalablevit.training.run_folder import RunFolder, claim
+from scalablevit.training.run_lock import FolderInUseError, RunLock
+
+HOLDER = """
+import os, sys, time
+from scalablevit.training.run_lock import RunLock
+RunLock(sys.argv[1]).acquire()
+if os.fork() == 0:  # as a data worker that outlives its process
+    time.sleep(30)
+print("held", flush=True)
+time.sleep(30)
+"""
+
+
+def test_a_second_run_is_refused_and_told_who_holds_the_folder(tmp_path: Path) -> None:
+    first = RunLock(tmp_path)
+    first.acquire()
+    with pytest.raises(FolderInUseError, match=rf"is in use: process {os.getpid()} on .* --run"):
+        RunLock(tmp_path).acquire()
+    first.release()
+    assert list(tmp_path.iterdir()) == []
+    second = RunLock(tmp_path)
+    second.acquire()
+    second.release()
+
+
+def test_the_lock_dies_with_its_process_though_a_child_lives_on(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(FolderInUseError, match=rf"process {holder.pid} on "):
+            RunLock(tmp_path).acquire()
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+        assert (tmp_path / ".lock").exists()
+        lock = RunLock(tmp_path)
+        lock.acquire()
+        lock.release()
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+
+
+def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
+    def attempt(_: int) -> bool:
+        lock = RunLock(tmp_path)
+        try:
+            lock.acquire()
+        except FolderInUseError:
+            return False
+        time.sleep(0.2)
+        lock.release()
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(attempt, range(8))) == 1
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_claimed_folder_is_locked_before_anything_is_written(tmp_path: Path, resume: bool) -> None:
+    run = RunFolder(tmp_path / "run")
+    if resume:
+        run.checkpoints.mkdir(parents=True)
+        run.last.touch()
+    first = claim(run.path, resume)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(FolderInUseError):
+        claim(run.path, resume)
+    assert sorted(tmp_path.rglob("*")) == before
+    first.release()
+    claim(run.path, resume).release()
+
+
+def test_leftovers_of_killed_writes_are_swept_and_nothing_else(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.checkpoints.mkdir(parents=True)
+    run.last.touch()
+    left = [run.checkpoints / ".last.ckpt.abc_12x3.tmp", run.path / ".metrics.csv.q1w2e3r4.tmp"]
+    others = [run.checkpoints / "mine.tmp", run.checkpoints / ".notes.tmp", run.path / ".last.ckpt.tmp"]
+    for file in (*left, *others):
+        file.write_bytes(b"half")
+    claim(run.path, resume=True).release()
+    assert not any(file.exists() for file in left)
+    assert all(file.exists() for file in others)
