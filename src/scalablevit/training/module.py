@@ -22,6 +22,7 @@ from scalablevit.data.randomness import seed_all
 from scalablevit.data.unreadable import UnreadableFiles
 from scalablevit.safe_write import write_json
 from scalablevit.training import schedules
+from scalablevit.training.early_stopping import Patience
 from scalablevit.training.nonfinite_guard import NonFiniteGuard
 from scalablevit.training.param_groups import parameter_groups
 from scalablevit.training.settings import TrainingSettings
@@ -85,6 +86,7 @@ class TrainingModule(LightningModule):
         self.train_loss = MeanMetric()
         self.arguments_from_weights: dict[str, Any] = {}
         self._loader_state: dict[str, int] | None = None
+        self._last_lr: float | None = None
 
     def save_weights(self, folder: Path, metadata: dict[str, Any]) -> Path:
         """Write the network's weights into the run folder.
@@ -139,10 +141,12 @@ class TrainingModule(LightningModule):
         return scale_value
 
     def configure_callbacks(self) -> list[Callback]:
-        """The guard against non-finite steps and, with `ema_decay`, the averaging of the weights."""
+        """The guard against non-finite steps; with `ema_decay` averaged weights, with `patience` early stopping."""
         callbacks: list[Callback] = [NonFiniteGuard(max_steps=self.settings.max_nonfinite_steps)]
         if self.settings.ema_decay is not None:
             callbacks.append(WarmedUpAveraging(self.settings.ema_decay))
+        if self.settings.patience is not None:
+            callbacks.append(Patience(*self.monitor, self.settings.patience))
         return callbacks
 
     def setup(self, stage: str) -> None:
@@ -312,8 +316,9 @@ class TrainingModule(LightningModule):
             self.trainer.check_val_every_n_epoch = 1  # else what was learned since the last validation would be lost
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's mean loss, over all ranks and over an interruption, and where the schedule is."""
-        self.log("lr_epoch", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
+        """Log the epoch's mean loss, over all ranks and an interruption, and the learning rate of its last step."""
+        if self._last_lr is not None:  # of the last step that was made; the optimizer has the next one's by now
+            self.log("lr_epoch", self._last_lr)
         if self.train_loss.update_called:  # not where a resumed epoch had no step left
             self.log("train/loss_epoch", self.train_loss.compute())
 
@@ -367,8 +372,8 @@ class TrainingModule(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the step and log the learning rate of the fastest group."""
         seed_all(self.settings.seed, self.global_rank, self.current_epoch, batch_idx)
-        groups = self.trainer.optimizers[0].param_groups
-        self.log("lr", max(group["lr"] for group in groups), on_step=True, on_epoch=False)
+        self._last_lr = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
+        self.log("lr", self._last_lr, on_step=True, on_epoch=False)
 
 
 def check_variant(variant: str) -> None:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from scalablevit.safe_write import write_atomically
 from scalablevit.training.devices import threads_per_process
+from scalablevit.training.early_stopping import why_ended_early
 from scalablevit.training.invocation import invocation
 from scalablevit.training.recipe_errors import RecipeError
 from scalablevit.training.run_folder import RunFolder
@@ -69,7 +70,10 @@ class Run:
 
     def _finish(self) -> None:
         """Write the results of a run that has all its epochs."""
-        if not self._has_begun:
+        reason = why_ended_early(self.trainer)
+        if reason is not None:
+            _print(f"the run {reason}")
+        elif not self._has_begun:
             _print(
                 f"the run had all its {self.trainer.current_epoch} epochs already; to train on: "
                 f"{invocation('fit', '--resume', self.folder.path, '--epochs', 'N')}"

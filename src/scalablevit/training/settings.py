@@ -105,6 +105,8 @@ class TrainingSettings:
             null: batch_size * devices * trainer.accumulate_grad_batches.
         ema_decay: decay of the moving average of the weights, in [0, 1); null: no averaging.
         max_nonfinite_steps: how many optimizer steps in a row may be dropped for non-finite gradients.
+        patience: end the run early, after this many validations in a row without a better value of the metric that
+            chooses the best checkpoint; null: train all epochs.
         seed: of the run; every step draws its random numbers from (seed, rank, epoch, batch).
 
     Raises:
@@ -116,6 +118,7 @@ class TrainingSettings:
     global_batch: int | None = None
     ema_decay: float | None = None
     max_nonfinite_steps: int = 10
+    patience: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -123,3 +126,4 @@ class TrainingSettings:
         _require(batch is None or batch >= 1, "global_batch", "be at least 1 or null", batch)
         _require(decay is None or 0 <= decay < 1, "ema_decay", "lie in [0, 1) or be null", decay)
         _require(steps >= 1, "max_nonfinite_steps", "be at least 1", steps)
+        _require(self.patience is None or self.patience >= 1, "patience", "be at least 1 or null", self.patience)
