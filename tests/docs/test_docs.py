@@ -21,6 +21,7 @@ import scalablevit.detection as detection
 import scalablevit.segmentation as segmentation
 from scalablevit.cli import main
 from scalablevit.cli.entry import COMMANDS, module_of
+from scalablevit.detection.models.settings import MaskRCNNSettings, RetinaNetSettings
 from scalablevit.recipes import recipe_names, recipe_text
 from scalablevit.training.settings import OptimizerSettings, ScheduleSettings
 
@@ -194,7 +195,7 @@ SHARED = {"model": ("model: shared by the tasks", TASKS), "data": ("data: shared
 # options of a task -> models by the names in the table's column "of", and arguments that the task or the data gives
 OPTIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "model.detector_options": (
-        {"RetinaNet": detection.retinanet, "Mask R-CNN": detection.mask_rcnn},
+        {"RetinaNet": RetinaNetSettings, "Mask R-CNN": MaskRCNNSettings},
         ("min_size", "max_size", "mean", "std"),
     ),
     "model.segmenter_options": ({"Semantic FPN": segmentation.semantic_fpn, "UperNet": segmentation.upernet}, ()),

@@ -71,7 +71,7 @@ def test_patience_ends_a_run_and_says_why(tmp_path: Path) -> None:
     trainer = fit(tmp_path, Scored([0.1, 0.4, 0.3, 0.4, 0.9, 0.9]), patience)
     assert trainer.current_epoch == 4
     assert why_ended_early(trainer) == (
-        "ended early, after epoch 4 of 6: val/score did not improve in 2 validations in a row (patience 2); its best "
+        "stopped early, after epoch 4 of 6: val/score did not improve in 2 validations in a row (patience 2); its best "
         "value was 0.4000 in epoch 2"
     )
 

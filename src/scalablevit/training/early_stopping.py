@@ -49,7 +49,7 @@ class Patience(EarlyStopping):
         super().load_state_dict({**state_dict, "patience": self.patience})
         self.best_epoch = state_dict["best_epoch"]
         # whether it is exhausted is asked anew: the patience may be another, and the run goes on for now
-        self.stopped_epoch = 0
+        self.stopped_epoch, self.stopping_reason_message = 0, None
 
 
 def why_ended_early(trainer: Trainer) -> str | None:
@@ -60,11 +60,11 @@ def why_ended_early(trainer: Trainer) -> str | None:
     of = "" if most is None or most < 0 else f" of {most}"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Timer) and callback.time_remaining() is not None and callback.time_remaining() <= 0:  # type: ignore[operator]
-            return f"ended after epoch {epoch}{of}: the time given by trainer.max_time or a Timer is over"
-        if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
-            return f"ended early, after epoch {epoch}{of}: {_reason(callback)}"
+            return f"stopped after epoch {epoch}{of}: the time given by trainer.max_time or a Timer is over"
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message is not None:
+            return f"stopped early, after epoch {epoch}{of}: {_reason(callback)}"
     if trainer.should_stop:
-        return f"ended after epoch {epoch}{of}: a callback asked for it (trainer.should_stop)"
+        return f"stopped after epoch {epoch}{of}: a callback asked for it (trainer.should_stop)"
     return None
 
 
