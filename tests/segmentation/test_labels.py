@@ -7,12 +7,8 @@ import numpy as np
 import pytest
 
 from scalablevit.segmentation.class_names import find_class_file, read_class_names
-from scalablevit.segmentation.labels import (
-    LabelMap,
-    OutsideLabelsError,
-    count_labels,
-    names_of_labels,
-)
+from scalablevit.segmentation.label_map import LabelMap, OutsideLabelsError
+from scalablevit.segmentation.labels import count_labels, names_of_labels
 
 DTYPES = [np.uint8, np.uint16, np.int32]
 

@@ -20,13 +20,8 @@ from scalablevit.data.check import (
 )
 from scalablevit.data.image_file import ImageError
 from scalablevit.segmentation.class_names import find_class_file, read_class_names
-from scalablevit.segmentation.labels import (
-    OUTSIDE_REMEDY,
-    LabelMap,
-    OutsideLabelsError,
-    count_labels,
-    names_of_labels,
-)
+from scalablevit.segmentation.label_map import OUTSIDE_REMEDY, LabelMap, OutsideLabelsError
+from scalablevit.segmentation.labels import count_labels, names_of_labels
 from scalablevit.segmentation.mask_settings import MaskSettings
 from scalablevit.segmentation.pairs import Pair, scan_pairs
 from scalablevit.segmentation.read_pair import MaskFrame, PairError, read_pair

@@ -10,7 +10,8 @@ from scalablevit.data.builtin import write_builtin
 from scalablevit.data.input_settings import height_and_width, per_channel
 from scalablevit.segmentation.class_names import find_class_file, read_class_names
 from scalablevit.segmentation.dataset import MaskDataset, collate
-from scalablevit.segmentation.labels import LabelMap, names_of_labels
+from scalablevit.segmentation.label_map import LabelMap
+from scalablevit.segmentation.labels import names_of_labels
 from scalablevit.segmentation.mask_settings import MaskSettings
 from scalablevit.segmentation.pairs import scan_pairs
 from scalablevit.segmentation.probe import CHECK_DATA, find_labels, probe

@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.unreadable import read_or_substitute
-from scalablevit.segmentation.labels import IGNORED, OUTSIDE_REMEDY, LabelMap, OutsideLabelsError
+from scalablevit.segmentation.label_map import OUTSIDE_REMEDY, LabelMap, OutsideLabelsError
+from scalablevit.segmentation.labels import IGNORED
 from scalablevit.segmentation.pairs import Pair
 from scalablevit.segmentation.read_pair import MaskFrame, PairError, ReadPair, read_pair
 from scalablevit.segmentation.transforms import ImageTransform, PairTransform

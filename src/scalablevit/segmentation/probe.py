@@ -10,7 +10,8 @@ from typing import Literal
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.masks import read_upright_mask
 from scalablevit.segmentation.dataset import MaskDataset
-from scalablevit.segmentation.labels import IGNORED, LabelMap, OutsideLabelsError, count_labels
+from scalablevit.segmentation.label_map import LabelMap, OutsideLabelsError
+from scalablevit.segmentation.labels import IGNORED, count_labels
 from scalablevit.segmentation.pairs import Pair
 from scalablevit.segmentation.read_pair import PairError
 
