@@ -234,3 +234,55 @@ def test_broken_masks_fail_as_pictures_do(tmp_path):
     with pytest.raises(ImageError) as caught:
         read_mask(tmp_path / "none.png")
     assert caught.value.kind == "missing"
+
+
+LOSSY = {
+    "x.jpg": ({"format": "JPEG"}, "JPEG"),
+    "renamed.png": ({"format": "JPEG"}, "JPEG"),
+    "x.webp": ({"format": "WEBP", "quality": 50}, "lossy WebP"),
+    "plain.webp": ({"format": "WEBP", "lossless": True}, ""),
+    "x.tif": ({"format": "TIFF", "compression": "jpeg"}, "TIFF with JPEG compression"),
+    "plain.tif": ({"format": "TIFF", "compression": "tiff_lzw"}, ""),
+    "x.jp2": ({"format": "JPEG2000", "irreversible": True}, "lossy JPEG 2000"),
+    "plain.jp2": ({"format": "JPEG2000", "irreversible": False}, ""),
+    "x.png": ({"format": "PNG"}, ""),
+}
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_lossy_formats_are_told_by_content(tmp_path, name):
+    options, expected = LOSSY[name]
+    Image.fromarray(np.tile(np.arange(64, dtype=np.uint8), (64, 1))).save(tmp_path / name, **options)
+    assert read_upright_mask(tmp_path / name).lossy == expected
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "1"])
+def test_colours_are_read_from_any_mode(tmp_path, mode):
+    gray = mode in ("L", "1")
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[:, 3:] = 255 if gray else (10, 200, 30)
+    image = Image.fromarray(pixels)
+    image = image.quantize(2) if mode == "P" else image.convert(mode)
+    path = saved(tmp_path / "x.png", image)
+    labels = read_upright_mask(path, in_colours=True).labels
+    assert (labels.dtype, labels.shape) == (np.int32, (4, 6))
+    assert np.unique(labels).tolist() == [0, 0xFFFFFF if gray else 0x0AC81E]
+
+
+def test_colours_of_16_bits_are_refused(tmp_path):
+    path = saved(tmp_path / "x.png", Image.fromarray(np.full((4, 6), 300, np.uint16)))
+    with pytest.raises(ImageError, match="the label map has colours") as told:
+        read_upright_mask(path, in_colours=True)
+    assert told.value.kind == "not-a-mask"
+
+
+def test_what_a_mask_holds_beside_its_labels_is_told(tmp_path):
+    alpha = np.tile(np.arange(6, dtype=np.uint8), (4, 1))
+    both = saved(tmp_path / "x.png", Image.merge("LA", [Image.new("L", (6, 4), 3), Image.fromarray(alpha)]))
+    assert [loss.kind for loss in read_upright_mask(both).losses] == ["transparent-band"]
+    assert (read_upright_mask(both).labels == 3).all()
+    opaque = saved(tmp_path / "y.png", Image.merge("LA", [Image.new("L", (6, 4), 3), Image.new("L", (6, 4), 255)]))
+    assert read_upright_mask(opaque).losses == ()
+    frames = [Image.new("L", (6, 4), value) for value in (1, 2)]
+    frames[0].save(tmp_path / "z.tif", save_all=True, append_images=frames[1:])
+    assert [loss.kind for loss in read_upright_mask(tmp_path / "z.tif").losses] == ["pages"]

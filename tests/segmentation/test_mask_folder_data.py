@@ -143,6 +143,42 @@ def test_files_without_counterpart_are_left_out_with_a_warning(tmp_path, caplog)
     assert "check-data" in caplog.text
 
 
+@pytest.mark.parametrize("as_palette", [False, True])
+def test_cvats_label_map_is_found_and_colours_become_classes(tmp_path, as_palette):
+    write_folder(tmp_path)
+    colours = np.array([(0, 0, 0), (200, 0, 0), (0, 200, 0)], np.uint8)
+    for path in tmp_path.glob("annotations/*/*.png"):
+        mask = Image.fromarray(colours[np.asarray(Image.open(path))])
+        # Each with a palette of its own, as tools write them.
+        (mask.quantize(3 + len(path.stem)) if as_palette else mask).save(path)
+    (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts\nsky:0,200,0::\nsea:200,0,0::\nsand:0,0,0::")
+    data = MaskFolderData(tmp_path, **PLAIN)
+    assert data.class_names == ["sky", "sea", "sand"]
+    assert data.palette == [(0, 200, 0), (200, 0, 0), (0, 0, 0)]
+    assert every(data.val_dataloader())[0].masks[0, 0, :4].tolist() == [2, 1, 0, 2]
+    assert "colours #00c800, #c80000, #000000 are classes" in data.summary()
+
+
+def test_numbers_become_other_numbers(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "ids.json").write_text('{"0": 1, "1": 255, "2": 0}')
+    (tmp_path / "classes.txt").write_text("two\nzero\n")
+    data = MaskFolderData(tmp_path, label_map=tmp_path / "ids.json", **PLAIN)
+    assert data.class_names == ["two", "zero"]
+    assert every(data.val_dataloader())[0].masks[0, 0, :3].tolist() == [1, 255, 0]
+
+
+def test_settings_that_contradict_the_label_map_are_refused(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "labelmap.txt").write_text("a:0,0,0::\nb:1,1,1::\nc:2,2,2::\n")
+    with pytest.raises(ValueError, match=r"labelmap.txt: reduce_zero_label contradicts"):
+        MaskFolderData(tmp_path, reduce_zero_label=True, **PLAIN)
+    with pytest.raises(ValueError, match=r"ignore_labels \[255\] are numbers"):
+        MaskFolderData(tmp_path, ignore_labels=[255], **PLAIN)
+    assert MaskFolderData(tmp_path, **PLAIN).class_names == ["a", "b", "c"], "grays are colours too"
+    assert MaskFolderData(tmp_path, label_map=None, **PLAIN).class_names == ["class 0", "class 1", "class 2"]
+
+
 @pytest.mark.parametrize("reduce", [False, True])
 def test_the_palette_is_that_of_the_masks(tmp_path, reduce):
     write_folder(tmp_path)

@@ -17,6 +17,7 @@ from scalablevit.data import image_batches
 from scalablevit.data.images import read_image
 from scalablevit.segmentation import InferenceSettings, Preprocessing, Segmenter, bands, predict
 from scalablevit.segmentation.inference import segment
+from scalablevit.segmentation.label_map import LabelMap, pack_colours
 from scalablevit.segmentation.models import build_segmenter
 from scalablevit.visualization.palette import class_colours
 from scalablevit.weights import WeightsError, save_model, save_network
@@ -112,6 +113,42 @@ def test_pictures_to_save(tmp_path: Path) -> None:
     assert mask.mode == "P"
     assert np.array_equal(np.asarray(mask), expected)
     assert mask.convert("RGB").getpixel((0, 0)) == class_colours(3)[1]
+
+
+COLOURS = ((200, 0, 0), (0, 0, 0), (0, 0, 200))
+MAPS = {
+    "reduced": (LabelMap(3, reduce_zero_label=True), [1, 2, 3], {"label": 1}),
+    "numbers": (LabelMap(3, entries=((7, 0), (8, 0), (255, 1), (40, 2))), [7, 255, 40], {"label": 7}),
+    "large": (LabelMap(3, entries=((300, 0), (8, 1), (9, 2))), [300, 8, 9], {"label": 300}),
+    "colours": (
+        LabelMap(3, entries=tuple((int(pack_colours(np.uint8(c))), k) for k, c in enumerate(COLOURS)), in_colours=True),
+        COLOURS,
+        {"colour": [200, 0, 0]},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MAPS)
+def test_masks_and_json_have_the_labels_of_the_training_masks(tmp_path: Path, kind: str) -> None:
+    label_map, labels, first = MAPS[kind]
+    made = segmenter()
+    made.label_map = label_map
+    classes = blocks(40, 60)
+    (said,) = made.predict([picture(tmp_path / "a.png", classes)], keep_images=True)
+    said.pictures()["-mask"].save(tmp_path / "mask.png")
+    expected = np.array(labels)[classes]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "mask.png")), expected)
+    assert np.array_equal(said.mask_labels(), expected)
+    assert np.array_equal(said.labels, classes), "class indices stay what they are"
+    assert {"class": "night", **first, "pixels": 1650, "share": 0.6875} in said.to_dict()["classes"]
+
+
+def test_the_palette_stands_at_the_labels(tmp_path: Path) -> None:
+    made = segmenter()
+    made.label_map = LabelMap(3, reduce_zero_label=True)
+    (said,) = made.predict([picture(tmp_path / "a.png", blocks(40, 60))], keep_images=True)
+    shown = np.asarray(said.pictures()["-mask"].convert("RGB"))
+    assert np.array_equal(shown, np.array(made.palette)[blocks(40, 60)])
 
 
 def test_a_turned_picture_is_labelled_upright(tmp_path: Path) -> None:

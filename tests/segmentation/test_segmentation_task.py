@@ -1,5 +1,7 @@
 """The segmenter's loss, metrics and options."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scalablevit.backbone import VARIANTS, ScalableViT
-from scalablevit.segmentation import InferenceSettings, Preprocessing, SegmentationTask
+from scalablevit.segmentation import InferenceSettings, Preprocessing, SegmentationTask, Segmenter
 from scalablevit.segmentation.dataset import SegmentationBatch
 from scalablevit.segmentation.inference import segment
+from scalablevit.segmentation.label_map import LabelMap
 from scalablevit.segmentation.task import segmentation_loss
 from scalablevit.training.settings import OptimizerSettings
 from scalablevit.weights import load_weights
@@ -229,3 +232,20 @@ def test_a_segmenter_of_other_classes_gives_all_but_the_class_layers(segmenter: 
 def test_wrong_arguments(options: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         task(**options)
+
+
+def test_the_label_map_travels_with_the_weights(tmp_path: Path) -> None:
+    made = task("semantic_fpn")
+    label_map = LabelMap(3, entries=((7, 0), (26, 1), (27, 1), (0, 255), (33, 2)))
+    made.trainer = SimpleNamespace(datamodule=SimpleNamespace(label_map=label_map))  # type: ignore[assignment]
+    common = {"task": "segmentation", "class_names": made.class_names, "preprocessing": preprocessing()}
+    made.save_weights(tmp_path, common)
+    assert Segmenter.load(tmp_path, device="cpu").label_map == label_map
+
+
+def test_weights_from_before_label_maps_predict_class_indices(tmp_path: Path) -> None:
+    made = task("semantic_fpn")
+    made.trainer = SimpleNamespace(datamodule=None)  # type: ignore[assignment]
+    common = {"task": "segmentation", "class_names": made.class_names, "preprocessing": preprocessing()}
+    made.save_weights(tmp_path, common)
+    assert Segmenter.load(tmp_path, device="cpu").label_map is None

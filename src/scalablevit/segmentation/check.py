@@ -19,9 +19,9 @@ from scalablevit.data.check import (
     size_range,
 )
 from scalablevit.data.image_file import ImageError
-from scalablevit.segmentation.class_names import find_class_file, read_class_names
-from scalablevit.segmentation.label_map import OUTSIDE_REMEDY, LabelMap, OutsideLabelsError
-from scalablevit.segmentation.labels import count_labels, names_of_labels
+from scalablevit.segmentation.label_map import LabelMap, OutsideLabelsError
+from scalablevit.segmentation.labels import IGNORED, count_labels
+from scalablevit.segmentation.mask_classes import ClassSource, MaskClasses
 from scalablevit.segmentation.mask_settings import MaskSettings
 from scalablevit.segmentation.pairs import Pair, scan_pairs
 from scalablevit.segmentation.read_pair import MaskFrame, PairError, read_pair
@@ -89,12 +89,21 @@ def check_masks(
     options = MaskSettings(**settings)
     scan = scan_pairs(root, options)
     problems = [*scan.problems, *scan.unpaired]
+    source = None
+    try:
+        source = ClassSource(scan.root, options)
+    except ValueError as error:
+        problems.append(_class_problem(scan.root, Path(options.label_map or scan.root), error))
     found: list[_Found] = []
     pairs: list[tuple[Part, Pair]] = [("training", pair) for pair in scan.train]
     pairs += [("validation", pair) for pair in scan.val]
     paths = [(str(scan.root / pair.image), str(scan.root / pair.mask)) for _, pair in pairs]
     looks = look_at_all(
-        partial(_look_at, options.mask_frame), paths, num_workers=num_workers, on_progress=on_progress, pictures_each=2
+        partial(_look_at, options.mask_frame, source is not None and source.in_colours),
+        paths,
+        num_workers=num_workers,
+        on_progress=on_progress,
+        pictures_each=2,
     )
     for (part, _), (image, mask), look in zip(pairs, paths, looks, strict=True):
         if isinstance(look, Problem):
@@ -102,24 +111,20 @@ def check_masks(
         else:
             found.append(_Found(part, image, mask, look))
 
-    class_file = options.class_names_file or find_class_file(scan.root)
-    names: list[str] = []
-    if found or options.class_names_file is not None:
+    classes: MaskClasses | None = None
+    if source is not None and (found or options.class_names_file is not None):
+        labels = {label for one in found for label in one.look.labels}
         try:
-            names = _class_names(class_file, found, options)
+            classes = source.classes(labels)
         except ValueError as error:
-            path = str(class_file or scan.root)
-            message = str(error) if str(error).startswith(path) else f"{scan.root}: {error}"
             # Among masks with colours, those of one gray (empty ones, say) do not tell the classes.
-            few_labels = len({label for one in found for label in one.look.labels}) < 2
-            unknown = class_file is None and few_labels and any(p.kind == "not-a-mask" for p in problems)
+            unknown = source.path is None and len(labels) < 2 and any(p.kind == "not-a-mask" for p in problems)
             if not unknown:
-                problems.append(Problem("error", "classes", path, message))
+                problems.append(_class_problem(scan.root, source.path, error))
     counted = _Counted({}, (0, 0), [])
-    if names:
-        label_map = LabelMap(len(names), options.reduce_zero_label, options.ignored)
-        counted = _count_pixels(names, found, label_map)
-        named = class_file is not None
+    if classes is not None:
+        counted = _count_pixels(classes.names, found, classes.label_map)
+        named = classes.named_by is not None
         problems += [*counted.problems, *_missing_classes(str(scan.root), counted.classes, named=named)]
     problems += _file_warnings(found)
     problems += repeated_pictures((one.look.digest, PictureFile(one.part, one.image)) for one in found)
@@ -140,7 +145,7 @@ class _Look(NamedTuple):
     size: tuple[int, int]  # width, height
     digest: bytes  # of the image's size and RGB pixels
     labels: dict[int, int]  # label -> pixels
-    lossy: bool
+    lossy: str
     unclear: bool
 
 
@@ -157,21 +162,19 @@ class _Counted(NamedTuple):
     problems: list[Problem]
 
 
-def _look_at(mask_frame: MaskFrame, paths: tuple[str, str]) -> _Look | Problem:
+def _look_at(mask_frame: MaskFrame, in_colours: bool, paths: tuple[str, str]) -> _Look | Problem:
     """Decode an image and its mask."""
     try:
-        pair = read_pair(*paths, mask_frame=mask_frame)
+        pair = read_pair(*paths, mask_frame=mask_frame, in_colours=in_colours)
     except (ImageError, PairError) as error:
         return Problem("error", error.kind, error.path, str(error))
     return _Look(pair.image.size, pixel_digest(pair.image), count_labels(pair.labels), pair.lossy, pair.unclear)
 
 
-def _class_names(class_file: str | Path | None, found: list[_Found], options: MaskSettings) -> list[str]:
-    """Names by class index, from a file or else from the labels that were found."""
-    keywords: dict[str, Any] = {"reduce_zero_label": options.reduce_zero_label, "ignore_labels": options.ignored}
-    if class_file is None:
-        return names_of_labels({label for one in found for label in one.look.labels}, **keywords)
-    return read_class_names(class_file, **keywords)
+def _class_problem(root: Path, path: Path | None, error: ValueError) -> Problem:
+    where = str(path or root)
+    message = str(error) if path is not None and where in str(error) else f"{root}: {error}"
+    return Problem("error", "classes", where, message)
 
 
 def _count_pixels(names: list[str], found: list[_Found], label_map: LabelMap) -> _Counted:
@@ -182,12 +185,15 @@ def _count_pixels(names: list[str], found: list[_Found], label_map: LabelMap) ->
     for part, _, mask, look in found:
         outside = sorted(label for label in look.labels if label_map.is_outside(label))
         if outside:
-            message = f"{mask}: {OutsideLabelsError(outside, label_map)}; {OUTSIDE_REMEDY}"
+            error = OutsideLabelsError(outside, label_map)
+            message = f"{mask}: {error}; {error.remedy}"
             problems.append(Problem("error", "outside-classes", mask, message))
             continue
-        classes = {label: n for label, n in look.labels.items() if not label_map.is_ignored(label)}
-        pixels[part].update({label - label_map.first_label: n for label, n in classes.items()})
-        ignored[part] += sum(look.labels.values()) - sum(classes.values())
+        classes: Counter[int] = Counter()
+        for label, count in look.labels.items():
+            classes[label_map.class_of(label) or 0] += count
+        ignored[part] += classes.pop(IGNORED, 0)
+        pixels[part].update(classes)
         if not classes:
             message = f"{mask}: all its pixels are ignored; nothing is learned from it: label it, or remove the pair"
             problems.append(Problem("warning", "all-ignored", mask, message))

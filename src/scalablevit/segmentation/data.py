@@ -8,10 +8,9 @@ from typing import Any, Literal
 from scalablevit.abridged import abridged
 from scalablevit.data.builtin import write_builtin
 from scalablevit.data.input_settings import height_and_width, per_channel
-from scalablevit.segmentation.class_names import find_class_file, read_class_names
 from scalablevit.segmentation.dataset import MaskDataset, collate
 from scalablevit.segmentation.label_map import LabelMap
-from scalablevit.segmentation.labels import names_of_labels
+from scalablevit.segmentation.mask_classes import ClassSource, MaskClasses
 from scalablevit.segmentation.mask_settings import MaskSettings
 from scalablevit.segmentation.pairs import scan_pairs
 from scalablevit.segmentation.probe import CHECK_DATA, find_labels, probe
@@ -131,8 +130,8 @@ class MaskFolderData(TaskData):
         for sentence in self._scan.unpaired_summary():
             _log.warning("%s; %s", sentence, CHECK_DATA)
 
-        self._class_names = self._find_class_names()
-        self._label_map = LabelMap(len(self._class_names), self.settings.reduce_zero_label, self.settings.ignored)
+        self._classes = self._find_classes()
+        self._class_names, self._label_map = self._classes.names, self._classes.label_map
         shared: dict[str, Any] = {"label_map": self._label_map, "mask_frame": self.settings.mask_frame}
         self.train_dataset = MaskDataset(
             root,
@@ -155,31 +154,26 @@ class MaskFolderData(TaskData):
         probe(self.val_dataset, "validation")
         self._preprocessing = self.settings.preprocessing(palette or tuple(class_colours(len(self._class_names))))
 
-    def _find_class_names(self) -> list[str]:
-        root, settings = self._scan.root, self.settings
-        options: dict[str, Any] = {
-            "reduce_zero_label": settings.reduce_zero_label,
-            "ignore_labels": settings.ignored,
-        }
-        path = settings.class_names_file if settings.class_names_file is not None else find_class_file(root)
-        if path is not None:
-            return read_class_names(path, **options)
-        pairs = [*self._scan.train, *self._scan.val]
+    def _find_classes(self) -> MaskClasses:
+        source = ClassSource(self._scan.root, self.settings)
+        if source.path is not None:
+            return source.classes()
+        root, pairs = self._scan.root, [*self._scan.train, *self._scan.val]
         _log.info("%s: it has no classes.txt, so the labels of all %s masks are read", root, f"{len(pairs):,}")
         found = find_labels(root, pairs)
         try:
-            names = names_of_labels(found, **options)
+            classes = source.classes(found)
         except ValueError as error:
             raise ValueError(f"{root}: {error}") from None
-        label_map = LabelMap(len(names), settings.reduce_zero_label, settings.ignored)
+        label_map = classes.label_map
         unused = [label for label in range(label_map.first_label, label_map.last_label) if label not in found]
         if unused:
             _log.warning(
                 "%s: %d of %d classes never occur (label %d is the first), as the labels have gaps; if they are shades "
                 "of gray rather than class indices, renumber the masks",
-                *(root, len(unused), len(names), unused[0]),
+                *(root, len(unused), len(classes.names), unused[0]),
             )
-        return names
+        return classes
 
     @property
     def class_names(self) -> list[str]:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.unreadable import read_or_substitute
-from scalablevit.segmentation.label_map import OUTSIDE_REMEDY, LabelMap, OutsideLabelsError
+from scalablevit.segmentation.label_map import LabelMap, OutsideLabelsError
 from scalablevit.segmentation.labels import IGNORED
 from scalablevit.segmentation.pairs import Pair
 from scalablevit.segmentation.read_pair import MaskFrame, PairError, ReadPair, read_pair
@@ -125,12 +125,14 @@ class MaskDataset(Dataset[SegmentationSample]):
             ImageError: the image or the mask cannot be read.
             PairError: the mask does not fit its image, or has labels that are no class.
         """
-        pair = read_pair(self.path(index), self.mask_path(index), mask_frame=self.mask_frame)
+        pair = read_pair(
+            self.path(index), self.mask_path(index), mask_frame=self.mask_frame, in_colours=self.label_map.in_colours
+        )
         try:
             return pair._replace(labels=self.label_map.encode(pair.labels))
         except OutsideLabelsError as error:
             path = self.mask_path(index)
-            raise PairError(path, kind="outside-classes", reason=str(error), remedy=OUTSIDE_REMEDY) from None
+            raise PairError(path, kind="outside-classes", reason=str(error), remedy=error.remedy) from None
 
     def __getitem__(self, index: int) -> SegmentationSample:
         read, failed = read_or_substitute(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from scalablevit.segmentation.label_map import LabelMap
 from scalablevit.segmentation.labels import class_pixels
 from scalablevit.visualization.fonts import load_font
 
@@ -67,22 +68,34 @@ def draw_overlay(
     return sheet
 
 
-def draw_labels(labels: np.ndarray, *, num_classes: int, palette: Colours) -> Image.Image:
-    """A label map as a picture whose pixel values are the class indices.
+def draw_labels(
+    labels: np.ndarray, *, num_classes: int, palette: Colours, label_map: LabelMap | None = None
+) -> Image.Image:
+    """Draw predicted classes as a mask, in the labels of the masks that the network was trained on.
 
     Args:
         labels: (H, W) class indices.
         num_classes: how many classes there are.
         palette: RGB in 0..255, by class index.
+        label_map: which label is which class; None: class indices are labels.
 
     Returns:
-        mode P with the palette for up to 255 classes, which leaves 255 (ignored) free, else 16-bit grayscale.
+        RGB where labels are colours; else mode P, whose pixel values are labels and whose palette has the colours of
+        the classes, for labels up to 255; else 16-bit grayscale.
     """
-    if num_classes > 255:
+    known = np.arange(num_classes) if label_map is None else np.array(label_map.class_labels)
+    if label_map is not None:
+        labels = label_map.decode(labels)
+        if label_map.in_colours:
+            return Image.fromarray(labels.astype(np.uint8))
+    # 255 leaves no room beside it for what is ignored, but a label map may say so.
+    if known.max() > (254 if label_map is None else 255):
         return Image.fromarray(labels.astype(np.uint16))
-    picture = Image.fromarray(labels.astype(np.uint8))
-    picture.putpalette([value for colour in palette[:num_classes] for value in colour])  # makes it mode P
-    return picture
+    table = np.zeros((int(known.max()) + 1, 3), np.uint8)
+    table[known] = np.array(palette[:num_classes], np.uint8)
+    mask = Image.fromarray(labels.astype(np.uint8))
+    mask.putpalette(table.tobytes())  # makes it mode P
+    return mask
 
 
 def _edges(labels: np.ndarray, reach: int) -> np.ndarray:

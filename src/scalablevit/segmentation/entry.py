@@ -49,6 +49,11 @@ ENTRY = TaskEntry(
             ),
             Flag("--class-names-file", "file with the names of the classes", metavar="FILE"),
             Flag(
+                "--label-map",
+                "file that says which colour or number of the masks is which class (default: CVAT's labelmap.txt)",
+                metavar="FILE",
+            ),
+            Flag(
                 "--mask-frame",
                 "pixel grid of the masks where EXIF rotates an image (default: auto, by the image's size)",
                 choices=("auto", "stored", "upright"),

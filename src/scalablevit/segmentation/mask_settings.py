@@ -25,6 +25,8 @@ class MaskSettings:
         reduce_zero_label: label 0 of the files is no class and is ignored, label 1 is the first class, as in ADE20K.
         ignore_labels: labels of the files that are ignored; None: 255.
         class_names_file: text or JSON file with the names of the classes; see `read_class_names`.
+        label_map: file that says which colour or number of the masks is which class, see `read_label_map`; "auto":
+            CVAT's labelmap.txt in the folder, if there is one; None: labels are class indices.
         mask_frame: for images turned by an EXIF orientation: "stored": masks are drawn over the stored pixels;
             "upright": over the upright image; "auto": whichever their size fits, and "stored" if it fits both.
 
@@ -40,6 +42,7 @@ class MaskSettings:
     reduce_zero_label: bool = False
     ignore_labels: list[int] | None = None
     class_names_file: str | Path | None = None
+    label_map: str | Path | None = "auto"
     mask_frame: MaskFrame = "auto"
 
     def __post_init__(self) -> None:

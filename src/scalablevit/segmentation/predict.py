@@ -15,6 +15,7 @@ from scalablevit.data.image_batches import read_batches
 from scalablevit.device import choose_device
 from scalablevit.segmentation.bands import MOST_SCORES, most_likely_classes, needs_bands, shown_pixels
 from scalablevit.segmentation.inference import InferenceSettings
+from scalablevit.segmentation.label_map import LabelMap, unpack_colour
 from scalablevit.segmentation.labels import class_pixels
 from scalablevit.segmentation.models import build_segmenter
 from scalablevit.segmentation.tiles import DEFAULT_TILE, Tiling, segment_large
@@ -28,16 +29,17 @@ _SMALLEST_TILE = 32
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a segmenter says of one file.
+    """What a segmenter predicts for one file.
 
     Attributes:
         path: the file.
-        labels: (H, W) class index of each pixel of the upright picture, uint8 or, above 255 classes, uint16; None
+        labels: (H, W) class index of each pixel of the upright image, uint8 or, above 255 classes, uint16; None
             where the file could not be read.
         class_names: by class index.
         palette: RGB in 0..255, by class index.
         error: why the file could not be read, or None.
-        image: the picture, where it was asked for.
+        image: the image, where it was asked for.
+        label_map: which label of the training masks is which class; None: class indices are labels.
     """
 
     path: Path
@@ -46,33 +48,42 @@ class Prediction:
     palette: Sequence[tuple[int, int, int]]
     error: str | None = None
     image: Image.Image | None = None
+    label_map: LabelMap | None = None
 
     def areas(self) -> list[tuple[str, int, float]]:
-        """(class, pixels, share of the picture in 0..1) of each class that is there, the largest first."""
-        if self.labels is None:
-            return []
-        pixels = class_pixels(self.labels, len(self.class_names))
-        order = sorted((k for k, count in enumerate(pixels) if count), key=lambda k: -pixels[k])
-        return [(self.class_names[k], pixels[k], pixels[k] / self.labels.size) for k in order]
+        """(class, pixels, share of the image in 0..1) of each class that is there, the largest first."""
+        return [(self.class_names[k], count, share) for k, count, share in self._areas()]
+
+    def mask_labels(self) -> np.ndarray | None:
+        """(H, W) labels as the training masks have them, or (H, W, 3) RGB where those have colours."""
+        if self.labels is None or self.label_map is None:
+            return self.labels
+        return self.label_map.decode(self.labels)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it: path, width, height and the area of each class, the largest first."""
+        """As JSON takes it: path, width, height and the area of each class, the largest first.
+
+        A class has the `label` or, as [red, green, blue], the `colour` that stands for it in masks, if that is known.
+        """
         if self.labels is None:
             return {"path": str(self.path), "error": self.error}
         height, width = self.labels.shape
-        classes = [{"class": name, "pixels": n, "share": round(share, 6)} for name, n, share in self.areas()]
+        classes = [
+            {"class": self.class_names[k], **self._label(k), "pixels": count, "share": round(share, 6)}
+            for k, count, share in self._areas()
+        ]
         return {"path": str(self.path), "width": width, "height": height, "classes": classes}
 
     def table_rows(self) -> list[tuple[str, str]]:
-        """(class, share of the picture), the largest first."""
+        """(class, share of the image), the largest first."""
         return [(name, f"{share:.1%}") for name, _, share in self.areas()]
 
     def pictures(self) -> dict[str, Image.Image]:
-        """Pictures to save, by what is added to the file's name; none where the picture was not kept.
+        """Images to save, by what is added to the file's name; none where the image was not kept.
 
         Returns:
-            "": the picture under the colours of its classes, with a legend.
-            "-mask": the labels; a pixel's value is its class's index.
+            "": the image under the colours of its classes, with a legend.
+            "-mask": the prediction as a mask, in the labels or colours of the training masks.
         """
         from scalablevit.segmentation.draw import draw_labels, draw_overlay  # fonts take a while to import
 
@@ -80,8 +91,25 @@ class Prediction:
             return {}
         return {
             "": draw_overlay(self.image, self.labels, class_names=self.class_names, palette=self.palette),
-            "-mask": draw_labels(self.labels, num_classes=len(self.class_names), palette=self.palette),
+            "-mask": draw_labels(
+                self.labels, num_classes=len(self.class_names), palette=self.palette, label_map=self.label_map
+            ),
         }
+
+    def _areas(self) -> list[tuple[int, int, float]]:
+        """(class index, pixels, share) of each class that is there, the largest first."""
+        if self.labels is None:
+            return []
+        pixels = class_pixels(self.labels, len(self.class_names))
+        order = sorted((k for k, count in enumerate(pixels) if count), key=lambda k: -pixels[k])
+        return [(k, pixels[k], pixels[k] / self.labels.size) for k in order]
+
+    def _label(self, index: int) -> dict[str, Any]:
+        """What stands for a class in masks, as JSON takes it."""
+        if self.label_map is None:
+            return {}
+        label = self.label_map.class_labels[index]
+        return {"colour": list(unpack_colour(label))} if self.label_map.in_colours else {"label": label}
 
 
 class Segmenter:
@@ -92,6 +120,7 @@ class Segmenter:
         class_names: by class index.
         preprocessing: how a picture becomes the network's input.
         inference: how the network is applied where `predict` is not told otherwise; its scales and flip are not used.
+        label_map: which label of the training masks is which class; None: class indices are labels.
         device: where to compute; None: a GPU if there is one.
 
     Raises:
@@ -105,6 +134,7 @@ class Segmenter:
         class_names: Sequence[str],
         preprocessing: Preprocessing,
         inference: InferenceSettings | None = None,
+        label_map: LabelMap | None = None,
         device: str | torch.device | None = None,
     ) -> None:
         self.device = choose_device(device)
@@ -113,6 +143,7 @@ class Segmenter:
         self.preprocessing = preprocessing
         self.transform = preprocessing.eval_transform()
         self.inference = inference or InferenceSettings()
+        self.label_map = label_map
 
     @classmethod
     def load(
@@ -134,6 +165,7 @@ class Segmenter:
         try:
             preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
             inference = InferenceSettings.from_dict(metadata["inference"])
+            label_map = _label_map(metadata)
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(
                 f"{weights.path} lacks preprocessing or inference ({error}); train it with fit"
@@ -143,6 +175,7 @@ class Segmenter:
             class_names=metadata["class_names"],
             preprocessing=preprocessing,
             inference=inference,
+            label_map=label_map,
             device=device,
         )
 
@@ -201,7 +234,7 @@ class Segmenter:
         keep_images: bool,
         tile: int | None,
     ) -> Iterator[Prediction]:
-        named: dict[str, Any] = {"class_names": self.class_names, "palette": self.palette}
+        named: dict[str, Any] = {"class_names": self.class_names, "palette": self.palette, "label_map": self.label_map}
         for (file,) in read_batches(paths, 1):
             if file.image is None:
                 yield Prediction(file.path, None, error=file.error, **named)
@@ -274,6 +307,17 @@ def build_network(metadata: Mapping[str, Any]) -> nn.Module:
     return build_segmenter(
         metadata["segmenter"], metadata["variant"], len(metadata["class_names"]), **metadata["model_args"]
     )
+
+
+def _label_map(metadata: Mapping[str, Any]) -> LabelMap | None:
+    """The label map of a run's metadata; None where it was left before there was one."""
+    found = metadata.get("label_map")
+    if found is None:
+        return None
+    label_map = LabelMap.from_dict(found)
+    if label_map.num_classes != len(metadata["class_names"]):
+        raise ValueError(f"label_map has {label_map.num_classes} classes, class_names {len(metadata['class_names'])}")
+    return label_map
 
 
 def _nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Literal
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.masks import read_upright_mask
 from scalablevit.segmentation.dataset import MaskDataset
-from scalablevit.segmentation.label_map import LabelMap, OutsideLabelsError
+from scalablevit.segmentation.label_map import LabelMap, OutsideLabelsError, unpack_colour
 from scalablevit.segmentation.labels import IGNORED, count_labels
 from scalablevit.segmentation.pairs import Pair
 from scalablevit.segmentation.read_pair import PairError
@@ -100,7 +100,8 @@ def _tell_of_ignored(dataset: MaskDataset, part: str, ignored: Sequence[Path], t
 
 def _has_a_class(dataset: MaskDataset, index: int) -> bool:
     try:
-        labels = dataset.label_map.encode(read_upright_mask(dataset.mask_path(index)).labels)
+        mask = read_upright_mask(dataset.mask_path(index), in_colours=dataset.label_map.in_colours)
+        labels = dataset.label_map.encode(mask.labels)
     except (ImageError, OutsideLabelsError):
         return False
     return bool((labels != IGNORED).any())
@@ -108,7 +109,10 @@ def _has_a_class(dataset: MaskDataset, index: int) -> bool:
 
 def _class_palette(palette: Iterable[tuple[int, int, int]] | None, label_map: LabelMap) -> Palette | None:
     """Colours of the classes in a mask's palette; None where it has too few or two alike."""
-    if palette is None:
+    if label_map.in_colours:
+        return tuple(unpack_colour(label) for label in label_map.class_labels)
+    colours = tuple(palette or ())
+    if len(colours) <= max(label_map.class_labels):
         return None
-    colours = tuple(palette)[label_map.first_label : label_map.last_label + 1]
+    colours = tuple(colours[label] for label in label_map.class_labels)
     return colours if len(set(colours)) == label_map.num_classes else None

@@ -12,6 +12,7 @@ from PIL import Image
 from scalablevit.data.images import read_upright
 from scalablevit.data.masks import read_upright_mask
 from scalablevit.data.orientation import turn_upright
+from scalablevit.data.pixel_values import Loss
 
 MaskFrame = Literal["auto", "stored", "upright"]
 """Whether masks follow the EXIF orientation of their images; see `read_pair`."""
@@ -39,20 +40,24 @@ class ReadPair(NamedTuple):
 
     Fields:
         image: mode RGB.
-        labels: (H, W) integers as the mask file has them.
+        labels: (H, W) integers as the mask file has them, or packed colours.
         palette: colour of each label as RGB in 0..255, where the file has a palette.
-        lossy: the mask is a JPEG, whose labels near edges are distorted.
+        lossy: name of the mask's format if that is lossy, so that labels near edges are distorted; else empty.
+        losses: what the mask's file holds beside the labels.
         unclear: the image has an EXIF orientation, and the sizes do not tell whether the mask follows it.
     """
 
     image: Image.Image
     labels: np.ndarray
     palette: tuple[tuple[int, int, int], ...] | None
-    lossy: bool
+    lossy: str
+    losses: tuple[Loss, ...]
     unclear: bool
 
 
-def read_pair(image_path: str | Path, mask_path: str | Path, *, mask_frame: MaskFrame = "auto") -> ReadPair:
+def read_pair(
+    image_path: str | Path, mask_path: str | Path, *, mask_frame: MaskFrame = "auto", in_colours: bool = False
+) -> ReadPair:
     """Read an image and its mask so that their pixels lie on each other.
 
     A mask with an EXIF orientation of its own is turned by that. Otherwise, where the image has one, the mask may be
@@ -63,13 +68,14 @@ def read_pair(image_path: str | Path, mask_path: str | Path, *, mask_frame: Mask
         image_path: file of any format that Pillow reads.
         mask_path: see `scalablevit.data.masks.read_mask`.
         mask_frame: "auto" goes by the size, as above; "stored" always turns the mask as the image is, "upright" never.
+        in_colours: labels are the mask's colours, packed as by `pack_colours`, not its numbers.
 
     Raises:
         ImageError: the image or the mask cannot be read, or the mask has colours instead of labels.
         PairError: the mask has another size than the image.
     """
     image, orientation, stored_size, _ = read_upright(image_path)
-    mask = read_upright_mask(mask_path)
+    mask = read_upright_mask(mask_path, in_colours=in_colours)
     labels, unclear = mask.labels, False
     if mask.orientation == 1 and orientation != 1:
         size = labels.shape[1], labels.shape[0]
@@ -84,4 +90,4 @@ def read_pair(image_path: str | Path, mask_path: str | Path, *, mask_frame: Mask
             f"{image.width} x {image.height}",
             remedy="export it at the image's size, or resize it by nearest neighbour",
         )
-    return ReadPair(image, labels, mask.palette, mask.lossy, unclear)
+    return ReadPair(image, labels, mask.palette, mask.lossy, mask.losses, unclear)

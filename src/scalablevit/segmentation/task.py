@@ -16,6 +16,7 @@ from scalablevit.segmentation.bands import probability_bands
 from scalablevit.segmentation.dataset import SegmentationBatch
 from scalablevit.segmentation.evaluate import Example, PixelConfusion, evaluate
 from scalablevit.segmentation.inference import InferenceSettings
+from scalablevit.segmentation.label_map import LabelMap
 from scalablevit.segmentation.labels import IGNORED
 from scalablevit.segmentation.models import SegmentationModel, build_segmenter
 from scalablevit.segmentation.transforms import Preprocessing
@@ -199,12 +200,15 @@ class SegmentationTask(TrainingModule):
 
     def save_weights(self, folder: Path, metadata: dict[str, Any]) -> Path:
         """Write `model.safetensors`."""
-        own = {
+        own: dict[str, Any] = {
             "variant": self.variant,
             "segmenter": self.settings.segmenter,
             "model_args": self.model_args,
             "inference": self.inference.to_dict(),
         }
+        label_map = getattr(getattr(self.trainer, "datamodule", None), "label_map", None)
+        if isinstance(label_map, LabelMap):
+            own["label_map"] = label_map.to_dict()
         return save_network(self.network, folder, metadata={**metadata, **own})
 
     def evaluate_weights(self, folder: Path) -> Evaluation:
