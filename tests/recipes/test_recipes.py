@@ -12,6 +12,7 @@ import yaml
 from tiny_runs import SMALL, assert_same_result, stop_at_batch, write_pictures
 
 from command_line import scalablevit
+from scalablevit import recipes
 from scalablevit.data.builtin.scene_folders import write_ade20k, write_coco
 from scalablevit.recipes import find_recipe, recipe_names, recipe_text, recipe_title
 
@@ -220,3 +221,22 @@ def test_the_built_in_digits_train(tmp_path: Path) -> None:
     outcome = scalablevit(*words, *limits, "--run", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     assert "training    1,438 pictures" in outcome.out
+
+
+def test_recipes_lie_in_a_folder_per_task() -> None:
+    folder = Path(recipes.__file__).parent
+    for file in folder.rglob("*.yaml"):
+        text = file.read_text().partition("\n---\n")[2] or file.read_text()
+        assert f"class_path: scalablevit.{file.parent.name}." in text, file
+
+
+@pytest.mark.parametrize("name", ["imagenet_base", "retinanet_large_1x", "semantic_fpn_small_ade20k"])
+def test_a_recipe_of_several_in_a_file_is_printed_whole(name: str) -> None:
+    printed = scalablevit("recipes", name).out
+    assert printed == recipe_text(name) == find_recipe(name).read_text()
+    assert "$" not in printed
+    assert "---" not in printed
+    assert printed.startswith("# ")
+    size = next(size for size in SIZES if f"_{size}" in name)
+    assert f"ScalableViT-{size[0].upper()}" in recipe_title(name)
+    assert find_recipe(name).stem == name
