@@ -1,5 +1,6 @@
 """Files that are complete or not there: written beside their place, then renamed into it."""
 
+import errno
 import json
 import os
 import re
@@ -30,7 +31,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Any], None])
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
         with os.fdopen(descriptor, "wb") as file:
             write(file)
             file.flush()
@@ -48,7 +49,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Any], None])
         earlier = "the earlier file of that name is intact" if path.exists() else "no file was left behind"
         raise WriteError(
             reason.errno,
-            f"{path} could not be written ({reason.strerror or reason}); {earlier}. Make room, or name another folder",
+            f"{path} could not be written ({reason.strerror or reason}); {earlier}. {_remedy(reason)}",
         ) from error
     finally:
         if temporary is not None:
@@ -70,6 +71,12 @@ def sweep_leftovers(folder: str | os.PathLike[str]) -> None:
     for file in Path(folder).glob(".*.tmp"):
         if _LEFTOVER.fullmatch(file.name):
             file.unlink(missing_ok=True)
+
+
+def _remedy(reason: OSError) -> str:
+    if reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "Make room, or name another folder"
+    return "Choose a shorter name" if reason.errno == errno.ENAMETOOLONG else "Name another folder"
 
 
 def _umask() -> int:

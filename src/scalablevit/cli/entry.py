@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from scalablevit import __version__
 from scalablevit.cli.errors import UsageError, fail, is_user_error, message_of
+from scalablevit.cli.terminal import tolerate_any_character
 from scalablevit.cli.words import Parser, did_you_mean
 
 COMMANDS = ("fit", "validate", "predict", "info", "bench", "check-data", "recipes")
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """Run the console script."""
+    tolerate_any_character()
     sys.exit(main())
 
 

@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
+from scalablevit.printable import printable
 from scalablevit.tasks import TaskEntry
 
 
@@ -13,7 +14,7 @@ class UsageError(ValueError):
 
 def fail(message: str, code: int = 1) -> int:
     """Print an error to standard error and return the exit code."""
-    print(f"scalablevit: error: {message}", file=sys.stderr)
+    print(f"scalablevit: error: {printable(message, multiline=True)}", file=sys.stderr)
     return code
 
 

@@ -1,29 +1,34 @@
 """`scalablevit predict`."""
 
+import argparse
 import contextlib
-import functools
-import json
-import os
-import sys
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from scalablevit.cli.errors import UsageError, memory_advice
+from scalablevit.cli.image_inputs import ImageInput, expand, relative_stems
 from scalablevit.cli.importing import importing
-from scalablevit.cli.words import Parser, add_flags, given_arguments, parser_of
-from scalablevit.tasks import entries, load
+from scalablevit.cli.prediction_table import PredictionTable
+from scalablevit.cli.save_images import check_folder, save
+from scalablevit.cli.terminal import has_no_number, print_json, show_warnings, tell
+from scalablevit.cli.words import Parser, add_flags, device, given_arguments, parser_of
+from scalablevit.tasks import TaskEntry, entries, load
 
 SUMMARY = "Run inference on images"
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 def parser() -> Parser:
     """The command's arguments."""
     found = parser_of("predict", SUMMARY)
     found.add_argument("inputs", nargs="+", metavar="IMAGE", help="files, folders or globs")
-    found.add_argument("--weights", required=True, metavar="RUN|FILE", help="run folder, or its model.safetensors")
+    found.add_argument("--weights", metavar="RUN|FILE", help="run folder, or its model.safetensors")
     found.add_argument("--json", action="store_true", help="print one JSON object per line and image, not a table")
-    found.add_argument("--save", metavar="FOLDER", help="write annotated images there; existing files are kept")
+    found.add_argument(
+        "--save", metavar="FOLDER", help="write annotated images there, in the subfolders of IMAGE; files are kept"
+    )
     found.add_argument(
         "--batch-size", type=int, metavar="N", help="images per batch; in segmentation tiles (default: of the task)"
     )
@@ -31,7 +36,7 @@ def parser() -> Parser:
         "--max-pixels", type=int, metavar="N",
         help="read images of up to N million pixels (default: 179); raise it for files that you trust",
     )  # fmt: skip
-    found.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    found.add_argument("--device", type=device, help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     for name, entry in entries().items():
         add_flags(found, name, entry.predict_flags)
     return found
@@ -40,75 +45,128 @@ def parser() -> Parser:
 def main(words: list[str]) -> int:
     """Run the command."""
     args = parser().parse_args(words)
+    inputs, weights = weights_of(args.inputs, args.weights)
     with importing():
-        from rich.console import Console
-        from rich.table import Table
-
-        from scalablevit.data.find_images import find_images
         from scalablevit.data.image_file import pixel_limit
         from scalablevit.weights import open_trained
 
-    if args.save is not None and (not args.save or (Path(args.save).exists() and not Path(args.save).is_dir())):
-        raise ValueError(f"--save {args.save!r} is not a folder; name one, it is made where it is missing")
+    show_warnings()
+    folder = None if args.save is None else check_folder(args.save)
     if args.max_pixels is not None and args.max_pixels < 1:
         raise UsageError(f"--max-pixels must be at least 1 (million), got {args.max_pixels}")
-    paths = find_images(args.inputs)
-    weights = open_trained(args.weights)
-    task = weights.task
-    if task not in entries():
-        raise ValueError(f"{args.weights} holds weights for {task!r}; this version predicts {', '.join(entries())}")
-    entry = entries()[task]
-    with importing():
-        predictor = load(entry.predictor).load(weights, device=args.device)
+    trained = open_trained(weights)
+    if trained.task not in entries():
+        known = ", ".join(entries())
+        raise ValueError(f"{weights} holds weights for {trained.task!r}; this version predicts {known}")
+    entry = entries()[trained.task]
+    options = _options(args, entry, weights)
+    report = Report(entry, folder, as_json=args.json)
+    images = expand(inputs, report.fail)
+    if images:
+        with importing():
+            predictor = load(entry.predictor).load(trained, device=args.device)
+        report.begin(images, predictor.class_names)
+        limit = contextlib.nullcontext() if args.max_pixels is None else pixel_limit(args.max_pixels * 10**6)
+        with limit, memory_advice("predict", lambda: entry):
+            paths = [image.path for image in images]
+            for prediction in predictor.predict(paths, keep_images=folder is not None, **options):
+                report.add(prediction)
+                del prediction  # or its image would be kept while the next one is predicted
+    return report.end()
+
+
+def weights_of(inputs: Sequence[str], weights: str | None) -> tuple[list[str], str]:
+    """The images and the weights; a run folder among the images is taken for the weights where none are named.
+
+    Raises:
+        UsageError: there are no weights, or nothing else.
+    """
+    if weights is not None:
+        return list(inputs), weights
+    runs = [given for given in inputs if _is_weights(Path(given))]
+    images = [given for given in inputs if given not in runs]
+    if len(runs) != 1 or not images:
+        raise UsageError("predict needs images and weights: scalablevit predict IMAGE ... --weights RUN")
+    return images, runs[0]
+
+
+def _is_weights(path: Path) -> bool:
+    return path.suffix in (".safetensors", ".ckpt", ".pth") or (path / "model.safetensors").is_file()
+
+
+def _options(args: argparse.Namespace, entry: TaskEntry, weights: str) -> dict[str, Any]:
+    """Arguments of the predictor that were given as flags."""
     flags = {name: other.predict_flags for name, other in entries().items()}
-    options = given_arguments(args, flags, task, f"{args.weights} holds weights for {task}")
+    options = given_arguments(args, flags, entry.name, f"{weights} holds weights for {entry.name}")
     if args.batch_size is not None:
         options["batch_size"] = args.batch_size
-    folder = None if args.save is None else Path(args.save)
-    table = Table("image", *entry.columns, box=None, pad_edge=False, header_style="bold")
-    failed = 0
-    saved: dict[str, int] = {}
-    limit = contextlib.nullcontext() if args.max_pixels is None else pixel_limit(args.max_pixels * 10**6)
-    with limit, memory_advice("predict", lambda: entry):
-        for prediction in predictor.predict(paths, keep_images=folder is not None, **options):
-            if args.json:
-                print(json.dumps(prediction.to_dict(), ensure_ascii=False), flush=True)
-            if prediction.error is not None:
-                failed += 1
-                print(f"skipped {prediction.error}", file=sys.stderr)
-                continue
-            rows = prediction.table_rows() or [("nothing", "")]
-            for i, row in enumerate(rows):
-                table.add_row(str(prediction.path) if i == 0 else "", *row, end_section=True)
-            if folder is not None:
-                _save_pictures(prediction, folder, saved)
-            del prediction  # or its image would be kept while the next one is predicted
-    if saved:
-        print(f"annotated images are in {folder}", file=sys.stderr)
-    if not args.json and table.row_count:
-        # A pipe has no width to wrap to.
-        Console(width=None if sys.stdout.isatty() else 10_000).print(table)
-    return 1 if failed else 0
+    return options
 
 
-def _save_pictures(prediction: Any, folder: Path, saved: dict[str, int]) -> None:
-    """Write a prediction's annotated images; `saved` as for `_free_paths`."""
-    from scalablevit.safe_write import write_atomically
+class Report:
+    """Prints and saves predictions as they come, and counts what failed.
 
-    pictures = prediction.pictures()
-    paths = _free_paths(folder, prediction.path.stem, list(pictures), saved)
-    for path, picture in zip(paths, pictures.values(), strict=True):
-        write_atomically(path, functools.partial(picture.save, format="PNG"))
+    Args:
+        entry: of the task.
+        folder: for annotated images; None: none are saved.
+        as_json: print JSON, not a table.
+    """
 
+    def __init__(self, entry: TaskEntry, folder: Path | None, *, as_json: bool) -> None:
+        self.entry, self.folder, self.as_json = entry, folder, as_json
+        self.num_failed = self.num_saved = 0
+        self._stems: dict[Path, Path] = {}
+        self._table: PredictionTable | None = None
 
-def _free_paths(folder: Path, stem: str, suffixes: Sequence[str], saved: dict[str, int]) -> list[Path]:
-    """STEM.png, STEM_2.png, ..., the first of which none is there; `saved` holds the number last given to a stem."""
-    number = saved.get(stem, 0) + 1
-    while True:
-        name = stem if number == 1 else f"{stem}_{number}"
-        paths = [folder / f"{name}{suffix}.png" for suffix in suffixes]
-        if not any(map(os.path.lexists, paths)):
-            break
-        number += 1
-    saved[stem] = number
-    return paths
+    def begin(self, images: Sequence[ImageInput], class_names: Sequence[str]) -> None:
+        """Prepare for the images that will come."""
+        self._stems = relative_stems(images)
+        if not self.as_json:
+            self._table = PredictionTable(self.entry.columns, (str(image.path) for image in images), class_names)
+
+    def fail(self, message: str) -> None:
+        """Tell what failed in one line."""
+        self.num_failed += 1
+        tell(f"skipped {message}")
+
+    def add(self, prediction: Any) -> None:
+        """Print and save a prediction.
+
+        Raises:
+            WriteError: the disk is full.
+        """
+        row = prediction.to_dict()
+        if prediction.error is not None:
+            if self.as_json:
+                print_json(row)
+            self.fail(prediction.error)
+            return
+        if has_no_number(row):
+            self.num_failed += 1
+            remedy = "train with a lower learning rate, or take an earlier checkpoint"
+            tell(f"{prediction.path}: the network returned values that are not numbers (NaN); {remedy}")
+        if self.folder is not None:
+            self._save(prediction, row)
+        if self._table is not None:
+            self._table.add(str(prediction.path), prediction.table_rows())
+        else:
+            print_json(row)
+
+    def end(self) -> int:
+        """Say where images were saved; the exit code."""
+        if self.num_saved:
+            tell(f"annotated images are in {self.folder}")
+        return 1 if self.num_failed else 0
+
+    def _save(self, prediction: Any, row: dict[str, Any]) -> None:
+        assert self.folder is not None
+        try:
+            paths = save(prediction.pictures(), self.folder, self._stems[prediction.path])
+        except OSError as error:
+            if error.errno in _FULL_DISK:
+                raise
+            self.num_failed += 1
+            tell(f"not saved: {error.strerror or error}")
+            return
+        self.num_saved += len(paths)
+        row["saved"] = [str(path) for path in paths]

@@ -42,6 +42,11 @@ class Parser(argparse.ArgumentParser):
         return f"{self.prog} has no flag {name}; {hint}"
 
 
+def device(text: str) -> str:
+    """Name of a device; "gpu" stands for the kind that torch knows here."""
+    return "cuda" if text == "gpu" else text
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """A question for the nearest of the known words; None where nothing is near."""
     close = difflib.get_close_matches(word, list(known), 1)
