@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
+from scalablevit.printable import printable
 from scalablevit.visualization.fonts import load_font
 
 
@@ -18,6 +19,7 @@ def annotate(image: Image.Image, lines: Sequence[str]) -> Image.Image:
     Returns:
         a new RGB picture.
     """
+    lines = [printable(line) for line in lines]
     scale = math.ceil(256 / max(image.size)) if max(image.size) < 256 else 1
     picture = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
     size = max(14, max(picture.size) // 40)
