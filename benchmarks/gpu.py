@@ -364,9 +364,9 @@ def is_promised(case: WindowCase | ReducedCase, dtype: torch.dtype, setting: Set
         "implementation": setting.kernel,
     }
     if isinstance(case, WindowCase):
-        choice = window_room.why(head_width=case.width, window_size=case.window, **where)
+        choice = window_room.select_implementation(head_width=case.width, window_size=case.window, **where)
     else:
-        choice = reduced_room.why(key_width=case.key_width, value_width=case.value_width, **where)
+        choice = reduced_room.select_implementation(key_width=case.key_width, value_width=case.value_width, **where)
     return choice.implementation == "triton"
 
 

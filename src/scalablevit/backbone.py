@@ -33,6 +33,9 @@ from scalablevit.weights.published_names import to_native_names
 
 WindowSize = int | tuple[int, int]
 
+# torch.fx records the check as it is: it reads sizes, which it does not know.
+torch.fx.wrap("check_images")
+
 
 class Stage(nn.Module):
     """Patch embedding, then blocks of IWSA and SSA by turns, with one PEG after the first block.
@@ -107,7 +110,7 @@ class Stage(nn.Module):
         """(B, in_chans, H, W) -> (B, ceil(H / stride), ceil(W / stride), C)."""
         x = self.patch_embed(x)  # (B, C_in, H, W) -> (B, H', W', C)
         for i, block in enumerate(self.blocks):
-            if self.grad_checkpointing and self.training:
+            if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
@@ -146,6 +149,8 @@ class ScalableViT(nn.Module):
 
     Source: ScalableViT, arXiv:2203.10790, table 1.
     """
+
+    __jit_unused_properties__ = ("grad_checkpointing",)
 
     def __init__(
         self,
@@ -201,7 +206,7 @@ class ScalableViT(nn.Module):
         self.drop_rate = drop_rate
         self.output_fmt = "NHWC"
         self.stages = nn.ModuleList()
-        self.feature_info: list[dict[str, Any]] = []
+        feature_info: list[dict[str, Any]] = []
         reduction, first = 1, 0
         for i in range(num_stages):
             stride = 4 if i == 0 else 2
@@ -229,7 +234,8 @@ class ScalableViT(nn.Module):
                     proj_drop=proj_drop_rate,
                 )
             )
-            self.feature_info.append(dict(num_chs=embed_dims[i], reduction=reduction, module=f"stages.{i}"))
+            feature_info.append(dict(num_chs=embed_dims[i], reduction=reduction, module=f"stages.{i}"))
+        self.feature_info = feature_info
         self.num_features = self.head_hidden_size = embed_dims[-1]
         self.norm: nn.Module = nn.LayerNorm(self.num_features, eps=1e-6)
         self.head: nn.Module
@@ -412,8 +418,8 @@ class PyramidBackbone(nn.Module):
     def __init__(self, network: ScalableViT) -> None:
         super().__init__()
         self.in_chans = network.in_chans
-        self.channels: list[int] = [info["num_chs"] for info in network.feature_info]
-        self.strides: list[int] = [info["reduction"] for info in network.feature_info]
+        self.channels = [int(info["num_chs"]) for info in network.feature_info]
+        self.strides = [int(info["reduction"]) for info in network.feature_info]
         self.stages = network.stages
         self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-6) for dim in self.channels)
 
@@ -421,7 +427,7 @@ class PyramidBackbone(nn.Module):
         """(B, in_chans, H, W) -> [(B, C_i, ceil(H / s_i), ceil(W / s_i))] at strides 4, 8, 16, 32."""
         check_images(images, self.in_chans)
         x, pyramid = images, []
-        for stage, norm in zip(self.stages, self.norms, strict=True):
+        for stage, norm in zip(self.stages, self.norms):  # noqa: B905  torch.jit.script knows no `strict`
             x = channels_first(norm(stage(x)))  # (B, H_i, W_i, C_i) -> (B, C_i, H_i, W_i)
             pyramid.append(x)
         return pyramid
@@ -506,15 +512,16 @@ def typed(stages: nn.ModuleList) -> list[Stage]:
 
 def check_images(images: Tensor, in_chans: int) -> None:
     """Refuse what is not a batch of floating-point images of `in_chans` channels."""
+    shape = images.shape if torch.jit.is_scripting() else tuple(images.shape)
     if images.ndim != 4 or images.shape[1] != in_chans:
         raise ValueError(
-            f"images must be (B, {in_chans}, H, W), got {tuple(images.shape)}; "
+            f"images must be (B, {in_chans}, H, W), got {shape}; "
             "build the model with in_chans=... for images of other channels"
         )
     if not images.is_floating_point():
         raise ValueError(f"images must be floating-point and normalised, got {images.dtype}; scale and normalise them")
     if not torch.compiler.is_compiling() and min(images.shape[2:]) < 1:
-        raise ValueError(f"images must be at least 1 pixel high and wide, got {tuple(images.shape)}")
+        raise ValueError(f"images must be at least 1 pixel high and wide, got {shape}")
 
 
 def peg_weights(stages: nn.ModuleList) -> set[str]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from twin_checks import assert_errs_no_more_than_eager, out_and_grads, randn
 
-from scalablevit.ops.reduced_attention import fused, operators, reduced_attention, reference, why
+from scalablevit.ops.reduced_attention import fused, operators, reduced_attention, reference, select_implementation
 from scalablevit.ops.reduced_attention.cost import products, traffic
 from scalablevit.ops.reduced_attention.limits import cannot_serve
 
@@ -82,13 +82,15 @@ def test_the_implementation_asked_for_runs(implementation: str, monkeypatch: pyt
     torch.testing.assert_close(found, expected)
 
 
-def test_why_names_the_obstacle() -> None:
+def test_the_choice_names_the_obstacle() -> None:
     cpu = {"device": torch.device("cpu"), "dtype": torch.float32, "implementation": "auto"}
-    assert why(key_width=40, value_width=32, **cpu).implementation == "torch"
+    assert select_implementation(key_width=40, value_width=32, **cpu).implementation == "torch"
     cuda = {"device": torch.device("cuda"), "dtype": torch.float32, "implementation": "reference"}
-    assert why(key_width=40, value_width=32, **cuda).reason == "asked for"
+    assert select_implementation(key_width=40, value_width=32, **cuda).reason == "asked for"
     with pytest.raises(ValueError, match="must be one of auto, triton, torch, reference, got 'cuda'"):
-        why(key_width=40, value_width=32, device=torch.device("cpu"), dtype=torch.float32, implementation="cuda")
+        select_implementation(
+            key_width=40, value_width=32, device=torch.device("cpu"), dtype=torch.float32, implementation="cuda"
+        )
     with pytest.raises(ValueError, match="got 'cuda'"):
         reduced_attention(*[torch.zeros(1, 4, 6)] * 3, num_heads=2, scale=1.0, implementation="cuda")
 

@@ -11,7 +11,7 @@ from twin_checks import assert_errs_no_more_than_eager, out_and_grads, randn
 
 from scalablevit.layers import ScalableSelfAttention
 from scalablevit.ops import choice, fallback
-from scalablevit.ops.reduced_attention import operators, reduced_attention, reference, why
+from scalablevit.ops.reduced_attention import operators, reduced_attention, reference, select_implementation
 from scalablevit.ops.reduced_attention.limits import is_one_block
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -247,8 +247,8 @@ def test_wide_heads_and_dropout_go_to_pytorch(monkeypatch: pytest.MonkeyPatch) -
 
 def test_it_takes_a_word_to_interpret() -> None:
     sizes = {"key_width": 8, "value_width": 8, "device": torch.device("cpu"), "dtype": torch.float32}
-    assert why(**sizes, implementation="triton").implementation == "triton"
-    assert why(**sizes).implementation == ("torch" if choice.DEFAULT == "auto" else choice.DEFAULT)
+    assert select_implementation(**sizes, implementation="triton").implementation == "triton"
+    assert select_implementation(**sizes).implementation == ("torch" if choice.DEFAULT == "auto" else choice.DEFAULT)
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "autocast"])

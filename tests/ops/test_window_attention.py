@@ -8,7 +8,7 @@ from torch import Tensor
 from twin_checks import assert_errs_no_more_than_eager, randn
 
 from scalablevit.ops import choice
-from scalablevit.ops.window_attention import fused, gradient, reference, why, window_attention
+from scalablevit.ops.window_attention import fused, gradient, reference, select_implementation, window_attention
 from scalablevit.ops.window_attention.cost import products, traffic
 from scalablevit.ops.window_attention.tiles import cannot_serve
 
@@ -195,7 +195,7 @@ def test_what_cannot_be_served_is_said() -> None:
     assert said(window_size=(7, 7), head_width=64) is None
     for window, width in [((7, 7), 65), ((13, 5), 16)]:
         assert "too many registers in float32" in said(window_size=window, head_width=width)
-    chosen = why(
+    chosen = select_implementation(
         head_width=256, window_size=(7, 7), device=torch.device("cpu"), dtype=torch.float32, implementation="triton"
     )
     assert chosen.implementation == "torch"

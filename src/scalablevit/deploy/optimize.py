@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from scalablevit.backbone import PyramidBackbone
 from scalablevit.layers import PositionalEncodingGenerator, ScalableSelfAttention
+from scalablevit.layers.plain import is_plain, is_plain_convolution
 from scalablevit.ops.layout import channels_first, channels_last
 
 Backend = Literal["auto", "compile", "openvino", "eager"]
@@ -113,9 +114,11 @@ def fold(model: nn.Module, *, peg: bool = True) -> nn.Module:
     """
     model = copy.deepcopy(model).eval()
     for name, module in list(model.named_modules()):
-        if peg and isinstance(module, PositionalEncodingGenerator):
-            model.set_submodule(name, _FoldedPEG(module))
-        elif isinstance(module, ScalableSelfAttention) and not module.fused_kv:
+        # Layers with hooks, adapters or parametrizations stay, as their weights are not all that they do.
+        if isinstance(module, PositionalEncodingGenerator):
+            if peg and is_plain_convolution(module.conv, kernel_size=3, is_depthwise=True):
+                model.set_submodule(name, _FoldedPEG(module))
+        elif isinstance(module, ScalableSelfAttention):
             _merge_keys_and_values(module)
     return model
 
@@ -135,6 +138,8 @@ class _FoldedPEG(nn.Module):
 
 
 def _merge_keys_and_values(ssa: ScalableSelfAttention) -> None:
+    if ssa.fused_kv or not (is_plain(ssa.k, nn.Linear) and is_plain(ssa.v, nn.Linear)):
+        return
     k, v = ssa.k, ssa.v
     kv = nn.Linear(k.in_features, k.out_features + v.out_features, bias=k.bias is not None)
     kv.weight = nn.Parameter(torch.cat([k.weight, v.weight]).detach())

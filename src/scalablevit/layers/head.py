@@ -22,9 +22,8 @@ class ClassifierHead(nn.Module):
     def __init__(self, dim: int, num_classes: int, *, hidden_dim: int | None = None, drop: float = 0.0) -> None:
         super().__init__()
         self.drop = nn.Dropout(drop)
-        self.hidden: nn.Linear | None = None
+        self.hidden = None if hidden_dim is None else nn.Linear(dim, hidden_dim)
         if hidden_dim is not None:
-            self.hidden = nn.Linear(dim, hidden_dim)
             self.norm = nn.LayerNorm(hidden_dim, eps=1e-6)
         self.fc = nn.Linear(hidden_dim or dim, num_classes)
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from scalablevit.layers.plain import is_plain, is_plain_convolution
 from scalablevit.ops.choice import Choice, Implementation, check_implementation, warn_if_ignored
-from scalablevit.ops.window_attention import fused, why, window_attention
+from scalablevit.ops.layout import channels_first, channels_last
+from scalablevit.ops.recording import is_symbolic
+from scalablevit.ops.window_attention import operators, select_implementation, whole_windows
 from scalablevit.ops.windows import as_window, crop_to, pad_to_multiple
+
+# torch.fx records these as they are: they read sizes, which it does not know.
+torch.fx.wrap("pad_to_multiple")
+torch.fx.wrap("crop_to")
+torch.fx.wrap("whole_windows")
 
 
 class InteractiveWindowSelfAttention(nn.Module):
@@ -49,6 +57,7 @@ class InteractiveWindowSelfAttention(nn.Module):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim {dim} must be a multiple of num_heads {num_heads}")
+        self.dim = dim
         self.num_heads = num_heads
         self.set_window_size(window_size)
         self.attn_drop = attn_drop
@@ -62,10 +71,13 @@ class InteractiveWindowSelfAttention(nn.Module):
         """Change the windows, in tokens; no weight depends on them."""
         self.window_size = as_window(window_size)
 
-    def choice(self, device: torch.device, dtype: torch.dtype, dropout: float = 0.0) -> Choice:
-        """How its attention computes on queries, keys and values of a device and dtype, and why."""
-        return why(
-            head_width=self.proj.in_features // self.num_heads,  # not of an input: no number while torch.jit traces
+    def choice(self, device: torch.device | None, dtype: torch.dtype | None, dropout: float = 0.0) -> Choice:
+        """Choose the implementation for queries, keys and values of a device and dtype.
+
+        Both are None while torch.fx records symbols that have neither.
+        """
+        return select_implementation(
+            head_width=self.dim // self.num_heads,  # not of an input: no number while torch.jit traces
             window_size=self.window_size,
             device=device,
             dtype=dtype,
@@ -75,34 +87,52 @@ class InteractiveWindowSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), for any H and W of at least 1."""
-        _, H, W, _ = x.shape
-        weight, bias = (None, None) if self.lim is None else (self.lim.weight, self.lim.bias)
-        dropout = self.attn_drop if self.training else 0.0
-        choice = self.choice(x.device, _dtype_of_products(x), dropout)
-        if choice.implementation == "torch":
-            warn_if_ignored(self.implementation, choice, x.device)
-            # Zeros are padded before qkv: one copy of x costs a third of one of qkv.
-            qkv = self.qkv(pad_to_multiple(x, self.window_size))  # (B, Hp, Wp, 3C)
-            x = fused.whole_windows(
-                qkv, weight, bias, num_heads=self.num_heads, window_size=self.window_size, dropout=dropout
-            )
-            x = crop_to(x, H, W)
+        if torch.jit.is_scripting():
+            x = self._attend(x, "torch")
         else:
-            x = window_attention(
-                self.qkv(x),  # (B, H, W, 3C)
-                weight,
-                bias,
-                num_heads=self.num_heads,
-                window_size=self.window_size,
-                fill=self.qkv.bias,
-                dropout=dropout,
-                implementation=self.implementation,
-            )
+            x = self._attend_as_chosen(x)
         return self.proj_drop(self.proj(x))
+
+    def _attend_as_chosen(self, x: Tensor) -> Tensor:
+        """Choose the implementation for x, and compute attention and LIM with it."""
+        dropout = self.attn_drop if self.training else 0.0
+        device = None if is_symbolic(x) else x.device
+        choice = self.choice(device, None if device is None else _dtype_of_products(x), dropout)
+        warn_if_ignored(self.implementation, choice, device)
+        has_plain_lim = self.lim is None or is_plain_convolution(self.lim, kernel_size=3, is_depthwise=True)
+        if choice.implementation == "triton" and has_plain_lim and is_plain(self.qkv, nn.Linear):
+            weight, bias = (None, None) if self.lim is None else (self.lim.weight, self.lim.bias)
+            # The kernel computes LIM too, and takes the bias of qkv for padded tokens: nothing is copied.
+            return operators.window_attention(
+                self.qkv(x), weight, bias, self.qkv.bias, self.num_heads, *self.window_size
+            )
+        return self._attend(x, choice.implementation)
+
+    def _attend(self, x: Tensor, implementation: str) -> Tensor:  # `Resolved`, which torch.jit.script does not know
+        """Compute attention and LIM step by step, calling every layer as a module."""
+        _, H, W, _ = x.shape
+        # Zeros are padded before qkv: one copy of x costs a third of one of qkv.
+        qkv = self.qkv(pad_to_multiple(x, self.window_size))  # (B, Hp, Wp, 3C)
+        x = whole_windows(
+            qkv,
+            num_heads=self.num_heads,
+            window_size=self.window_size,
+            dropout=self.attn_drop if self.training else 0.0,
+            implementation=implementation,
+        )  # (B, Hp, Wp, C)
+        if self.lim is not None:
+            lim = channels_last(self.lim(channels_first(qkv[..., 2 * self.dim :])))  # (B, Hp, Wp, C)
+            if torch.jit.is_scripting():
+                x = x + lim
+            elif is_plain(self.lim, nn.Conv2d) and not is_symbolic(x):
+                x = lim.add_(x)  # in place: the convolution's backward does not need its output
+            else:
+                x = x + lim
+        return crop_to(x, H, W)
 
 
 def _dtype_of_products(x: Tensor) -> torch.dtype:
-    """Of what a linear layer makes of x: autocast's, where it is on."""
+    """Return the dtype of a linear layer's output for x: autocast's, where it is on."""
     device = x.device.type
     # Asked only where a kernel may run: the meta device knows no autocast, and torch raises.
     if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalablevit.layers.plain import is_plain
+from scalablevit.ops.recording import is_recorded
+
 
 class Mlp(nn.Module):
     """Linear, exact (erf) GELU, Linear, token by token.
@@ -24,9 +27,11 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""
-        x = self.fc1(x)  # (..., hidden_dim), the largest tensor of a block: without gradients it is not doubled
-        # A hook on fc1 may keep what it saw, and a traced graph serves with gradients as well as without.
-        is_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        in_place = not (torch.is_grad_enabled() or is_graph or self.fc1._forward_hooks)
-        x = torch.ops.aten.gelu_(x) if in_place else F.gelu(x)
+        x = self.fc1(x)  # (..., hidden_dim), the largest tensor of a block
+        if torch.jit.is_scripting():
+            x = F.gelu(x)
+        else:
+            # Not doubled where nobody else holds it: gradients, a hook on fc1, or what stands in its place.
+            is_ours = not torch.is_grad_enabled() and not is_recorded(x) and is_plain(self.fc1, nn.Linear)
+            x = torch.ops.aten.gelu_(x) if is_ours else F.gelu(x)
         return self.drop(self.fc2(self.drop(x)))

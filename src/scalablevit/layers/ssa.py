@@ -6,10 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalablevit.layers.plain import is_plain_convolution
 from scalablevit.ops.choice import Choice, Implementation, check_implementation
 from scalablevit.ops.layout import channels_first, channels_last
-from scalablevit.ops.reduced_attention import reduced_attention, why
+from scalablevit.ops.recording import is_symbolic
+from scalablevit.ops.reduced_attention import fused, reduced_attention, select_implementation
 from scalablevit.ops.windows import pad_to_least
+
+# torch.fx records these as they are: they read sizes and devices, which it does not know.
+torch.fx.wrap("pad_to_least")
+torch.fx.wrap("reduced_attention")
 
 
 class ScalableSelfAttention(nn.Module):
@@ -37,6 +43,9 @@ class ScalableSelfAttention(nn.Module):
 
     Source: ScalableViT, arXiv:2203.10790, section 3.2, equations 1 to 3.
     """
+
+    # Attributes that torch.jit.script may take for constants, so that it leaves out the branch without its layers.
+    __constants__ = ("fused_kv", "has_trunk")
 
     def __init__(
         self,
@@ -68,11 +77,12 @@ class ScalableSelfAttention(nn.Module):
         self.value_dim = width if scale_value else dim
         self.key_dim = width
         self.q = nn.Linear(dim, width, bias=qkv_bias)
-        if reduction > 1:
+        self.has_trunk = reduction > 1
+        if self.has_trunk:
             self.reduce = nn.Conv2d(dim, dim, reduction, stride=reduction, groups=dim)
             self.expand = nn.Conv2d(dim, width, 1)
             self.norm = nn.LayerNorm(width, eps=1e-5)
-        source = width if reduction > 1 else dim
+        source = width if self.has_trunk else dim
         # The parameters keep the shape of the form they were published in: one matrix or two.
         self.fused_kv = scale_value or reduction == 1
         if self.fused_kv:
@@ -84,8 +94,8 @@ class ScalableSelfAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def choice(self, device: torch.device, dtype: torch.dtype, dropout: float = 0.0) -> Choice:
-        """How its attention computes on queries, keys and values of a device and dtype, and why."""
-        return why(
+        """Choose the implementation for queries, keys and values of a device and dtype."""
+        return select_implementation(
             key_width=self.key_dim // self.num_heads,
             value_width=self.value_dim // self.num_heads,
             device=device,
@@ -95,30 +105,43 @@ class ScalableSelfAttention(nn.Module):
         )
 
     def reduced(self, x: Tensor) -> Tensor:
-        """The shared trunk of keys and values: (B, H, W, C) -> (B, H // R, W // R, C'), at least one token."""
-        if self.reduction == 1:
-            return x
-        x = channels_first(pad_to_least(x, self.reduction))  # (B, C, H, W)
-        x = channels_last(self.reduce(x))  # (B, H // R, W // R, C)
-        # A 1x1 convolution is a Linear, and as such takes no detour over the convolution's layouts.
-        x = F.linear(x, self.expand.weight.flatten(1), self.expand.bias)  # (B, H // R, W // R, C')
-        return F.gelu(self.norm(x))
+        """Compute the input of keys and values: (B, H, W, C) -> (B, H // R, W // R, C'), at least one token."""
+        if self.has_trunk:
+            x = channels_first(pad_to_least(x, self.reduction))  # (B, C, H, W)
+            x = F.gelu(self.norm(self._expanded(self.reduce(x))))  # (B, H // R, W // R, C')
+        return x
+
+    def _expanded(self, x: Tensor) -> Tensor:
+        """(B, C, H // R, W // R) -> (B, H // R, W // R, C')."""
+        if torch.jit.is_scripting():
+            x = channels_last(self.expand(x))
+        elif is_plain_convolution(self.expand, kernel_size=1, is_depthwise=False) and not is_symbolic(x):
+            # A 1x1 convolution is a Linear, and as such takes no detour over the convolution's layouts.
+            x = F.linear(channels_last(x), self.expand.weight.flatten(1), self.expand.bias)
+        else:
+            x = channels_last(self.expand(x))
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), for any H and W of at least 1."""
         _, H, W, _ = x.shape
         source = self.reduced(x).flatten(1, 2)  # (B, M, C')
         if self.fused_kv:
-            k, v = self.kv(source).split((self.key_dim, self.value_dim), dim=-1)
+            k, v = self.kv(source).split([self.key_dim, self.value_dim], dim=-1)
         else:
             k, v = self.k(source), self.v(source)
-        x = reduced_attention(
-            self.q(x).flatten(1, 2),  # (B, N, C')
-            k,
-            v,
-            num_heads=self.num_heads,
-            scale=self.scale,
-            dropout=self.attn_drop if self.training else 0.0,
-            implementation=self.implementation,
-        )
+        q = self.q(x).flatten(1, 2)  # (B, N, C')
+        dropout = self.attn_drop if self.training else 0.0
+        if torch.jit.is_scripting():
+            x = fused.reduced_attention(q, k, v, num_heads=self.num_heads, scale=self.scale, dropout=dropout)
+        else:
+            x = reduced_attention(
+                q,
+                k,
+                v,
+                num_heads=self.num_heads,
+                scale=self.scale,
+                dropout=dropout,
+                implementation=self.implementation,
+            )
         return self.proj_drop(self.proj(x.unflatten(1, (H, W))))

@@ -1,4 +1,4 @@
-"""Which implementation of an attention runs: our Triton kernel, PyTorch's fused attention, or the definition."""
+"""Choose the implementation of an attention: our Triton kernel, PyTorch's fused attention, or the definition."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ import torch
 from torch import cuda
 
 from scalablevit.ops import probe
+from scalablevit.ops.recording import is_exporting
 
 Implementation = Literal["auto", "triton", "torch", "reference"]
-"""How to compute an attention: "auto" takes "triton" where its kernel was made to serve, else "torch"."""
+"""How to compute an attention: "auto" takes "triton" where its kernel is supported and fast, else "torch"."""
+
+Resolved = Literal["triton", "torch", "reference"]
+"""An implementation that was chosen: one of those that run."""
 
 ENVIRONMENT_VARIABLE = "SCALABLEVIT_ATTENTION"
-"""Names the implementation of every attention that was not told another one; read when scalablevit is imported."""
+"""Sets the implementation of every attention whose own is "auto"; read when scalablevit is imported."""
 
 IMPLEMENTATIONS = ("auto", "triton", "torch", "reference")
 
@@ -28,19 +32,19 @@ _LEAST_CAPABILITY = (8, 0)  # of a CUDA device: bfloat16 in the tensor cores
 
 @dataclass(frozen=True)
 class Choice:
-    """What runs, and why.
+    """The implementation that runs, and the reason.
 
     Attributes:
         implementation: "triton", "torch" or "reference".
         reason: in words, for people.
     """
 
-    implementation: Literal["triton", "torch", "reference"]
+    implementation: Resolved
     reason: str
 
 
 def check_implementation(name: str) -> Implementation:
-    """The name itself.
+    """Return the name itself.
 
     Raises:
         ValueError: it is none of `IMPLEMENTATIONS`.
@@ -72,50 +76,51 @@ _said: set[str] = set()
 def choose(
     wanted: Implementation,
     *,
-    device: torch.device,
-    dtype: torch.dtype,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
     dropout: float,
     cannot: Callable[[], str | None],
 ) -> Choice:
-    """What runs for tensors of a device and dtype.
+    """Choose the implementation for tensors of a device and dtype.
 
     Args:
         wanted: what the caller asked for; "auto" leaves it to the environment variable and the device.
-        device, dtype: of the tensors.
+        device, dtype: of the tensors; None while torch.fx records symbols that have neither.
         dropout: of attention weights; the kernels have none.
-        cannot: tells why the kernel cannot serve these sizes, or None; asked only where nothing else forbids the
-            kernel, as sizes are no numbers while torch.jit traces.
+        cannot: tells why the kernel does not support these sizes, or None. It is called only where nothing else
+            forbids the kernel, because sizes are no numbers while torch.jit traces.
 
     Returns:
-        the choice. "triton" that was asked for and cannot serve gives "torch", with the reason.
+        the choice. Where "triton" is asked for and not supported, it is "torch", with the reason.
     """
-    wanted = _resolved(check_implementation(wanted))
+    wanted = _or_default(check_implementation(wanted))
     if wanted == "torch" or wanted == "reference":
         return Choice(wanted, "asked for")
     is_asked_for = wanted == "triton"
     obstacle = _obstacle(device, dtype, dropout, is_asked_for) or cannot()
     # Last, as the first question about a device builds a kernel.
-    if obstacle is None and device.type == "cuda" and not IS_INTERPRETED:
+    if obstacle is None and device is not None and device.type == "cuda" and not IS_INTERPRETED:
         obstacle = _obstacle_on(device.index)
     if obstacle is not None:
         return Choice("torch", obstacle)
     return Choice("triton", "asked for" if is_asked_for else "it can serve here")
 
 
-def warn_if_ignored(wanted: Implementation, chosen: Choice, device: torch.device) -> None:
+def warn_if_ignored(wanted: Implementation, chosen: Choice, device: torch.device | None) -> None:
     """Warn, once for each reason, that "triton" was asked for and something else is about to run on `device`."""
-    # On the meta device nothing runs.
-    if _resolved(wanted) == "triton" and chosen.implementation != "triton" and device.type != "meta":
+    # On the meta device nothing runs, and without a device nothing runs yet.
+    is_real = device is not None and device.type != "meta"
+    if _or_default(wanted) == "triton" and chosen.implementation != "triton" and is_real:
         _warn_once(chosen.reason)
 
 
-def _resolved(wanted: Implementation) -> Implementation:
+def _or_default(wanted: Implementation) -> Implementation:
     return DEFAULT if wanted == "auto" else wanted
 
 
-def _obstacle(device: torch.device, dtype: torch.dtype, dropout: float, is_asked_for: bool) -> str | None:
-    """Why no kernel of ours can run, or should, whatever the sizes; or None."""
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+def _obstacle(device: torch.device | None, dtype: torch.dtype | None, dropout: float, is_asked_for: bool) -> str | None:
+    """Return why no kernel of ours can run, or should, whatever the sizes; or None."""
+    if device is None or is_exporting() or torch.jit.is_tracing():
         return "an exported or traced graph holds PyTorch's operators only"
     if not _HAS_TRITON:
         return "Triton is not installed"
@@ -142,13 +147,13 @@ def _obstacle(device: torch.device, dtype: torch.dtype, dropout: float, is_asked
 
 @torch.compiler.assume_constant_result
 def _is_transformed() -> bool:
-    """Whether a transform of torch.func is under way, which torch.compile guards on."""
+    """Tell whether a transform of torch.func is active, which torch.compile guards on."""
     return torch._C._are_functorch_transforms_active()
 
 
 @torch.compiler.assume_constant_result
 def _obstacle_on(index: int | None) -> str | None:
-    """Why kernels cannot run on a CUDA device, the current one if None; or None."""
+    """Return why kernels cannot run on a CUDA device, the current one if None; or None."""
     if not cuda.is_available():
         return "this machine has no CUDA device"  # its tensors are fake
     index = cuda.current_device() if index is None else index

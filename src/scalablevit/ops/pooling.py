@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scalablevit.ops.recording import is_exporting
+
 
 def adaptive_average_pool(x: Tensor, size: int) -> Tensor:
     """Average a feature map to `size` rows and columns.
@@ -20,10 +22,14 @@ def adaptive_average_pool(x: Tensor, size: int) -> Tensor:
     Returns:
         (B, C, size, size).
     """
-    if not torch.jit.is_scripting() and (torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()):
+    if torch.jit.is_scripting():
+        pooled = F.adaptive_avg_pool2d(x, size)
+    elif is_exporting() or torch.onnx.is_in_onnx_export():
         rows, columns = (bins(x, length, size) for length in x.shape[2:])  # (size, H), (size, W)
-        return rows @ x @ columns.t()
-    return F.adaptive_avg_pool2d(x, size)
+        pooled = rows @ x @ columns.t()
+    else:
+        pooled = F.adaptive_avg_pool2d(x, size)
+    return pooled
 
 
 def bins(x: Tensor, length: int, size: int) -> Tensor:

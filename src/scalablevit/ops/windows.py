@@ -82,10 +82,11 @@ def window_partition(x: Tensor, size: tuple[int, int]) -> Tensor:
 
     Source: Swin Transformer, arXiv:2103.14030, section 3.2.
     """
-    check_window_size(size)
     B, H, W, C = x.shape
-    if not torch.compiler.is_compiling() and (H % size[0] or W % size[1]):
-        raise ValueError(f"a map of {H}x{W} tokens is not a whole number of {size} windows; pad_to_multiple first")
+    if not torch.jit.is_scripting():
+        check_window_size(size)
+        if not torch.compiler.is_compiling() and (H % size[0] or W % size[1]):
+            raise ValueError(f"a map of {H}x{W} tokens is not a whole number of {size} windows; pad_to_multiple first")
     x = x.view(B, H // size[0], size[0], W // size[1], size[1], C)
     x = x.transpose(2, 3)  # (B, H/rows, W/columns, rows, columns, C)
     return x.reshape(-1, size[0] * size[1], C)

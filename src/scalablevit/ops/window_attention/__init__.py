@@ -11,31 +11,30 @@ from scalablevit.ops.window_attention.tiles import cannot_serve
 from scalablevit.ops.windows import check_window_size
 
 
-def why(
+def select_implementation(
     *,
     head_width: int,
     window_size: tuple[int, int],
-    device: torch.device,
-    dtype: torch.dtype,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
     dropout: float = 0.0,
     implementation: Implementation = "auto",
 ) -> Choice:
-    """What `window_attention` runs for such tensors, and why.
+    """Choose the implementation that computes window attention.
 
     Args:
         head_width: channels of one head, D.
         window_size: rows and columns of a window, in tokens.
-        device, dtype: of qkv.
+        device, dtype: of qkv; None while torch.fx records symbols that have neither.
         dropout: of attention weights.
-        implementation: what is asked for.
+        implementation: the one that the caller asked for.
     """
-    return choose(
-        implementation,
-        device=device,
-        dtype=dtype,
-        dropout=dropout,
-        cannot=lambda: cannot_serve(window_size=window_size, head_width=head_width, dtype=dtype),
-    )
+
+    def cannot() -> str | None:
+        assert dtype is not None  # `choose` asks about sizes only where there are tensors
+        return cannot_serve(window_size=window_size, head_width=head_width, dtype=dtype)
+
+    return choose(implementation, device=device, dtype=dtype, dropout=dropout, cannot=cannot)
 
 
 def window_attention(
@@ -64,8 +63,8 @@ def window_attention(
         dropout: probability in [0, 1) with which an attention weight is dropped.
         implementation: "triton" (`kernel.py`), "torch" (`fused.py`), "reference", or "auto": the kernel in bfloat16 and
             float16 where it can serve, else "torch", unless the environment variable SCALABLEVIT_ATTENTION says
-            otherwise. Where "triton" is asked for and cannot serve, "torch" runs, with a warning; `why` tells.
-            Only "reference" has second and forward-mode derivatives.
+            otherwise. Where "triton" is asked for and cannot serve, "torch" runs, with a warning;
+            `select_implementation` tells why. Only "reference" has second and forward-mode derivatives.
 
     Returns:
         (B, H, W, C), before the output projection.
@@ -82,7 +81,7 @@ def window_attention(
     if fill is not None and fill.shape != (C3,):
         raise ValueError(f"fill must be one token of qkv, ({C3},), got {tuple(fill.shape)}")
     check_window_size(window_size)
-    choice = why(
+    choice = select_implementation(
         head_width=C3 // (3 * num_heads),
         window_size=window_size,
         device=qkv.device,
@@ -98,3 +97,26 @@ def window_attention(
     return twin.window_attention(
         qkv, lim_weight, lim_bias, num_heads=num_heads, window_size=window_size, fill=fill, dropout=dropout
     )
+
+
+def whole_windows(
+    qkv: Tensor, *, num_heads: int, window_size: tuple[int, int], dropout: float, implementation: str
+) -> Tensor:
+    """Compute attention inside the windows of a map that is a whole number of them, without LIM.
+
+    Args:
+        qkv: queries, keys and values side by side, (B, H, W, 3C); H and W are multiples of the window's sides.
+        num_heads, window_size, dropout: as in `window_attention`.
+        implementation: what `select_implementation` chose (a str to torch.jit.script, which knows
+            no literals). TorchScript holds PyTorch's fused attention only.
+
+    Returns:
+        (B, H, W, C).
+    """
+    if torch.jit.is_scripting() or implementation == "torch":
+        out = fused.whole_windows(qkv, None, None, num_heads=num_heads, window_size=window_size, dropout=dropout)
+    elif implementation == "triton":
+        out = operators.window_attention(qkv, None, None, None, num_heads, *window_size)
+    else:
+        out = reference.window_attention(qkv, None, None, num_heads=num_heads, window_size=window_size, dropout=dropout)
+    return out

@@ -38,8 +38,7 @@ def whole_windows(
     qkv: Tensor,
     lim_weight: Tensor | None,
     lim_bias: Tensor | None,
-    *,
-    num_heads: int,
+    num_heads: int,  # not keyword-only: torch.jit.script wants it so beside defaults
     window_size: tuple[int, int],
     dropout: float = 0.0,
 ) -> Tensor:
@@ -50,7 +49,7 @@ def whole_windows(
     # lie. Traced, that copy would guard in torch.export on whether there is but one window.
     if qkv.is_cpu and not torch.compiler.is_compiling():
         x = window_partition(qkv, window_size)  # (B * n, L, 3C)
-        q, k, v = x.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B * n, h, L, D)
+        q, k, v = x.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # each (B * n, h, L, D)
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2)  # (B * n, L, h, D)
         out = window_unpartition(out.flatten(2), window_size, H, W)  # (B, H, W, C)
     else:
