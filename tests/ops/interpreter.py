@@ -1,4 +1,4 @@
-"""Triton's interpreter, made to compute in bfloat16 as a GPU does."""
+"""Triton's interpreter, corrected to compute as a GPU does and to run with current NumPy."""
 
 from typing import Any
 
@@ -6,16 +6,18 @@ import numpy as np
 import torch
 
 
-def make_bfloat16_right() -> None:
-    """Mend two faults of the interpreter (Triton 3.6 to 3.9), which keeps bfloat16 numbers as 16-bit integers.
+def correct_interpreter() -> None:
+    """Correct three faults of Triton's interpreter.
 
-    Its `tl.dot` multiplies those integers, and its rounding from fp32 truncates where a GPU takes the nearest.
+    It keeps bfloat16 numbers as 16-bit integers (3.6 to 3.9): `tl.dot` multiplies these integers, and rounding from
+    fp32 truncates where a GPU takes the nearest. It turns arrays of one element into Python integers (until 3.7), which
+    NumPy refuses since 2.4.
     """
     import triton.language as tl
     from triton.runtime import interpreter
 
     builder = interpreter.InterpreterBuilder
-    dot, cast = builder.create_dot, builder.cast_impl
+    dot, cast, patch_tensor = builder.create_dot, builder.cast_impl, interpreter._patch_lang_tensor
 
     def in_fp32(x: Any) -> Any:
         if x.dtype.scalar != tl.bfloat16:
@@ -32,4 +34,9 @@ def make_bfloat16_right() -> None:
             return interpreter.TensorHandle(rounded.view(torch.int16).numpy().view(np.uint16), tl.bfloat16)
         return cast(self, src, dst_type)
 
+    def patch_lang_tensor(tensor: Any, scope: Any) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
     builder.create_dot, builder.cast_impl = create_dot, cast_impl
+    interpreter._patch_lang_tensor = patch_lang_tensor

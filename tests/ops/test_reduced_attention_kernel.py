@@ -21,11 +21,11 @@ pytestmark = [
     pytest.mark.filterwarnings("error::UserWarning:scalablevit"),
 ]
 if IS_INTERPRETED:
-    from interpreter import make_bfloat16_right
+    from interpreter import correct_interpreter
 
     from scalablevit.ops.reduced_attention import kernel
 
-    make_bfloat16_right()
+    correct_interpreter()
 
 # tokens, keys, heads, width of a head's queries and keys, and of its values
 CASES = {

@@ -20,11 +20,11 @@ pytestmark = [
     pytest.mark.filterwarnings("error::UserWarning:scalablevit"),
 ]
 if IS_INTERPRETED:
-    from interpreter import make_bfloat16_right
+    from interpreter import correct_interpreter
 
     from scalablevit.ops.window_attention import kernel
 
-    make_bfloat16_right()
+    correct_interpreter()
 
 CASES = {
     "published, padded": {"B": 1, "H": 13, "W": 6, "heads": 2, "D": 32, "window": (7, 7)},
