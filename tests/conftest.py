@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 TESTS = Path(__file__).parent
-sys.path[:0] = [str(TESTS), str(TESTS / "golden"), str(TESTS.parent / "benchmarks")]
+sys.path[:0] = [str(TESTS), str(TESTS / "golden"), str(TESTS.parent / "benchmarks"), str(TESTS.parent / "tools")]
 
 
 @pytest.fixture(autouse=True)
