@@ -104,7 +104,8 @@ def test_truncated(kind: str, keep: float, tmp_path: Path) -> None:
 def test_not_a_checkpoint(content: bytes, name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    assert_refused(atto(), path, f"{name} (is truncated or not a checkpoint|holds a int|holds more than data)")
+    kinds = "is truncated or not a checkpoint|holds a int|holds more than data|is a text file|is a JPEG image"
+    assert_refused(atto(), path, f"{name} ({kinds})")
 
 
 def test_a_run_that_is_not_done(tmp_path: Path) -> None:

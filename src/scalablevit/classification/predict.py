@@ -115,8 +115,13 @@ class Classifier:
         try:
             preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
             class_names = metadata["class_names"]
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{source} lacks class names or preprocessing ({error}); train it with fit") from error
+        if getattr(network, "in_chans", preprocessing.in_chans) != preprocessing.in_chans:
+            raise WeightsError(
+                f"{source} does not fit what it describes: its network takes {network.in_chans} channels, its "
+                f"preprocessing has mean and std of {preprocessing.in_chans}"
+            )
         return cls(network, class_names=class_names, preprocessing=preprocessing, device=device)
 
     def predict(

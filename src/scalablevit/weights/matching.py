@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scalablevit.abridged import abridged
-from scalablevit.backbone import PyramidBackbone, ScalableViT
+from scalablevit.weights.classes import check_class_names
 from scalablevit.weights.published_names import to_native_names
 from scalablevit.weights.reading import read
 from scalablevit.weights.report import LoadReport, misfit
-from scalablevit.weights.source import WeightsError
+from scalablevit.weights.source import WeightsError, shortened
+from scalablevit.weights.unwrapping import Unwrapped, unwrap
+from scalablevit.weights.values import check_values
 from scalablevit.weights.variants import describe_variant
+from scalablevit.weights.whole_models import TASK_PREFIXES, Plan, Wish, plan_whole, why_backbone_alone
 
 _STEM = "stages.0.patch_embed.proj.weight"
-# before the names of a whole detector or segmentation model: none, our tasks', DDP's, torch.compile's
-_TASK_PREFIXES = ("", "network.", "module.", "_orig_mod.", "model.")
 
 
 def load_weights(
@@ -28,12 +30,16 @@ def load_weights(
     *,
     fresh_head: bool = False,
     class_names: Sequence[str] | None = None,
+    entry: str | None = None,
 ) -> LoadReport:
     """Copy weights into a `ScalableViT`, a backbone of `create_backbone`, or a model built around one.
 
     Reads safetensors, pickles (released classifiers `{"model": ..., "args": Namespace}`, dense backbones, bare state
     dicts, `state_dict`, Lightning checkpoints; with prefixes such as `module.` and `backbone.`), folders with a
     `model.safetensors`, and `hf-hub:` and `local-dir:` names. Pickles are never allowed to run code.
+
+    Where a checkpoint also holds averaged weights (`model_ema`, `state_dict_ema`, ...), the plain ones are taken, and
+    the report tells of the others; `entry="model_ema"`, or FILE#model_ema as the source, takes those.
 
     What may differ: the number of input channels (the first kernel is summed or repeated), the number of classes (the
     last layer stays fresh), the head and norms that only one of classifier and pyramid has. All of it is in the
@@ -45,10 +51,12 @@ def load_weights(
     backbone, the report warns and says what differs.
 
     Args:
-        model: network to fill; one with exactly one `ScalableViT` or `PyramidBackbone` inside will do.
-        source: file, folder, name, or a state dict or checkpoint already in memory.
+        model: network to fill; one with exactly one `ScalableViT` or `PyramidBackbone` inside will do, also wrapped by
+            `torch.compile`, `DataParallel`, an averaged model, timm's `features_only` or a Lightning module.
+        source: file, folder, name, or a state dict or checkpoint already in memory; FILE#ENTRY as with `entry`.
         fresh_head: leave the classifier's head as it is, whatever the checkpoint holds.
         class_names: of the model's classes by index; where the checkpoint names others, the head stays fresh.
+        entry: of the checkpoint's entries, the one with the weights, such as "model_ema"; None: the usual one.
 
     Returns:
         report of what matched, what was adapted, what stayed fresh, and what was ignored.
@@ -57,122 +65,57 @@ def load_weights(
         WeightsError: (a ValueError) the source cannot be read, or does not fit.
         FileNotFoundError: no such file.
     """
-    checkpoint = read(source)
-    name, tensors, theirs = checkpoint.source, checkpoint.tensors, checkpoint.class_names
-    other_classes = class_names is not None and theirs is not None and list(class_names) != theirs
-    if _STEM in model.state_dict():
-        return _load_network(model, tensors, name, fresh_head=fresh_head, other_classes=other_classes)
-    inner = {key: part for key, part in model.named_modules() if isinstance(part, ScalableViT | PyramidBackbone)}
-    if len(inner) != 1:
+    checkpoint = read(source, entry=entry)
+    theirs = checkpoint.class_names
+    check_class_names(checkpoint.tensors, theirs, checkpoint.source)
+    wish = Wish(fresh_head, class_names is not None and theirs is not None and list(class_names) != theirs)
+    target = unwrap(model)
+    tensors = _without_compiled(checkpoint.tensors)
+    if _STEM in target.tensors:
+        plan = _plan_network(target.tensors, tensors, checkpoint.source, wish, is_partial=target.is_partial)
+    elif len(target.cores) == 1:
+        plan = _plan_model(target, tensors, checkpoint.source, wish)
+    else:
+        found = f", not {len(target.cores)} ({abridged(target.cores, 4)})" if target.cores else ", and holds none"
         raise WeightsError(
-            f"{type(model).__name__} is not a ScalableViT; it must hold one, not {len(inner)}: pass the network "
-            "itself: load_weights(model.backbone, ...)"
+            f"{type(model).__name__} is not a ScalableViT; it must hold one{found}: pass the network itself: "
+            f"load_weights(model.{next(iter(target.cores), 'backbone')}, ...)"
         )
-    ((where, backbone),) = inner.items()
-    others = [key for key in model.state_dict() if not key.startswith(f"{where}.")]
-    prefix = next((p for p in _TASK_PREFIXES if all(p + key in tensors for key in others)), None)
-    if prefix is not None:
-        return _load_whole(model, tensors, prefix, name, fresh_head=fresh_head, other_classes=other_classes)
-    report = _load_network(backbone, tensors, name, fresh_head=fresh_head, other_classes=other_classes)
-    return LoadReport(
-        report.source,
-        report.variant,
-        [f"{where}.{key}" for key in report.matched],
-        {f"{where}.{key}": what for key, what in report.adapted.items()},
-        [*(f"{where}.{key}" for key in report.fresh), *others],
-        report.ignored,
-        _why_backbone_alone(model, tensors, others),
-    )
-
-
-def _why_backbone_alone(model: nn.Module, tensors: Mapping[str, Tensor], others: Sequence[str]) -> str:
-    """What keeps a checkpoint from filling all of a model, of whose `others` it has some; empty where it has none."""
-    prefix = max(_TASK_PREFIXES, key=lambda p: sum(p + key in tensors for key in others))
-    if not any(prefix + key in tensors for key in others):
-        return ""
-    theirs = {key.removeprefix(prefix).split(".")[0] for key in tensors if key.startswith(prefix)}
-    parts = dict.fromkeys(part for key in others if (part := key.split(".")[0]) not in theirs)
-    targets = model.state_dict()
-    class_layers = tuple(getattr(model, "class_layers", ()))
-    reshaped = [
-        f"{key} is {tuple(tensors[prefix + key].shape)} there and {tuple(targets[key].shape)} here"
-        for key in others
-        if prefix + key in tensors
-        and tensors[prefix + key].shape != targets[key].shape
-        and not key.startswith(class_layers)
-    ]
-    lacking = next(key for key in others if prefix + key not in tensors)  # or the whole would have been filled
-    reasons = [*([] if parts else reshaped[:1]), f"there is no {' and no '.join(parts) or lacking} there"]
-    kind = "segmenter" if any(key.startswith("decoder.") for key in others) else "detector"
-    return (
-        f"only the backbone was taken: {', and '.join(reasons)}; give the same model.{kind} and model.{kind}_options "
-        "as that run's recipe.yaml to take all of it"
-    )
-
-
-def _load_whole(
-    model: nn.Module, tensors: Mapping[str, Tensor], prefix: str, name: str, *, fresh_head: bool, other_classes: bool
-) -> LoadReport:
-    """Fill a model from a checkpoint of its own kind; layers of other classes stay fresh.
-
-    A part that the model lacks as a whole, such as an auxiliary head, is ignored; more layers in a part that it has
-    make another network of it.
-    """
-    targets = model.state_dict()
-    class_layers = tuple(getattr(model, "class_layers", ()))
-    report = LoadReport(name, describe_variant(to_native_names(tensors)))
-    plan: dict[str, Tensor] = {}
-    problems: list[str] = []
-    same_shapes = all(
-        tensors[prefix + key].shape == target.shape for key, target in targets.items() if key.startswith(class_layers)
-    )
-    for key, target in targets.items():
-        value = tensors.get(prefix + key)
-        if value is None:
-            problems.append(f"the checkpoint lacks {key} {tuple(target.shape)}")
-        elif key.startswith(class_layers) and (fresh_head or other_classes or not same_shapes):
-            report.adapted[key] = f"{tuple(value.shape)} -> {tuple(target.shape)}, freshly initialised for the classes"
-        elif value.shape != target.shape:
-            problems.append(f"{key} is {tuple(value.shape)}, the model needs {tuple(target.shape)}")
-        else:
-            plan[key] = value
-            report.matched.append(key)
-    parts = {key.split(".")[0] for key in targets}
-    for key in sorted(tensors):
-        inner = key.removeprefix(prefix)
-        if inner in targets:
-            continue
-        if key.startswith(prefix) and inner.split(".")[0] in parts:
-            problems.append(f"the model has no place for {inner} {tuple(tensors[key].shape)}")
-        else:
-            report.ignored.append(key)
-    if problems:
-        ours = describe_variant(to_native_names(targets))
-        message = misfit(name, report.variant, ours, sorted(problems))
-        if report.variant == ours:
-            message += (
-                "\nIt was made with other options: build the model with the same ones (fit: model.detector_options or "
-                "model.segmenter_options, as the recipe.yaml of its run has them), or load the weights of a classifier."
-            )
-        raise WeightsError(message)
+    check_values(plan.values, checkpoint.source)
     with torch.no_grad():
-        for key, value in plan.items():
-            targets[key].copy_(value)
-    return report
+        for key, value in plan.values.items():
+            target.tensors[key].copy_(value)
+    report = plan.report.renamed(target.names)
+    return replace(report, entry=checkpoint.entry, other_entries=list(checkpoint.others))
 
 
-def _load_network(
-    model: nn.Module, tensors: Mapping[str, Tensor], name: str, *, fresh_head: bool, other_classes: bool
-) -> LoadReport:
-    """Fill a `ScalableViT` or a `PyramidBackbone`."""
+def _plan_model(target: Unwrapped, tensors: Mapping[str, Tensor], name: str, wish: Wish) -> Plan:
+    """Plan to fill a model that is built around a network: all of it, or the network alone."""
+    ((where, _),) = target.cores.items()
+    others = [key for key in target.tensors if not key.startswith(f"{where}.")]
+    prefix = next((p for p in TASK_PREFIXES if all(p + key in tensors for key in others)), None)
+    class_layers = tuple(getattr(target.network, "class_layers", ()))
+    if others and prefix is not None:
+        return plan_whole(target.tensors, tensors, prefix, name, wish, class_layers=class_layers)
+    inner = {key.removeprefix(f"{where}."): t for key, t in target.tensors.items() if key.startswith(f"{where}.")}
+    plan = _plan_network(inner, tensors, name, wish, is_partial=target.is_partial)
+    report = plan.report.renamed({key: f"{where}.{key}" for key in inner})
+    report.fresh.extend(others)
+    warning = why_backbone_alone(target.tensors, tensors, others, class_layers=class_layers)
+    return Plan({f"{where}.{key}": value for key, value in plan.values.items()}, replace(report, warning=warning))
+
+
+def _plan_network(
+    targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str, wish: Wish, *, is_partial: bool
+) -> Plan:
+    """Plan to fill a `ScalableViT` or a `PyramidBackbone`; a partial one lacks stages that the checkpoint has."""
     state = to_native_names(tensors)
-    targets = model.state_dict()
     if not any(key.startswith("stages.") for key in state):
-        raise WeightsError(f"{name} does not hold a ScalableViT; its entries are {abridged(sorted(state), 6)}")
-    variant = describe_variant(state)
-    report = LoadReport(name, variant)
-    plan: dict[str, Tensor] = {}
-    keep_head = set() if other_classes else _head_to_keep(state, targets, fresh_head, name)
+        entries = shortened(abridged(sorted(state), 6))
+        raise WeightsError(f"{name} does not hold a ScalableViT; its entries are {entries}")
+    report = LoadReport(name, describe_variant(state))
+    values: dict[str, Tensor] = {}
+    keep_head = set() if wish.other_classes else _head_to_keep(state, targets, wish.fresh_head, name)
     # Norms are there or not as a whole: a file that holds some of them is damaged.
     held = {key.split(".")[0] for key in state}
     problems: list[str] = []
@@ -181,35 +124,39 @@ def _load_network(
         if part == "head" and key not in keep_head:
             if value is not None and value.shape != target.shape:
                 report.adapted[key] = f"{tuple(value.shape)} -> {tuple(target.shape)}, freshly initialised"
-            elif value is not None and other_classes:
+            elif value is not None and wish.other_classes:
                 report.adapted[key] = "freshly initialised, as the checkpoint's classes have other names"
             else:
                 report.fresh.append(key)
         elif value is None:
-            if part not in held and (part == "norms" or (part == "norm" and fresh_head)):
+            if part not in held and (part == "norms" or (part == "norm" and wish.fresh_head)):
                 report.fresh.append(key)
             else:
                 problems.append(f"the checkpoint lacks {key} {tuple(target.shape)}")
         elif value.shape == target.shape:
-            plan[key] = value
+            values[key] = value
             report.matched.append(key)
         elif key == _STEM and (value.shape[0], *value.shape[2:]) == (target.shape[0], *target.shape[2:]):
-            plan[key] = adapt_in_chans(value, target.shape[1])
+            values[key] = adapt_in_chans(value, target.shape[1])
             report.adapted[key] = f"{value.shape[1]} -> {target.shape[1]} input channels"
         else:
             problems.append(f"{key} is {tuple(value.shape)}, the model needs {tuple(target.shape)}")
-    for key in state.keys() - targets.keys():
-        if key.startswith(("stages.", "blocks.")):
+    stages = {key.split(".")[1] for key in targets if key.startswith("stages.")}
+    for key in sorted(state.keys() - targets.keys()):
+        is_left_out = is_partial and key.startswith("stages.") and key.split(".")[1] not in stages
+        if key.startswith(("stages.", "blocks.")) and not is_left_out:
             problems.append(f"the model has no place for {key} {tuple(state[key].shape)}")
         else:
             report.ignored.append(key)
-    report.ignored.sort()
     if problems:
-        raise WeightsError(misfit(name, variant, describe_variant(targets), sorted(problems)))
-    with torch.no_grad():
-        for key, value in plan.items():
-            targets[key].copy_(value)
-    return report
+        raise WeightsError(misfit(name, report.variant, describe_variant(targets), sorted(problems)))
+    return Plan(values, report)
+
+
+def _without_compiled(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Take the mark of torch.compile out of the names, wherever parts of the network were compiled."""
+    names = {key: key.replace("_orig_mod.", "") for key in tensors}
+    return {names[key]: t for key, t in tensors.items()} if len(set(names.values())) == len(names) else tensors
 
 
 def adapt_in_chans(weight: Tensor, in_chans: int) -> Tensor:

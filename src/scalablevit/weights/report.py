@@ -1,6 +1,9 @@
 """Report what was loaded, and why a checkpoint does not fit."""
 
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from scalablevit.abridged import abridged
 from scalablevit.backbone import VARIANTS
@@ -18,6 +21,8 @@ class LoadReport:
         fresh: names that the checkpoint does not hold, which keep their initialisation.
         ignored: entries of the checkpoint that the model has no place for.
         warning: why less was taken than the names of the checkpoint promise, and what to do; empty: all is well.
+        entry: of the checkpoint, the one with the weights, such as "model"; empty: it is a bare state dict.
+        other_entries: further ones with weights, such as averaged ones ("model_ema"), which were not taken.
     """
 
     source: str
@@ -27,11 +32,30 @@ class LoadReport:
     fresh: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     warning: str = ""
+    entry: str = ""
+    other_entries: list[str] = field(default_factory=list)
+
+    def renamed(self, names: Mapping[str, str]) -> LoadReport:
+        """Return the report with the model's parameters under other names; `ignored` are the checkpoint's."""
+        return replace(
+            self,
+            matched=[names[key] for key in self.matched],
+            adapted={names[key]: what for key, what in self.adapted.items()},
+            fresh=[names[key] for key in self.fresh],
+        )
 
     def __str__(self) -> str:
         lines = [f"loaded {self.source} ({self.variant}): {len(self.matched)} tensors matched"]
         lines += [f"  warning  {self.warning}"] if self.warning else []
         lines += [f"  adapted  {name}: {what}" for name, what in self.adapted.items()]
+        if self.other_entries:
+            lines.append(
+                f"  entry    {self.entry or 'the top of the checkpoint'}; it also holds weights in "
+                f"{abridged(self.other_entries, 4)}: to take those, pass entry={self.other_entries[0]!r} "
+                f"(fit: --model.weights FILE#{self.other_entries[0]})"
+            )
+        elif self.entry not in ("", "model", "state_dict", "model_state_dict", "module"):
+            lines.append(f"  entry    {self.entry}: the checkpoint holds no other weights")
         for word, names in (("fresh  ", self.fresh), ("ignored", self.ignored)):
             if names:
                 lines.append(f"  {word}  {abridged(names, 6)}")

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 WEIGHTS_FILE = "model.safetensors"
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 
 class WeightsError(ValueError):
@@ -22,6 +23,8 @@ def weights_file(source: str | os.PathLike[str]) -> Path:
     """
     path = Path(str(source).removeprefix("local-dir:"))
     remedy = f"give a .safetensors or .pth file, or a folder with {WEIGHTS_FILE}"
+    if "\0" in str(path):
+        raise FileNotFoundError(f"no weights at {str(path)!r}: a path has no null character; {remedy}")
     if not path.is_dir():
         if not path.exists():
             near = _similar_name(path)
@@ -38,13 +41,22 @@ def weights_file(source: str | os.PathLike[str]) -> Path:
                 f"no weights at {file}, which a run writes when it ends: resume the run with scalablevit fit "
                 f"--resume {path}, or start another run from its last checkpoint: --model.weights {last}"
             )
+        others = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES and p.is_file())
+        if others:
+            remedy = f"the folder holds {others[0].name}: give {others[0]}"
         raise FileNotFoundError(f"no weights at {file}; {remedy}")
     return file
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where the message is empty."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error's message, cut to 300 characters, or its type where the message is empty."""
+    return shortened((str(error).strip().splitlines() or [type(error).__name__])[0])
+
+
+def shortened(text: object, most: int = 300) -> str:
+    """Return text of at most `most` characters: what stands in a file may be of any length."""
+    words = str(text)
+    return words if len(words) <= most else f"{words[: most - 3]}..."
 
 
 def _similar_name(path: Path) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 
 from scalablevit.backbone import ScalableViT
 from scalablevit.safe_write import write_atomically
-from scalablevit.weights.metadata import METADATA_KEY
+from scalablevit.weights.metadata import FORMAT_VERSION, METADATA_KEY
 from scalablevit.weights.source import WEIGHTS_FILE
 
 
@@ -59,14 +59,17 @@ def save_model(
     if isinstance(model_args.get("window_size"), tuple):
         # JSON has no tuples, and a list means one size per stage.
         model_args["window_size"] = [list(model_args["window_size"])] * len(model.stages)
-    everything = {**metadata, "architecture": architecture, "model_args": model_args}
+    everything = {"format_version": FORMAT_VERSION, **metadata, "architecture": architecture, "model_args": model_args}
     save_weights(model, path, metadata=everything)
+    # timm and transformers take the number of classes from the top level, and fail where it stands twice
+    timm_args = {name: value for name, value in model_args.items() if name != "num_classes"}
     config = {
         "architecture": architecture,
         "num_classes": model.num_classes,
         "num_features": model.num_features,
         "global_pool": model.global_pool,
-        "model_args": model_args,
+        **_names(metadata),
+        "model_args": timm_args,
         "pretrained_cfg": {
             "first_conv": "stages.0.patch_embed.proj",  # by these two timm adapts channels and classes
             "classifier": "head.fc",
@@ -92,7 +95,7 @@ def save_network(model: nn.Module, folder: str | os.PathLike[str], *, metadata: 
         the safetensors file.
     """
     path = Path(folder) / WEIGHTS_FILE
-    save_weights(model, path, metadata=metadata)
+    save_weights(model, path, metadata={"format_version": FORMAT_VERSION, **metadata})
     return path
 
 
