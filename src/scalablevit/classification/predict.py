@@ -114,13 +114,14 @@ class Classifier:
             raise WeightsError(f"{source} holds weights for {metadata.get('task')!r}, not for classification")
         try:
             preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
-            class_names = metadata["class_names"]
+            class_names = list(metadata["class_names"])
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{source} lacks class names or preprocessing ({error}); train it with fit") from error
-        if getattr(network, "in_chans", preprocessing.in_chans) != preprocessing.in_chans:
+        in_chans = getattr(network, "in_chans", preprocessing.in_chans)  # of a network of the caller's own, unknown
+        if in_chans != preprocessing.in_chans:
             raise WeightsError(
-                f"{source} does not fit what it describes: its network takes {network.in_chans} channels, its "
-                f"preprocessing has mean and std of {preprocessing.in_chans}"
+                f"{source} does not fit what it describes: its network takes {in_chans} channel(s), its preprocessing "
+                f"has mean and std of {preprocessing.in_chans}"
             )
         return cls(network, class_names=class_names, preprocessing=preprocessing, device=device)
 

@@ -201,6 +201,14 @@ class Detector:
                 f"{weights.path} lacks class names or preprocessing ({error}); train it with fit"
             ) from error
         network, _ = load_network(weights, _build)
+        for name in ("mean", "std"):  # the network normalises by those that it was built with
+            theirs = (weights.metadata["model_args"] or {}).get(name)
+            ours = list(getattr(preprocessing, name))
+            if theirs is not None and list(theirs) != ours:
+                raise WeightsError(
+                    f"{weights.path} does not fit what it describes: {name} {theirs} in its network's arguments, "
+                    f"{ours} in its preprocessing"
+                )
         return cls(network, class_names=class_names, preprocessing=preprocessing, device=device)
 
     def predict(

@@ -161,18 +161,26 @@ class Segmenter:
             ValueError: this machine has no such device.
         """
         weights = open_trained(source, "segmentation")
-        network, metadata = load_network(weights, build_network)
+        metadata = weights.metadata
         try:
+            class_names = list(metadata["class_names"])
             preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
             inference = InferenceSettings.from_dict(metadata["inference"])
             label_map = _label_map(metadata)
-        except (KeyError, TypeError, ValueError) as error:
+            in_chans = metadata["model_args"].get("in_chans", 3)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise WeightsError(
-                f"{weights.path} lacks preprocessing or inference ({error}); train it with fit"
+                f"{weights.path} lacks class_names, preprocessing or inference ({error}); train it with fit"
             ) from error
+        if in_chans != preprocessing.in_chans:
+            raise WeightsError(
+                f"{weights.path} does not fit what it describes: its network takes {in_chans} channel(s), its "
+                f"preprocessing has mean and std of {preprocessing.in_chans}"
+            )
+        network, _ = load_network(weights, build_network)
         return cls(
             network,
-            class_names=metadata["class_names"],
+            class_names=class_names,
             preprocessing=preprocessing,
             inference=inference,
             label_map=label_map,

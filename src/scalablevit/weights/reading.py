@@ -144,7 +144,8 @@ def _read_safetensors(path: Path, name: str, entry: str | None) -> Checkpoint:
 def _read_pickle(path: Path, name: str, entry: str | None) -> Checkpoint:
     with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # it reads or it raises
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # by name, torch would read what is called .safetensors as such
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(checkpoint, Mapping):
         raise WeightsError(f"{name} holds a {type(checkpoint).__name__}, not a state dict")
     trained = checkpoint.get("trained")  # what our tasks add to their checkpoints
