@@ -117,6 +117,7 @@ class TaskEntry:
         check: the check of its data.
         cost: reference to (model, variant, num_classes, scale_value) to `scalablevit.complexity.Parts`.
         models: that `cost` knows.
+        model_key: key of a run's metadata that names the model; empty: the only one.
         out_of_memory: command -> what to change where memory runs out.
     """
 
@@ -128,6 +129,7 @@ class TaskEntry:
     check: DataCheck
     cost: str
     models: tuple[Model, ...]
+    model_key: str = ""
     predict_flags: tuple[Flag, ...] = ()
     out_of_memory: Mapping[str, str] = field(default_factory=dict)
 

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 from scalablevit.cli.importing import importing
+from scalablevit.cli.terminal import tell
+from scalablevit.cli.trained_run import is_run, run_metadata, variant_of
 from scalablevit.cli.words import Parser, parser_of
 
 SUMMARY = "Measure time and memory of networks, side by side and interleaved"
@@ -71,7 +73,7 @@ def main(words: list[str]) -> int:
         print(text, end="", file=sys.stderr, flush=True)
 
     result = measure(
-        args.models or MODELS,
+        [_variant(model) for model in args.models] or MODELS,
         cells(sizes=args.size, precisions=args.precision, modes=args.mode, tasks=args.task, batches=args.batch),
         timing=Timing(rounds=args.rounds, warm_up=args.warm_up, passes=args.passes),
         device=None if args.device == "auto" else args.device,
@@ -84,6 +86,15 @@ def main(words: list[str]) -> int:
     print(json.dumps(result, indent=2) if args.json else table(result))
     measured = any("note" not in found for cell in result["cells"] for found in cell["contenders"].values())
     return 0 if measured else 1
+
+
+def _variant(model: str) -> str:
+    """A run stands for the variant that it trained: the time of a pass does not depend on the weights."""
+    if not is_run(model):
+        return model
+    variant = variant_of(run_metadata(model))
+    tell(f"{model}: measuring {variant}, the network of this run")
+    return variant
 
 
 def _size(text: str) -> tuple[int, int]:

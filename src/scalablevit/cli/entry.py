@@ -1,6 +1,7 @@
 """Find the command, run it, and turn what goes wrong into a message and an exit code."""
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -9,11 +10,13 @@ from typing import NoReturn
 
 from scalablevit import __version__
 from scalablevit.cli.errors import UsageError, fail, is_user_error, message_of
+from scalablevit.cli.familiar import command_hint
 from scalablevit.cli.terminal import tolerate_any_character
 from scalablevit.cli.words import Parser, did_you_mean
 
 COMMANDS = ("fit", "validate", "predict", "info", "bench", "check-data", "recipes")
 """Each is a module of this package with a `SUMMARY` and a `main(words)` that returns the exit code."""
+_OWN_FLAGS = ("-h", "--help", "--version")
 
 
 def module_of(command: str) -> ModuleType:
@@ -55,12 +58,24 @@ def _dispatch(words: list[str]) -> int:
         _parser().print_help()
         return 2
     if words[0].startswith("-"):
-        _parser().parse_args(words)
-        raise UsageError(f"the command comes first: scalablevit COMMAND {words[0]} ...; {_choices()}")
+        _parser().parse_args([word for word in words if word in _OWN_FLAGS])
+        raise UsageError(_command_first(words))
     if words[0] not in COMMANDS:
-        hint = did_you_mean(words[0], COMMANDS) or _choices()
+        hint = command_hint(words[0]) or did_you_mean(words[0], COMMANDS) or _choices()
         raise UsageError(f"there is no command {words[0]!r}; {hint}")
     return int(module_of(words[0]).main(words[1:]))
+
+
+def _command_first(words: list[str]) -> str:
+    """How a line that begins with a flag should read."""
+    command = next((word for word in words if word in COMMANDS), None)
+    if command is None:
+        guess = {"--config": "fit", "--resume": "fit", "--weights": "predict"}.get(words[0])
+        line = shlex.join([guess, *words]) if guess else f"COMMAND {words[0]} ..."
+        return f"the command comes first: scalablevit {line}; {_choices()}"
+    others = list(words)
+    others.remove(command)
+    return f"the command comes first: scalablevit {shlex.join([command, *others])}"
 
 
 def _choices() -> str:

@@ -1,12 +1,13 @@
 """`scalablevit fit`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalablevit.cli.errors import UsageError, memory_advice
 from scalablevit.cli.importing import importing
 from scalablevit.cli.run_words import entry_of_recipes, split
-from scalablevit.recipes import find_recipe
+from scalablevit.recipes import find_recipe, recipe_names
 
 if TYPE_CHECKING:
     from scalablevit.training.command import TrainingCommand
@@ -26,6 +27,7 @@ options:
   --epochs N           short for --trainer.max_epochs
   --precision P        32-true, bf16-mixed or 16-mixed; short for --trainer.precision
   --seed N             short for --seed_everything
+  --lr, --batch-size, --weights, --variant, --data FOLDER, --workers   short for the keys of the recipe
   --KEY VALUE          any value of the recipe, such as --data.root images --model.drop_path_rate 0.2
   --print_config       print the recipe with every KEY and its value, and stop
   --model.help CLASS   explain the keys of model (CLASS as in model.class_path); --data.help likewise
@@ -37,11 +39,13 @@ def main(words: list[str]) -> int:
     if words and words[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    given = split(words, values=("--run", "--resume"))
+    first = [] if not words or words[0].startswith("-") else ["--config", _recipe_named(words[0])]
+    given = split([*first, *words[len(first) // 2 :]], values=("--run", "--resume"))
     run, resume, configs = given.taken.get("--run"), given.taken.get("--resume"), given.configs
     if resume is not None:
         if run is not None or configs:
             raise UsageError("--resume continues a run with its own recipe: leave out --run and --config")
+        resume = _run_of(resume)
         run, configs = resume, [str(Path(resume) / "recipe.yaml")]
         if not Path(configs[0]).is_file():
             raise ValueError(f"--resume {resume}: there is no run to resume ({configs[0]} is missing)")
@@ -60,6 +64,41 @@ def main(words: list[str]) -> int:
     with memory_advice("fit", lambda: entry_of_recipes(recipes)):
         _fit(TrainingCommand("fit", recipes, given.keys, run=folder, resume=resume is not None))
     return 0
+
+
+def _recipe_named(word: str) -> str:
+    """The first word as a recipe.
+
+    Raises:
+        UsageError: it is a folder, or nothing that is known.
+    """
+    path = Path(word)
+    if (path / "recipe.yaml").is_file():
+        raise UsageError(f"{word} is a run: resume it with scalablevit fit --resume {shlex.quote(word)}")
+    if path.is_dir():
+        line = f"scalablevit fit --config train_folder --data.root {shlex.quote(word)}"
+        raise UsageError(f"{word} is a folder; name a recipe too: {line}")
+    if not path.is_file() and word not in recipe_names():
+        raise UsageError(f"{word!r} is not understood: values are given as --KEY VALUE, a recipe as --config NAME|FILE")
+    return word
+
+
+def _run_of(resume: str) -> str:
+    """The run folder that --resume means, which may be named by its last checkpoint.
+
+    Raises:
+        ValueError: another file is named.
+    """
+    path = Path(resume)
+    if not path.is_file():
+        return resume
+    run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    if path.name == "last.ckpt" and (run / "recipe.yaml").is_file():
+        return str(run)
+    raise ValueError(
+        f"--resume {resume}: a run resumes from its last.ckpt, by its folder: --resume RUN; to start another run from "
+        f"these weights: fit --config NAME --model.weights {resume}"
+    )
 
 
 def _fit(command: "TrainingCommand") -> None:

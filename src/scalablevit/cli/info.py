@@ -4,7 +4,10 @@ import argparse
 import json
 from typing import Any
 
+from scalablevit.abridged import abridged
 from scalablevit.cli.importing import importing
+from scalablevit.cli.terminal import tell
+from scalablevit.cli.trained_run import is_run, run_metadata, variant_of
 from scalablevit.cli.words import Parser, parser_of
 from scalablevit.tasks import Model, TaskEntry, entries, load
 
@@ -19,7 +22,9 @@ def parser() -> Parser:
     """The command's arguments."""
     found = parser_of("info", SUMMARY)
     models = list(_models())
-    found.add_argument("variant", nargs="?", help="such as scalablevit_small (default: a line for each variant)")
+    found.add_argument(
+        "variant", nargs="?", help="such as scalablevit_small, or a run folder (default: a line for each variant)"
+    )
     found.add_argument(
         "--model", choices=models, default=models[0], metavar="MODEL",
         help=f"{', '.join(models)} (default: {models[0]})",
@@ -39,6 +44,8 @@ def parser() -> Parser:
 def main(words: list[str]) -> int:
     """Run the command."""
     args = parser().parse_args(words)
+    if args.variant is not None and is_run(args.variant):
+        args = _of_run(args)
     entry, model = _models()[args.model]
     size = args.size or model.size
     if len(size) > 2:
@@ -71,6 +78,23 @@ def main(words: list[str]) -> int:
     if model.note:
         print(model.note)
     return 0
+
+
+def _of_run(args: argparse.Namespace) -> argparse.Namespace:
+    """The same question about the network of a run."""
+    trained = run_metadata(args.variant)
+    entry, metadata = entries()[trained.task], trained.metadata
+    names = metadata.get("class_names", [])
+    tell(f"{args.variant}: {trained.task} of {len(names)} classes ({abridged(names)})")
+    options = metadata.get("model_args", {})
+    return argparse.Namespace(
+        variant=variant_of(trained),
+        model=metadata.get(entry.model_key, entry.models[0].name),
+        size=args.size,
+        classes=args.classes or len(names) or None,
+        scale_value=options.get("scale_value") if args.scale_value is None else args.scale_value,
+        json=args.json,
+    )
 
 
 def _print_table(costs: dict[str, Any], what: str) -> None:

@@ -13,6 +13,7 @@ from scalablevit.cli.importing import importing
 from scalablevit.cli.prediction_table import PredictionTable
 from scalablevit.cli.save_images import check_folder, save
 from scalablevit.cli.terminal import has_no_number, print_json, show_warnings, tell
+from scalablevit.cli.trained_run import is_run
 from scalablevit.cli.words import Parser, add_flags, device, given_arguments, parser_of
 from scalablevit.tasks import TaskEntry, entries, load
 
@@ -83,15 +84,11 @@ def weights_of(inputs: Sequence[str], weights: str | None) -> tuple[list[str], s
     """
     if weights is not None:
         return list(inputs), weights
-    runs = [given for given in inputs if _is_weights(Path(given))]
+    runs = [given for given in inputs if is_run(given) or Path(given).suffix in (".ckpt", ".pth")]
     images = [given for given in inputs if given not in runs]
     if len(runs) != 1 or not images:
         raise UsageError("predict needs images and weights: scalablevit predict IMAGE ... --weights RUN")
     return images, runs[0]
-
-
-def _is_weights(path: Path) -> bool:
-    return path.suffix in (".safetensors", ".ckpt", ".pth") or (path / "model.safetensors").is_file()
 
 
 def _options(args: argparse.Namespace, entry: TaskEntry, weights: str) -> dict[str, Any]:

@@ -6,15 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scalablevit.cli.errors import UsageError
+from scalablevit.cli.familiar import key_of
 from scalablevit.tasks import TaskEntry, entry_of, load
-
-# short words for what is set most; every other value of a recipe goes by its full name
-SHORT = {
-    "--devices": "--trainer.devices",
-    "--epochs": "--trainer.max_epochs",
-    "--precision": "--trainer.precision",
-    "--seed": "--seed_everything",
-}
 
 
 @dataclass
@@ -57,9 +50,20 @@ def split(words: Sequence[str], *, values: Sequence[str], flags: Sequence[str] =
                 found.configs.append(text)
             else:
                 found.taken[name] = text
+        elif name in ("--data", "--model", "--device"):
+            text = value if equals else next(todo, "")
+            found.keys += [_whole(name, text), text]
         else:
-            found.keys.append(SHORT.get(name, name) + equals + value)
+            found.keys.append(key_of(name) + equals + value)
     return found
+
+
+def _whole(name: str, value: str) -> str:
+    """The key that a value is meant for; a class, or a file of settings, goes to the part itself."""
+    if name == "--device":
+        return "--trainer.devices" if value.isdigit() or "," in value else "--trainer.accelerator"
+    is_class_or_file = value.endswith((".yaml", ".yml")) or (value.count(".") > 0 and not Path(value).exists())
+    return name if is_class_or_file else {"--data": "--data.root", "--model": "--model.variant"}[name]
 
 
 def entry_of_recipes(recipes: Sequence[Path]) -> TaskEntry | None:

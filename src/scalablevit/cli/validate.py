@@ -31,19 +31,16 @@ def main(words: list[str]) -> int:
     if words and words[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    if not words or not words[0] or words[0].startswith("-"):
-        raise UsageError("validate needs the run's folder first: scalablevit validate RUN")
-    run = Path(words[0])
-    given = split(words[1:], values=("--run", "--resume", "--checkpoint"), flags=("--json",))
-    for flag in ("--run", "--resume"):
-        if flag in given.taken:
-            raise UsageError(f"validate evaluates the run in {run}, its first argument: leave out {flag}")
+    is_first = bool(words and words[0]) and not words[0].startswith("-")
+    taken = ("--run", "--resume", "--checkpoint", "--weights", "--ckpt")
+    given = split(words[is_first:], values=taken, flags=("--json",))
+    run, checkpoint_named = _run_and_checkpoint(words[0] if is_first else None, given.taken)
     recipe = run / "recipe.yaml"
     if not recipe.is_file():
         raise ValueError(f"{run} is not a run folder: {recipe} is missing")
     best, last = run / "checkpoints" / "best.ckpt", run / "checkpoints" / "last.ckpt"
     has_last_only = last.is_file() and not best.is_file()
-    checkpoint = Path(given.taken.get("--checkpoint") or (last if has_last_only else best))
+    checkpoint = checkpoint_named or (last if has_last_only else best)
     if not checkpoint.is_file():
         raise ValueError(f"there is no checkpoint {checkpoint}; name one with --checkpoint")
 
@@ -54,7 +51,7 @@ def main(words: list[str]) -> int:
     recipes = [recipe, *map(find_recipe, given.configs)]
     with memory_advice("validate", lambda: entry_of_recipes(recipes)):
         command = TrainingCommand("validate", recipes, given.keys, run=run, checkpoint=checkpoint)
-        if has_last_only and "--checkpoint" not in given.taken:
+        if has_last_only and checkpoint_named is None:
             _log.warning("there is no %s, which the first validation writes; evaluating %s", best, last)
         metrics = command.validate()
     if not command.trainer.is_global_zero:
@@ -67,3 +64,32 @@ def main(words: list[str]) -> int:
         for name, value in metrics.items():
             print(f"{name:<{width}}  {value:.4f}")
     return 0
+
+
+def _run_and_checkpoint(first: str | None, taken: dict[str, str]) -> tuple[Path, Path | None]:
+    """The run folder and the checkpoint in it that a command line means; None: the best one.
+
+    Args:
+        first: argument without a flag, or None.
+        taken: values of flags.
+
+    Raises:
+        UsageError: no run is named, or two.
+    """
+    if first is not None:
+        for flag in ("--run", "--resume"):
+            if flag in taken:
+                raise UsageError(f"validate evaluates the run in {first}, its first argument: leave out {flag}")
+    checkpoint = taken.get("--checkpoint") or taken.get("--ckpt")
+    others = [taken[flag] for flag in ("--weights", "--run") if flag in taken]
+    named = first or next(iter(others), None) or checkpoint
+    if named is None:
+        raise UsageError("validate needs the run's folder first: scalablevit validate RUN")
+    if first is not None and others and checkpoint is None:
+        checkpoint = others[0]
+    path = Path(named)
+    if path.suffix == ".ckpt" and (path.parent.parent / "recipe.yaml").is_file():
+        return path.parent.parent, Path(checkpoint or named)
+    if path.suffix == ".safetensors" and (path.parent / "recipe.yaml").is_file():
+        path = path.parent
+    return path, None if checkpoint is None else Path(checkpoint)

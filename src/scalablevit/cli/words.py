@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from scalablevit.cli.errors import UsageError
+from scalablevit.cli.familiar import flag_hint
 from scalablevit.tasks import Flag
 
 
@@ -17,7 +18,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse words; of an unknown flag the message names one that is close."""
+        """Parse words; of an unknown flag the message names one that is close, or what it is called here."""
+        for word in args or ():
+            if word == "--":
+                break
+            if word.startswith("--") and word.partition("=")[0] not in self.flags():
+                raise UsageError(self._unknown(word))
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             raise UsageError(self._unknown(unknown[0]))
@@ -34,11 +40,15 @@ class Parser(argparse.ArgumentParser):
         """All flags that it knows."""
         return [flag for action in self._actions for flag in action.option_strings]
 
+    def _positional(self) -> str | None:
+        return next((str(a.metavar or a.dest) for a in self._actions if not a.option_strings), None)
+
     def _unknown(self, word: str) -> str:
         if not word.startswith("-"):
             return f"{word!r} is not understood; `{self.prog} --help` tells more"
         name = word.partition("=")[0]
-        hint = did_you_mean(name, self.flags()) or f"`{self.prog} --help` lists the flags"
+        hint = flag_hint(name, program=self.prog, known=self.flags(), positional=self._positional())
+        hint = hint or did_you_mean(name, self.flags()) or f"`{self.prog} --help` lists the flags"
         return f"{self.prog} has no flag {name}; {hint}"
 
 

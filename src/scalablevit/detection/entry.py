@@ -52,6 +52,7 @@ ENTRY = TaskEntry(
         ),
     ),
     cost="scalablevit.detection.cost:parts",
+    model_key="detector",
     models=(
         Model("retinanet", (800, 1280), 80),
         Model("mask_rcnn", (800, 1280), 80, "counted with 1000 regions of interest for boxes and 100 for masks"),

@@ -61,6 +61,7 @@ ENTRY = TaskEntry(
         ),
     ),
     cost="scalablevit.segmentation.cost:parts",
+    model_key="segmenter",
     models=(
         Model("semantic_fpn", (512, 2048), 150),
         Model(
