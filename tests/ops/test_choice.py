@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import scalablevit
 from scalablevit.ops import choice, probe
 from scalablevit.ops.choice import Choice, choose, warn_if_ignored
 
@@ -120,6 +121,40 @@ def test_torch_compile_asks_outside_of_its_graph(gpu: list[int]) -> None:
     batched = torch.compile(torch.vmap(scaled), backend="eager", fullgraph=True)
     assert batched(torch.ones(2)).tolist() == [3, 3]
     assert torch.compile(scaled, backend="eager", fullgraph=True)(torch.ones(2)).tolist() == [2, 2]
+
+
+def test_compiled_graphs_hold_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch 2.11 to 2.13 `torch.compiler.is_exporting` is true under torch.compile, and no kernel ever ran."""
+    monkeypatch.setattr(choice, "_HAS_TRITON", True)
+    monkeypatch.setattr(choice, "IS_INTERPRETED", True)  # the kernels are chosen on a CPU; none of them runs here
+    model = scalablevit.scalablevit_atto().eval()
+    scalablevit.set_attention(model, "triton")
+    called: list[str] = []
+
+    class RecordedError(Exception):
+        """The graph was recorded."""
+
+    def record(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> None:
+        called.extend(str(node.target) for node in graph.graph.nodes)
+        raise RecordedError
+
+    torch._dynamo.reset()
+    with torch.no_grad(), pytest.raises(Exception, match="RecordedError"):
+        torch.compile(model, backend=record, fullgraph=True)(torch.randn(2, 3, 64, 64))
+    for name in ("window_attention", "reduced_attention"):
+        assert sum(f"scalablevit.{name}" in target for target in called) == 4, called
+
+
+def test_exported_graphs_hold_pytorchs_operators_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_HAS_TRITON", True)
+    monkeypatch.setattr(choice, "IS_INTERPRETED", True)
+    model = scalablevit.scalablevit_atto().eval()
+    scalablevit.set_attention(model, "triton")
+    for strict in (False, True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, (torch.randn(2, 3, 64, 64),), strict=strict)
+        assert not any("scalablevit" in str(node.target) for node in program.graph.nodes), strict
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:FutureWarning")

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
-from twin_checks import assert_errs_no_more_than_eager, out_and_grads, randn
+from twin_checks import assert_errs_no_more_than_eager, assert_finite_where_defined, out_and_grads, randn
 
 from scalablevit.layers import ScalableSelfAttention
 from scalablevit.ops import choice, fallback
@@ -95,6 +95,31 @@ def test_softmax_of_large_scores_neither_overflows_nor_vanishes(M: int) -> None:
     exact = out_and_grads(partial(reference.reduced_attention, **options), inputs, torch.float64)
     for name in exact:
         torch.testing.assert_close(found[name], exact[name], rtol=1e-3, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("M", [9, 70, 130])
+def test_scores_of_minus_infinity_have_no_weight(M: int) -> None:
+    """Products of finite numbers overflow: those with the first keys, which are a whole block of the online softmax."""
+    inputs = {name: x.clone() for name, x in make_inputs(20, M, 1, 16, 16).items()}
+    inputs["q"][..., 0] = 1e25
+    inputs["k"][..., 0] = 0
+    inputs["k"][:, : 64 if M > 64 else 5, 0] = -1e25
+    options = {"num_heads": 1, "scale": 0.3}
+    definition = partial(reference.reduced_attention, **options)
+    assert out_and_grads(definition, inputs, torch.float32)["out"].isfinite().all()
+    assert_finite_where_defined(partial(triton_attention, **options), definition, inputs)
+
+
+@pytest.mark.parametrize("M", [9, 70])
+@pytest.mark.parametrize("name", ["k", "v"])
+def test_an_infinite_key_or_value_stays_where_it_is(name: str, M: int) -> None:
+    inputs = {name: x.clone() for name, x in make_inputs(20, M, 1, 16, 16).items()}  # 20 queries fill no tile
+    inputs["q"][..., 0] = -1 - inputs["q"][..., 0].abs()
+    inputs[name][0, 2, 0] = torch.inf
+    options = {"num_heads": 1, "scale": 0.3}
+    assert_finite_where_defined(
+        partial(triton_attention, **options), partial(reference.reduced_attention, **options), inputs
+    )
 
 
 @pytest.mark.parametrize("M", [9, 70])

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
-from twin_checks import assert_errs_no_more_than_eager, out_and_grads, randn
+from twin_checks import assert_errs_no_more_than_eager, assert_finite_where_defined, out_and_grads, randn
 
 from scalablevit.layers import InteractiveWindowSelfAttention
 from scalablevit.ops import choice, fallback
@@ -32,6 +32,7 @@ CASES = {
     "one token": {"B": 1, "H": 1, "W": 1, "heads": 1, "D": 4, "window": (1, 1)},
     "one token of a window": {"B": 1, "H": 1, "W": 1, "heads": 2, "D": 3, "window": (2, 2)},
     "odd widths, padded": {"B": 1, "H": 5, "W": 6, "heads": 2, "D": 5, "window": (3, 4)},
+    "odd widths, whole": {"B": 1, "H": 6, "W": 8, "heads": 1, "D": 5, "window": (3, 4)},
     "columns": {"B": 2, "H": 5, "W": 3, "heads": 1, "D": 17, "window": (5, 1)},
 }
 TINY = ("one token", "one token of a window")  # too few numbers to compare largest errors in half precision
@@ -102,6 +103,37 @@ def test_large_scores_do_not_overflow() -> None:
     ours, definition = (out_and_grads(call, inputs, torch.float32) for call in calls(case))
     for name in definition:
         torch.testing.assert_close(ours[name], definition[name], rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("part", ["key", "value"])
+def test_an_infinite_key_or_value_stays_in_its_window(part: str) -> None:
+    case = "odd widths, whole"  # 12 tokens fill no tile
+    inputs = make_inputs(**CASES[case])
+    qkv = inputs["qkv"].clone()
+    qkv[..., 0] = -1 - qkv[..., 0].abs()
+    qkv[0, 1, 1, 5 if part == "key" else 10] = torch.inf
+    assert_finite_where_defined(*calls(case), {**inputs, "qkv": qkv})
+
+
+def test_a_hooked_or_adapted_layer_is_called_beside_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = InteractiveWindowSelfAttention(8, 2, window_size=3, implementation="triton")
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    x, runs, run = torch.randn(1, 5, 4, 8), [], operators.window_attention
+    monkeypatch.setattr(operators, "window_attention", lambda *args: runs.append(args[1] is not None) or run(*args))
+    plain = layer(x)
+    for name in ("lim", "qkv"):
+        handle = layer.get_submodule(name).register_forward_hook(lambda module, inputs, output: output)
+        torch.testing.assert_close(layer(x), plain, rtol=1e-4, atol=1e-4)
+        handle.remove()
+        handle = layer.get_submodule(name).register_forward_hook(lambda module, inputs, output: 2 * output)
+        changed = layer(x)
+        layer.implementation = "reference"
+        torch.testing.assert_close(changed, layer(x), rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(changed, plain)
+        layer.implementation = "triton"
+        handle.remove()
+    assert runs == [True, *[False] * 4], "the kernel computes LIM only where nobody watches"
 
 
 def test_non_contiguous_input_gives_the_same() -> None:

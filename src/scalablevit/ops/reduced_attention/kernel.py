@@ -176,7 +176,9 @@ def _one_block_backward(
         dweights = _inner(g1, g2, v1, v2, DV2 > 0)
         dscores = weights * (dweights - tl.sum(weights * dweights, 1)[:, None])
 
-        # Rows beyond N have a gradient of zero, and so add nothing to dk and dv.
+        # Rows beyond N have a gradient of zero, but 0 times an infinite key or value is NaN.
+        weights = tl.where(is_row[:, None], weights, 0.0)
+        dscores = tl.where(is_row[:, None], dscores, 0.0)
         weights = tl.trans(weights.to(g1.dtype))
         dv1 = _dot(weights, g1, dv1)
         if DV2:
@@ -243,8 +245,10 @@ def _forward(
         scores = _inner(q1, q2, k1, k2, D2 > 0) * scale
         scores = tl.where(is_key[None, :], scores, float("-inf"))
         larger = tl.maximum(largest, tl.max(scores, 1))
-        weights = tl.exp2(scores - larger[:, None])
-        shrink = tl.exp2(largest - larger)
+        # While all scores so far are -inf, anything finite will do: nothing was summed. -inf - -inf would be NaN.
+        finite = tl.where(larger == float("-inf"), 0.0, larger)
+        weights = tl.exp2(scores - finite[:, None])
+        shrink = tl.exp2(largest - finite)
         total = total * shrink + tl.sum(weights, 1)
         largest = larger
         v1 = _load(v_start, keys, v_row, is_key, 0, DV, DV1)
@@ -373,10 +377,11 @@ def _backward_keys(
         delta = tl.load(deltas + start + rows, mask=is_row, other=0.0)
         # Keys stand in rows here, so that both factors of dk and dv are as the tensor cores want them.
         scores = _inner(k1, k2, q1, q2, D2 > 0) * scale_base_2  # (BLOCK_M, BLOCK_N)
-        # Keys beyond M get nonsense, which stays in rows that nobody stores; rows beyond N add zeros.
-        weights = tl.exp2(scores - log_sum[None, :])
+        # Keys beyond M get nonsense, which stays in rows that nobody stores. Rows beyond N have a gradient of zero, but
+        # 0 times an infinite key or value is NaN.
+        weights = tl.where(is_row[None, :], tl.exp2(scores - log_sum[None, :]), 0.0)
         dweights = _inner(v1, v2, g1, g2, DV2 > 0)
-        dscores = (weights * (dweights - delta[None, :])).to(q1.dtype)
+        dscores = tl.where(is_row[None, :], weights * (dweights - delta[None, :]), 0.0).to(q1.dtype)
         weights = weights.to(g1.dtype)
         dv1 = _dot(weights, g1, dv1)
         dk1 = _dot(dscores, q1, dk1)

@@ -228,10 +228,12 @@ def _backward_kernel(
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
         scores = tl.where(is_token[None, :], scores, float("-inf"))
         p = tl.exp2(scores - tl.max(scores, axis=1)[:, None])
-        p = p / tl.sum(p, axis=1)[:, None]
+        # Padded tokens have a gradient of zero, but 0 times an infinite key or value is NaN.
+        p = tl.where(is_inside[:, None], p / tl.sum(p, axis=1)[:, None], 0.0)
         dv += tl.dot(tl.trans(p.to(do.dtype)), do, input_precision="ieee")
         dp = tl.dot(do, tl.trans(v), input_precision="ieee")
-        ds = (p * (dp - tl.sum(p * dp, axis=1)[:, None]) * scale).to(q.dtype)
+        ds = p * (dp - tl.sum(p * dp, axis=1)[:, None]) * scale
+        ds = tl.where(is_inside[:, None], ds, 0.0).to(q.dtype)
         dqkv_start = dqkv + position * 3 * C + head * D
         dqkv_tile = (row * W + column)[:, None] * 3 * C + d[None, :]
         dq = tl.dot(ds, k, input_precision="ieee")
