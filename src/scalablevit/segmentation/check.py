@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from scalablevit.abridged import abridged
 from scalablevit.data.check import (
     DataReport,
     PictureFile,
@@ -19,12 +18,21 @@ from scalablevit.data.check import (
     size_range,
 )
 from scalablevit.data.image_file import ImageError
+from scalablevit.data.pixel_values import Loss
 from scalablevit.segmentation.label_map import LabelMap, OutsideLabelsError
-from scalablevit.segmentation.labels import IGNORED, count_labels
+from scalablevit.segmentation.labels import IGNORED
 from scalablevit.segmentation.mask_classes import ClassSource, MaskClasses
+from scalablevit.segmentation.mask_facts import (
+    MaskFacts,
+    class_problems,
+    facts_of,
+    file_problems,
+    one_class_problem,
+    palette_problems,
+)
 from scalablevit.segmentation.mask_settings import MaskSettings
 from scalablevit.segmentation.pairs import Pair, scan_pairs
-from scalablevit.segmentation.read_pair import MaskFrame, PairError, read_pair
+from scalablevit.segmentation.read_pair import MaskFrame, PairError, read_pair, unclear_orientation
 
 Part = Literal["training", "validation"]
 
@@ -98,8 +106,9 @@ def check_masks(
     pairs: list[tuple[Part, Pair]] = [("training", pair) for pair in scan.train]
     pairs += [("validation", pair) for pair in scan.val]
     paths = [(str(scan.root / pair.image), str(scan.root / pair.mask)) for _, pair in pairs]
+    in_colours = source is not None and source.in_colours
     looks = look_at_all(
-        partial(_look_at, options.mask_frame, source is not None and source.in_colours),
+        partial(_look_at, options.mask_frame, in_colours),
         paths,
         num_workers=num_workers,
         on_progress=on_progress,
@@ -111,9 +120,9 @@ def check_masks(
         else:
             found.append(_Found(part, image, mask, look))
 
+    labels = {label for one in found for label in one.look.mask.labels}
     classes: MaskClasses | None = None
     if source is not None and (found or options.class_names_file is not None):
-        labels = {label for one in found for label in one.look.labels}
         try:
             classes = source.classes(labels)
         except ValueError as error:
@@ -125,8 +134,14 @@ def check_masks(
     if classes is not None:
         counted = _count_pixels(classes.names, found, classes.label_map)
         named = classes.named_by is not None
-        problems += [*counted.problems, *_missing_classes(str(scan.root), counted.classes, named=named)]
-    problems += _file_warnings(found)
+        if (shades := classes.why_shades(labels)) is not None:
+            problems.append(Problem("error", "shades-of-gray", str(scan.root), f"{scan.root}: {shades}"))
+        problems += [*counted.problems, *class_problems(str(scan.root), counted.classes, named=named)]
+        problems += one_class_problem(str(scan.root), labels, classes.label_map, classes.names)
+    masks = [one.look.mask for one in found]
+    problems += file_problems(masks)
+    problems += [] if in_colours else palette_problems(str(scan.root), masks)
+    problems += _image_warnings(found)
     problems += repeated_pictures((one.look.digest, PictureFile(one.part, one.image)) for one in found)
     smallest, largest = size_range(one.look.size for one in found)
     return MaskReport(
@@ -144,9 +159,9 @@ def check_masks(
 class _Look(NamedTuple):
     size: tuple[int, int]  # width, height
     digest: bytes  # of the image's size and RGB pixels
-    labels: dict[int, int]  # label -> pixels
-    lossy: str
+    mask: MaskFacts
     unclear: bool
+    losses: tuple[Loss, ...]  # of the image
 
 
 class _Found(NamedTuple):
@@ -168,7 +183,8 @@ def _look_at(mask_frame: MaskFrame, in_colours: bool, paths: tuple[str, str]) ->
         pair = read_pair(*paths, mask_frame=mask_frame, in_colours=in_colours)
     except (ImageError, PairError) as error:
         return Problem("error", error.kind, error.path, str(error))
-    return _Look(pair.image.size, pixel_digest(pair.image), count_labels(pair.labels), pair.lossy, pair.unclear)
+    losses = pair.image_losses
+    return _Look(pair.image.size, pixel_digest(pair.image), facts_of(paths[1], pair.mask), pair.unclear, losses)
 
 
 def _class_problem(root: Path, path: Path | None, error: ValueError) -> Problem:
@@ -183,14 +199,14 @@ def _count_pixels(names: list[str], found: list[_Found], label_map: LabelMap) ->
     ignored: Counter[Part] = Counter()
     problems = []
     for part, _, mask, look in found:
-        outside = sorted(label for label in look.labels if label_map.is_outside(label))
+        outside = sorted(label for label in look.mask.labels if label_map.is_outside(label))
         if outside:
             error = OutsideLabelsError(outside, label_map)
             message = f"{mask}: {error}; {error.remedy}"
             problems.append(Problem("error", "outside-classes", mask, message))
             continue
         classes: Counter[int] = Counter()
-        for label, count in look.labels.items():
+        for label, count in look.mask.labels.items():
             classes[label_map.class_of(label) or 0] += count
         ignored[part] += classes.pop(IGNORED, 0)
         pixels[part].update(classes)
@@ -201,31 +217,9 @@ def _count_pixels(names: list[str], found: list[_Found], label_map: LabelMap) ->
     return _Counted(counts, (ignored["training"], ignored["validation"]), problems)
 
 
-def _missing_classes(root: str, counts: dict[str, tuple[int, int]], *, named: bool) -> Iterator[Problem]:
-    never = [name for name, (train, val) in counts.items() if train == 0 and val == 0]
-    if never:
-        why = "" if named else "; labels are numbered with gaps: are they shades of gray rather than class indices?"
-        message = f"{root}: {len(never)} of {len(counts)} classes never occur: {abridged(map(repr, never))}{why}"
-        yield Problem("warning", "class-never-occurs", root, message)
-    for kind, place, wanting in (
-        ("class-without-training", "training", [name for name, (train, val) in counts.items() if train == 0 < val]),
-        ("class-without-validation", "validation", [name for name, (train, val) in counts.items() if val == 0 < train]),
-    ):
-        if wanting:
-            result = "they cannot be learned" if place == "training" else "their IoU will not be measured"
-            which = f"{len(wanting)} of {len(counts)} classes have no {place} pixels: {abridged(map(repr, wanting))}"
-            yield Problem("warning", kind, root, f"{root}: {which}; {result}")
-
-
-def _file_warnings(found: list[_Found]) -> Iterator[Problem]:
+def _image_warnings(found: list[_Found]) -> Iterator[Problem]:
     for _, image, mask, look in found:
-        if look.lossy:
-            message = f"{mask}: a mask saved as JPEG has wrong labels along its edges; export it as PNG"
-            yield Problem("warning", "lossy-mask", mask, message)
+        for loss in look.losses:
+            yield Problem("warning", loss.kind, image, f"{image}: {loss.found}; {loss.remedy}")
         if look.unclear:
-            message = (
-                f"{mask}: its image {image} is turned by an EXIF orientation, and the size does not tell whether the "
-                "mask is too; it is taken to lie as the stored pixels do: look at the pair, and set mask_frame if it "
-                "does not"
-            )
-            yield Problem("warning", "orientation-unclear", mask, message)
+            yield Problem("warning", "orientation-unclear", mask, unclear_orientation(image, mask))

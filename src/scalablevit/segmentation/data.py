@@ -7,13 +7,15 @@ from typing import Any, Literal
 
 from scalablevit.abridged import abridged
 from scalablevit.data.builtin import write_builtin
+from scalablevit.data.image_file import ImageError
 from scalablevit.data.input_settings import height_and_width, per_channel
 from scalablevit.segmentation.dataset import MaskDataset, collate
 from scalablevit.segmentation.label_map import LabelMap
 from scalablevit.segmentation.mask_classes import ClassSource, MaskClasses
 from scalablevit.segmentation.mask_settings import MaskSettings
 from scalablevit.segmentation.pairs import scan_pairs
-from scalablevit.segmentation.probe import CHECK_DATA, find_labels, probe
+from scalablevit.segmentation.probe import probe
+from scalablevit.segmentation.survey import CHECK_DATA, survey_masks
 from scalablevit.segmentation.transforms import Augmentation, Preprocessing
 from scalablevit.training.data_module import TaskData
 from scalablevit.visualization.palette import class_colours
@@ -155,25 +157,35 @@ class MaskFolderData(TaskData):
         self._preprocessing = self.settings.preprocessing(palette or tuple(class_colours(len(self._class_names))))
 
     def _find_classes(self) -> MaskClasses:
-        source = ClassSource(self._scan.root, self.settings)
-        if source.path is not None:
-            return source.classes()
         root, pairs = self._scan.root, [*self._scan.train, *self._scan.val]
-        _log.info("%s: it has no classes.txt, so the labels of all %s masks are read", root, f"{len(pairs):,}")
-        found = find_labels(root, pairs)
+        source = ClassSource(root, self.settings)
+        if source.path is None:
+            _log.info("%s: it has no classes.txt, so the labels of all %s masks are read", root, f"{len(pairs):,}")
+        self._survey = survey_masks(self._scan, in_colours=source.in_colours, everything=source.path is None)
+        self._survey.warn(None)
         try:
-            classes = source.classes(found)
+            classes = source.classes(self._survey.labels_for_classes() if source.path is None else ())
+        except ImageError:
+            raise
         except ValueError as error:
-            raise ValueError(f"{root}: {error}") from None
+            raise ValueError(str(error) if str(error).startswith(str(root)) else f"{root}: {error}") from None
+        if (shades := classes.why_shades(self._survey.labels)) is not None:
+            raise ValueError(f"{root}: {shades}")
+        self._survey.warn(classes)
+        if source.path is None:
+            self._warn_of_gaps(classes)
+        return classes
+
+    def _warn_of_gaps(self, classes: MaskClasses) -> None:
+        found = self._survey.labels
         label_map = classes.label_map
         unused = [label for label in range(label_map.first_label, label_map.last_label) if label not in found]
         if unused:
             _log.warning(
                 "%s: %d of %d classes never occur (label %d is the first), as the labels have gaps; if they are shades "
                 "of gray rather than class indices, renumber the masks",
-                *(root, len(unused), len(classes.names), unused[0]),
+                *(self._scan.root, len(unused), len(classes.names), unused[0]),
             )
-        return classes
 
     @property
     def class_names(self) -> list[str]:

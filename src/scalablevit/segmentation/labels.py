@@ -3,11 +3,14 @@
 Imports neither torch nor lightning, so that checking data starts at once.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from scalablevit.abridged import abridged
 
 IGNORED = 255
 """Class index of pixels that are left out of losses and metrics."""
@@ -42,13 +45,15 @@ def names_of_labels(
         ignore_labels: see `label_map.LabelMap`.
 
     Raises:
-        ValueError: a label is negative or too high, fewer than two classes are left, or the masks are black and white.
+        ValueError: a label is negative or too high, fewer than two classes are left, or the labels look like shades of
+            gray.
     """
     if set(found) == {0, IGNORED}:
         more = " and set reduce_zero_label to false" if reduce_zero_label else ""
         raise ValueError(
             "the masks have the labels 0 and 255 only, so these look like black-and-white masks; rewrite 255 as 1"
-            f"{more}: classes are 0, 1, 2, ..., and 255 is not among them"
+            f"{more}: classes are 0, 1, 2, ..., and 255 is not among them. Or give a label_map with the lines "
+            "`0 background` and `255 object`"
         )
     ignored = {*ignore_labels, *([0] if reduce_zero_label else [])}
     classes = sorted(set(found) - ignored)
@@ -71,6 +76,24 @@ def names_of_labels(
             "masks, or add labels that are no class to ignore_labels"
         )
     return [f"class {index}" for index in range(count)]
+
+
+def why_shades(classes: Sequence[int], count: int) -> str | None:
+    """Tell that labels are spread too thinly to be class indices, and what to do; None where they are not.
+
+    Args:
+        classes: labels found that are classes, sorted.
+        count: how many classes they make if they are class indices.
+    """
+    neighbours = any(second - first == 1 for first, second in pairwise(classes))
+    if len(classes) * 10 > count and (neighbours or len(classes) * 2 >= count):
+        return None
+    return (
+        f"the masks have the labels {abridged(classes, 8)}, so {count - len(classes)} of {count} classes would never "
+        "occur; these look like shades of gray rather than class indices. Rewrite them as 0, 1, 2, ..., give a "
+        f"label_map with lines such as `{classes[-1]} road`, or, if there are {count} classes, name them in "
+        "class_names_file"
+    )
 
 
 def class_pixels(labels: NDArray[np.integer[Any]], num_classes: int) -> list[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from scalablevit.segmentation.class_names import find_class_file, read_class_names
 from scalablevit.segmentation.label_map import LabelMap
 from scalablevit.segmentation.label_map_file import LabelMapFile, find_label_map, read_label_map
-from scalablevit.segmentation.labels import names_of_labels
+from scalablevit.segmentation.labels import IGNORED, names_of_labels, why_shades
 from scalablevit.segmentation.mask_settings import MaskSettings
 
 
@@ -27,6 +27,13 @@ class MaskClasses:
     names: list[str]
     label_map: LabelMap
     named_by: Path | None
+
+    def why_shades(self, found: Collection[int]) -> str | None:
+        """Tell that the labels found look like shades of gray; None where they do not, or a file names the classes."""
+        if self.named_by is not None:
+            return None
+        labels = sorted(label for label in found if self.label_map.class_of(label) not in (None, IGNORED))
+        return why_shades(labels, len(self.names))
 
 
 class ClassSource:

@@ -1,9 +1,7 @@
-"""Read some masks before training starts, for what is wrong with all of them and for their labels and palette."""
+"""Read some images with their masks before training starts, for what is wrong with all of them."""
 
 import logging
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -11,44 +9,16 @@ from scalablevit.data.image_file import ImageError
 from scalablevit.data.masks import read_upright_mask
 from scalablevit.segmentation.dataset import MaskDataset
 from scalablevit.segmentation.label_map import LabelMap, OutsideLabelsError, unpack_colour
-from scalablevit.segmentation.labels import IGNORED, count_labels
-from scalablevit.segmentation.pairs import Pair
-from scalablevit.segmentation.read_pair import PairError
+from scalablevit.segmentation.labels import IGNORED
+from scalablevit.segmentation.read_pair import PairError, unclear_orientation
+from scalablevit.segmentation.survey import CHECK_DATA
 
 _log = logging.getLogger(__name__)
 
-CHECK_DATA = "`scalablevit check-data` finds everything that is wrong with the folder"
 # So many pairs of each part are read before training starts, to find what is wrong with all of them.
 _PROBES = 32
-_MOST_READERS = 16
 
 Palette = tuple[tuple[int, int, int], ...]
-
-
-def find_labels(root: Path, pairs: Sequence[Pair]) -> set[int]:
-    """Every label of the masks that can be read.
-
-    Raises:
-        ImageError: none of them can, or those that can have one label and others have colours.
-    """
-
-    def labels_of(pair: Pair) -> set[int] | ImageError:
-        try:
-            return set(count_labels(read_upright_mask(root / pair.mask).labels))
-        except ImageError as error:
-            return error
-
-    # Pillow decodes without Python's lock.
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_READERS)) as pool:
-        results = list(pool.map(labels_of, pairs))
-    found: set[int] = set().union(*(result for result in results if isinstance(result, set)))
-    errors = [result for result in results if isinstance(result, ImageError)]
-    coloured = [error for error in errors if error.kind == "not-a-mask"]
-    if len(errors) == len(results):
-        raise errors[0]
-    if len(found) < 2 and coloured:  # masks of one gray (empty ones, say) do not tell the classes
-        raise coloured[0]
-    return found
 
 
 def probe(dataset: MaskDataset, part: Literal["training", "validation"]) -> Palette | None:
@@ -59,6 +29,8 @@ def probe(dataset: MaskDataset, part: Literal["training", "validation"]) -> Pale
     """
     palette, first_error, readable = None, None, 0
     ignored: list[Path] = []
+    unclear: list[str] = []
+    losses: dict[str, list[str]] = {}
     count = min(_PROBES, len(dataset))
     for index in (i * len(dataset) // count for i in range(count)):
         try:
@@ -70,7 +42,11 @@ def probe(dataset: MaskDataset, part: Literal["training", "validation"]) -> Pale
             first_error = first_error or error
             continue
         readable += 1
-        palette = palette or _class_palette(pair.palette, dataset.label_map)
+        palette = palette or _class_palette(pair.mask.palette, dataset.label_map)
+        if pair.unclear:
+            unclear.append(unclear_orientation(str(dataset.path(index)), str(dataset.mask_path(index))))
+        for loss in pair.image_losses:
+            losses.setdefault(loss.kind, []).append(f"{dataset.path(index)}: {loss.found}; {loss.remedy}")
         if (pair.labels == IGNORED).all():
             ignored.append(dataset.mask_path(index))
     if readable == 0 and first_error is not None:
@@ -80,6 +56,9 @@ def probe(dataset: MaskDataset, part: Literal["training", "validation"]) -> Pale
         )
     if ignored:
         _tell_of_ignored(dataset, part, ignored, readable)
+    for messages in ([unclear] if unclear else []) + list(losses.values()):
+        more = f" (so are {len(messages)} of {readable} {part} pairs that were tried)" if len(messages) > 1 else ""
+        _log.warning("%s%s; %s", messages[0], more, CHECK_DATA)
     return palette
 
 

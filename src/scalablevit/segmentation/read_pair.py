@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from scalablevit.data.images import read_upright
-from scalablevit.data.masks import read_upright_mask
+from scalablevit.data.masks import UprightMask, read_upright_mask
 from scalablevit.data.orientation import turn_upright
 from scalablevit.data.pixel_values import Loss
 
@@ -40,19 +40,25 @@ class ReadPair(NamedTuple):
 
     Fields:
         image: mode RGB.
-        labels: (H, W) integers as the mask file has them, or packed colours.
-        palette: colour of each label as RGB in 0..255, where the file has a palette.
-        lossy: name of the mask's format if that is lossy, so that labels near edges are distorted; else empty.
-        losses: what the mask's file holds beside the labels.
+        labels: (H, W) integers as the mask file has them, or packed colours; turned as the image is.
+        mask: the mask as it was read, before it was turned.
         unclear: the image has an EXIF orientation, and the sizes do not tell whether the mask follows it.
+        image_losses: what the image's file holds and `image` does not.
     """
 
     image: Image.Image
     labels: np.ndarray
-    palette: tuple[tuple[int, int, int], ...] | None
-    lossy: str
-    losses: tuple[Loss, ...]
+    mask: UprightMask
     unclear: bool
+    image_losses: tuple[Loss, ...]
+
+
+def unclear_orientation(image: str, mask: str) -> str:
+    """Tell that it is unclear whether a mask lies as its image's stored pixels do."""
+    return (
+        f"{mask}: its image {image} is turned by an EXIF orientation, and the size does not tell whether the mask is "
+        "too; it is taken to lie as the stored pixels do: look at the pair, and set mask_frame if it does not"
+    )
 
 
 def read_pair(
@@ -74,7 +80,7 @@ def read_pair(
         ImageError: the image or the mask cannot be read, or the mask has colours instead of labels.
         PairError: the mask has another size than the image.
     """
-    image, orientation, stored_size, _ = read_upright(image_path)
+    image, orientation, stored_size, losses = read_upright(image_path)
     mask = read_upright_mask(mask_path, in_colours=in_colours)
     labels, unclear = mask.labels, False
     if mask.orientation == 1 and orientation != 1:
@@ -90,4 +96,4 @@ def read_pair(
             f"{image.width} x {image.height}",
             remedy="export it at the image's size, or resize it by nearest neighbour",
         )
-    return ReadPair(image, labels, mask.palette, mask.lossy, mask.losses, unclear)
+    return ReadPair(image, labels, mask, unclear, losses)
