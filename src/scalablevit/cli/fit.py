@@ -29,6 +29,7 @@ options:
   --seed N             short for --seed_everything
   --lr, --batch-size, --weights, --variant, --data FOLDER, --workers   short for the keys of the recipe
   --KEY VALUE          any value of the recipe, such as --data.root images --model.drop_path_rate 0.2
+  --allow-class NAME   with --resume: let the run's recipe name this class, given in full; comma between several
   --print_config       print the recipe with every KEY and its value, and stop
   --model.help CLASS   explain the keys of model (CLASS as in model.class_path); --data.help likewise
 """
@@ -40,7 +41,7 @@ def main(words: list[str]) -> int:
         print(USAGE, end="")
         return 0
     first = [] if not words or words[0].startswith("-") else ["--config", _recipe_named(words[0])]
-    given = split([*first, *words[len(first) // 2 :]], values=("--run", "--resume"))
+    given = split([*first, *words[len(first) // 2 :]], values=("--run", "--resume", "--allow-class"))
     run, resume, configs = given.taken.get("--run"), given.taken.get("--resume"), given.configs
     if resume is not None:
         if run is not None or configs:
@@ -62,7 +63,7 @@ def main(words: list[str]) -> int:
 
     quiet_lightning()
     with memory_advice("fit", lambda: entry_of_recipes(recipes)):
-        _fit(TrainingCommand("fit", recipes, given.keys, run=folder, resume=resume is not None))
+        _fit(TrainingCommand("fit", recipes, given.keys, run=folder, resume=resume is not None, allowed=given.allowed))
     return 0
 
 

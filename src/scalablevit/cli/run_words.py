@@ -24,6 +24,11 @@ class RunWords:
     configs: list[str] = field(default_factory=list)
     taken: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def allowed(self) -> list[str]:
+        """Classes that --allow-class names."""
+        return [name.strip() for name in self.taken.get("--allow-class", "").split(",") if name.strip()]
+
 
 def split(words: Sequence[str], *, values: Sequence[str], flags: Sequence[str] = ()) -> RunWords:
     """Take our own words out of a command line.
@@ -48,6 +53,8 @@ def split(words: Sequence[str], *, values: Sequence[str], flags: Sequence[str] =
                 raise UsageError(f"{name} needs a value")
             if name in ("--config", "-c"):
                 found.configs.append(text)
+            elif name == "--allow-class":
+                found.taken[name] = f"{found.taken.get(name, '')},{text}"
             else:
                 found.taken[name] = text
         elif name in ("--data", "--model", "--device"):

@@ -19,6 +19,7 @@ annotations, --data.val_annotations FILE --data.val_images FOLDER, which evaluat
 
 options:
   --checkpoint FILE    another checkpoint (default: best.ckpt in RUN/checkpoints; last.ckpt where there is none yet)
+  --allow-class NAME   let the run's recipe name this class, given in full; comma between several
   --json               print the metrics as JSON
   --devices N, --KEY VALUE   as for fit
 """
@@ -32,7 +33,7 @@ def main(words: list[str]) -> int:
         print(USAGE, end="")
         return 0
     is_first = bool(words and words[0]) and not words[0].startswith("-")
-    taken = ("--run", "--resume", "--checkpoint", "--weights", "--ckpt")
+    taken = ("--run", "--resume", "--checkpoint", "--weights", "--ckpt", "--allow-class")
     given = split(words[is_first:], values=taken, flags=("--json",))
     run, checkpoint_named = _run_and_checkpoint(words[0] if is_first else None, given.taken)
     recipe = run / "recipe.yaml"
@@ -50,7 +51,9 @@ def main(words: list[str]) -> int:
     quiet_lightning()
     recipes = [recipe, *map(find_recipe, given.configs)]
     with memory_advice("validate", lambda: entry_of_recipes(recipes)):
-        command = TrainingCommand("validate", recipes, given.keys, run=run, checkpoint=checkpoint)
+        command = TrainingCommand(
+            "validate", recipes, given.keys, run=run, checkpoint=checkpoint, allowed=given.allowed
+        )
         if has_last_only and checkpoint_named is None:
             _log.warning("there is no %s, which the first validation writes; evaluating %s", best, last)
         metrics = command.validate()

@@ -1,16 +1,20 @@
 """`scalablevit fit` and `scalablevit validate`: a recipe and a command line become a run. Built on LightningCLI."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from scalablevit.training.allowed_classes import check_classes, lies_in_a_run, only_allowed_imports
 from scalablevit.training.devices import check_devices
 from scalablevit.training.module import TrainingModule
-from scalablevit.training.recipe_errors import RecipeError, lacking, origin_of, read_recipe, readable
+from scalablevit.training.null_words import says_null, with_nulls
+from scalablevit.training.recipe_errors import RecipeError, lacking, nullable_keys, origin_of, readable
+from scalablevit.training.recipe_file import check_numbers, read_recipe
 from scalablevit.training.run import Run
 from scalablevit.training.run_folder import RunFolder, claim
 from scalablevit.training.terminal import quiet_lightning, rank
@@ -31,6 +35,7 @@ class TrainingCommand(LightningCLI):
         run: folder of the run.
         resume: go on with the run in it.
         checkpoint: for "validate": what to load.
+        allowed: full names of classes that the recipe of a run folder may name, beside the known ones.
 
     Raises:
         RecipeError: the recipe or the command line cannot become a run; names file or key, and remedy.
@@ -45,6 +50,7 @@ class TrainingCommand(LightningCLI):
         run: Path,
         resume: bool = False,
         checkpoint: Path | None = None,
+        allowed: Sequence[str] = (),
     ) -> None:
         self.verb = subcommand
         self.checkpoint = checkpoint
@@ -52,30 +58,45 @@ class TrainingCommand(LightningCLI):
         self.resume = resume
         self.recipe_text = ""
         settings = {str(recipe): read_recipe(recipe) for recipe in recipes}
+        check_numbers(args)
+        of_runs = [recipe for recipe in recipes if lies_in_a_run(recipe) or recipe == self.folder.recipe]
+        for recipe in of_runs:
+            check_classes(settings[str(recipe)], recipe=recipe, allowed=allowed)
+        imports = only_allowed_imports(allowed) if of_runs else contextlib.nullcontext()
+        class_paths = _class_paths(settings.values())
         try:
-            super().__init__(
-                TrainingModule,
-                LightningDataModule,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                save_config_callback=None,
-                auto_configure_optimizers=False,
-                args=[word for recipe in recipes for word in ("--config", str(recipe))] + args,
-                run=False,
-                # allow_abbrev: `--trainer.max_epoch 3` would be taken for max_epochs otherwise
-                parser_kwargs={
-                    "prog": f"scalablevit {subcommand}",
-                    "exit_on_error": False,
-                    "allow_abbrev": False,
-                },
-            )
-        except (argparse.ArgumentError, TypeError, ValueError, OSError) as error:
+            with imports:
+                if says_null(args):
+                    args = with_nulls(args, class_paths, nullable_keys(class_paths))
+                self._parse(recipes, args)
+        except (argparse.ArgumentError, TypeError, ValueError, OSError, OverflowError, RecursionError) as error:
             origin = origin_of(error)
             if origin is None or ("class_path" in str(error) and isinstance(origin, ImportError | AttributeError)):
                 raise RecipeError(readable(error, settings)) from error
+            if isinstance(origin, OverflowError | RecursionError):
+                raise RecipeError(f"the recipe holds a value that is too large or too deep ({origin})") from error
             if origin is error:
                 raise
             raise origin from None
+
+    def _parse(self, recipes: Sequence[Path], args: list[str]) -> None:
+        """Have LightningCLI check every key and build data, task and trainer."""
+        super().__init__(
+            TrainingModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            args=[word for recipe in recipes for word in ("--config", str(recipe))] + args,
+            run=False,
+            # allow_abbrev: `--trainer.max_epoch 3` would be taken for max_epochs otherwise
+            parser_kwargs={
+                "prog": f"scalablevit {self.verb}",
+                "exit_on_error": False,
+                "allow_abbrev": False,
+            },
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what the data knows to the task, and both to the one seed."""
@@ -92,6 +113,12 @@ class TrainingCommand(LightningCLI):
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the seed: a number, so that the recipe holds it (Lightning would take `true` for a random one)."""
         parser.add_argument("--seed_everything", type=int, default=0, help="of everything random in the run")
+        parser.add_argument(
+            "--threads",
+            type=int | None,
+            default=None,
+            help="CPU threads of each training process; null: the cores that the data workers leave",
+        )
 
     def before_instantiate_classes(self) -> None:
         """Check the resolved recipe, then take the run folder."""
@@ -162,6 +189,18 @@ class TrainingCommand(LightningCLI):
             seed=int(self.config["seed_everything"]),
             resume=self.resume,
         )
+
+
+def _class_paths(recipes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The classes of "model" and "data", as the last recipe that names them says."""
+    found = {}
+    for settings in recipes:
+        for part in ("model", "data"):
+            value = settings.get(part)
+            name = value.get("class_path") if isinstance(value, Mapping) else value
+            if isinstance(name, str):
+                found[part] = name
+    return found
 
 
 def _seed(value: Any) -> int:

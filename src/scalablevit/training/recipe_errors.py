@@ -7,45 +7,16 @@ import re
 import typing
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse._parameter_resolvers import get_signature_parameters
 from lightning.pytorch import Trainer
 
-_TOP = ("model", "data", "trainer", "seed_everything")
+TOP_KEYS = ("model", "data", "trainer", "seed_everything", "threads")
 
 
 class RecipeError(ValueError):
     """A recipe or a command line that cannot become a run; the message is for the user."""
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The settings in a YAML file.
-
-    Raises:
-        RecipeError: not YAML, or not a mapping; names file and line.
-    """
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = "" if mark is None else f" line {mark.line + 1}"
-        raise RecipeError(f"{path}{line}: not valid YAML ({error.problem}); correct it") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not valid YAML ({str(error).splitlines()[0]}); correct it") from error
-    if not isinstance(settings, dict):
-        raise RecipeError(
-            f"{path}: a recipe is a mapping with the keys model, data and trainer, this is "
-            f"{'empty' if settings is None else type(settings).__name__}; see `scalablevit recipes NAME`"
-        )
-    for key in settings:
-        if key not in _TOP:
-            close = difflib.get_close_matches(str(key), _TOP, 1)
-            hint = f"did you mean {close[0]}?" if close else f"a recipe has the keys {', '.join(_TOP)}"
-            raise RecipeError(f"there is no key {key} in {path}; {hint}")
-    return settings
 
 
 def origin_of(error: BaseException) -> BaseException | None:
@@ -141,18 +112,44 @@ def _known_keys(prefix: str, class_path: str | None) -> Iterator[str]:
             module, _, name = class_path.rpartition(".")
             yield from _keys_of(getattr(import_module(module), name), prefix)
         return
-    yield from (*_TOP, "config", "run", "resume")
+    yield from (*TOP_KEYS, "config", "run", "resume")
     yield from ("devices", "epochs", "precision", "seed", "print_config")
     yield from _keys_of(Trainer, "trainer")
 
 
 def _keys_of(kind: Any, prefix: str) -> Iterator[str]:
+    yield from annotations_of(kind, prefix)
+
+
+def annotations_of(kind: Any, prefix: str) -> dict[str, Any]:
+    """Key -> type of the arguments of a class, with those of the settings in it.
+
+    Args:
+        kind: the class.
+        prefix: what its keys begin with.
+    """
+    found: dict[str, Any] = {}
     for parameter in get_signature_parameters(kind):  # with those of settings that `**` takes
         key = f"{prefix}.{parameter.name}"
-        yield key
+        found[key] = parameter.annotation
         for inner in (parameter.annotation, *typing.get_args(parameter.annotation)):
             if dataclasses.is_dataclass(inner):
-                yield from _keys_of(inner, key)
+                found.update(annotations_of(inner, key))
+    return found
+
+
+def nullable_keys(class_paths: Mapping[str, str]) -> dict[str, bool]:
+    """Key of a recipe -> whether it may be null; keys of free mappings, such as `network_options`, are not among them.
+
+    Args:
+        class_paths: "model" and "data" -> class that the recipe names; one that cannot be imported has no keys.
+    """
+    found = annotations_of(Trainer, "trainer") | {"threads": int | None}
+    for part, class_path in class_paths.items():
+        with contextlib.suppress(Exception):  # a class that cannot be imported is reported elsewhere
+            module, _, name = class_path.rpartition(".")
+            found |= annotations_of(getattr(import_module(module), name), part)
+    return {key: type(None) in typing.get_args(annotation) for key, annotation in found.items()}
 
 
 def _file_of(key: str, recipes: Mapping[str, Mapping[str, Any]], said: str | None = None) -> str:

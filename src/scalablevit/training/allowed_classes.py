@@ -1,0 +1,129 @@
+"""Which classes the recipe in a run folder may name: a run folder may be a stranger's, and a class is code.
+
+`fit --config FILE` takes a recipe that the user chose, and any class. `fit --resume RUN`, `validate RUN` and a
+`recipe.yaml` that lies in a run folder take the tasks and data of this package, Lightning's callbacks that neither run
+code of the recipe's choice nor write outside the run folder, and what the user allows by name.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+from jsonargparse._common import parsing_settings
+from lightning.pytorch import callbacks
+
+from scalablevit.training.recipe_errors import RecipeError
+from scalablevit.training.run_folder import RunFolder
+
+_OURS = ("scalablevit.classification", "scalablevit.detection", "scalablevit.segmentation", "scalablevit.pretraining")
+_CALLBACKS = (
+    *("DeviceStatsMonitor", "EarlyStopping", "GradientAccumulationScheduler", "LearningRateMonitor", "ModelCheckpoint"),
+    *("ModelSummary", "RichModelSummary", "RichProgressBar", "Timer", "TQDMProgressBar"),
+)
+
+
+def lies_in_a_run(recipe: Path) -> bool:
+    """Whether a recipe file is that of a run folder."""
+    run = RunFolder(recipe.parent)
+    others = (run.environment, run.metrics, run.last, run.best, run.weights)
+    return recipe.name == run.recipe.name and any(file.exists() for file in others)
+
+
+def check_classes(settings: Mapping[str, Any], *, recipe: Path, allowed: Sequence[str]) -> None:
+    """Refuse a run's recipe that names other classes than the known ones; nothing is imported for that.
+
+    Args:
+        settings: content of the recipe.
+        recipe: its file, for the message.
+        allowed: full names of further classes, which the user allows.
+
+    Raises:
+        RecipeError: names key, class and remedy.
+    """
+    for part in ("model", "data", "trainer"):
+        value = settings.get(part)
+        if value is not None and not isinstance(value, Mapping):
+            raise RecipeError(f"{recipe}: {part} must be a mapping of keys, got {value!r}")
+    for part in ("model", "data"):
+        _check(settings.get(part) or {}, part, _OURS, recipe, allowed)
+    trainer = dict(settings.get("trainer") or {})
+    given = trainer.pop("callbacks", None) or []
+    for i, callback in enumerate(given if isinstance(given, list) else [given]):
+        key = f"trainer.callbacks[{i}]"
+        described = {"class_path": callback} if isinstance(callback, str) else callback
+        if not isinstance(described, Mapping):
+            raise RecipeError(f"{recipe}: {key} must be a mapping with class_path, got {callback!r}")
+        known = {*_CALLBACKS, *(f"lightning.pytorch.callbacks.{name}" for name in _CALLBACKS), *_canonical()}
+        _check(described, key, tuple(known), recipe, allowed)
+        _check_paths(described, key, recipe)
+    _check(trainer, "trainer", (), recipe, allowed)
+    for name, value in trainer.items():
+        if isinstance(value, str) and "." in value and not value.replace(".", "").isdigit() and value not in allowed:
+            raise _refusal(f"trainer.{name}", value, recipe)
+
+
+@contextlib.contextmanager
+def only_allowed_imports(allowed: Sequence[str]) -> Iterator[None]:
+    """While a run's recipe is parsed, import nothing that it names but known classes: neither classes nor functions.
+
+    Args:
+        allowed: full names of further classes, which the user allows.
+    """
+    names = ("import_path_verdicts", "import_paths_enforced", "instantiate_subclass_spec_in_any")
+    before = {name: parsing_settings[name] for name in names}
+    known = [*_OURS, *(f"lightning.pytorch.callbacks.{name}" for name in _CALLBACKS), *_canonical(), *allowed]
+    try:
+        set_parsing_settings(
+            import_path_denylist=["*"], import_path_allowlist=known, instantiate_subclass_spec_in_any=False
+        )
+        yield
+    finally:
+        parsing_settings.update(before)
+
+
+def _canonical() -> list[str]:
+    """The callbacks by the modules that define them."""
+    kinds = [getattr(callbacks, name) for name in _CALLBACKS]
+    return [f"{kind.__module__}.{kind.__qualname__}" for kind in kinds]
+
+
+def _check(value: Any, key: str, known: Sequence[str], recipe: Path, allowed: Sequence[str]) -> None:
+    """Look at every `class_path` in a value."""
+    if isinstance(value, Mapping):
+        name = value.get("class_path")
+        if name is not None:
+            is_known = name in known or any(str(name).startswith(f"{module}.") for module in known if module in _OURS)
+            if not is_known and name not in allowed:
+                raise _refusal(key, name, recipe)
+        for inner_key, inner in value.items():
+            below = key if inner_key == "init_args" else f"{key}.{inner_key}"
+            _check(inner, below, known, recipe, allowed)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            _check(inner, f"{key}[{i}]", known, recipe, allowed)
+
+
+def _check_paths(callback: Mapping[str, Any], key: str, recipe: Path) -> None:
+    """Refuse a checkpoint callback that writes outside the run folder."""
+    arguments = callback.get("init_args") or {}
+    if not isinstance(arguments, Mapping):
+        raise RecipeError(f"{recipe}: {key}.init_args must be a mapping of keys, got {arguments!r}")
+    filename = str(arguments.get("filename") or "")
+    for name, is_wrong in (
+        ("dirpath", arguments.get("dirpath") is not None),
+        ("filename", ".." in filename or Path(filename).is_absolute()),
+    ):
+        if is_wrong:
+            raise RecipeError(
+                f"{recipe}: {key}.{name} {arguments[name]!r} would write outside the run folder, and a run folder may "
+                "be a stranger's; set it to null there, or copy the recipe elsewhere and train with fit --config"
+            )
+
+
+def _refusal(key: str, name: Any, recipe: Path) -> RecipeError:
+    return RecipeError(
+        f"{recipe}: {key} names {name}, which is not among the classes that a run folder may name, as it may be a "
+        f"stranger's and a class runs code. If you trust it: --allow-class {name}"
+    )
