@@ -117,6 +117,10 @@ class TaskEntry:
         check: the check of its data.
         cost: reference to (model, variant, num_classes, scale_value) to `scalablevit.complexity.Parts`.
         models: that `cost` knows.
+        csv_columns: what `scalablevit predict --format csv` writes of each class or object behind the image's path;
+            "x_min" to "y_max" are those of a box.
+        found: reference to a function from a prediction to the image's size and a list of
+            `scalablevit.data.found_objects.FoundObject`; empty: the task finds none.
         model_key: key of a run's metadata that names the model; empty: the only one.
         out_of_memory: command -> what to change where memory runs out.
     """
@@ -130,6 +134,8 @@ class TaskEntry:
     cost: str
     models: tuple[Model, ...]
     model_key: str = ""
+    csv_columns: tuple[str, ...] = ()
+    found: str = ""
     predict_flags: tuple[Flag, ...] = ()
     out_of_memory: Mapping[str, str] = field(default_factory=dict)
 

@@ -8,6 +8,7 @@ ENTRY = TaskEntry(
     data="scalablevit.classification.data:ImageFolderData",
     predictor="scalablevit.classification.predict:Classifier",
     columns=("class", "probability"),
+    csv_columns=("class", "probability"),
     predict_flags=(Flag("--top", "number of classes to print (default: 5)", metavar="N", type=int),),
     check=DataCheck(
         kind="classes",

@@ -39,7 +39,7 @@ _FLAGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("--num-classes", "--nc", "--num_classes"), ("--classes",)),
     **dict.fromkeys(("--topk", "--top-k"), ("--top",)),
     **dict.fromkeys(("--dtype", "--half", "--fp16", "--amp"), ("--precision",)),
-    **dict.fromkeys(("--format",), ("--json",)),
+    **dict.fromkeys(("--save-txt", "--save_txt", "--save-csv", "--export"), ("--format",)),
 }
 
 KEYS = {

@@ -10,6 +10,7 @@ from typing import Any
 from scalablevit.cli.errors import UsageError, memory_advice
 from scalablevit.cli.image_inputs import ImageInput, expand, relative_stems
 from scalablevit.cli.importing import importing
+from scalablevit.cli.prediction_files import FORMATS, PredictionFile, check_format, open_format
 from scalablevit.cli.prediction_table import PredictionTable
 from scalablevit.cli.save_images import check_folder, save
 from scalablevit.cli.terminal import has_no_number, print_json, show_warnings, tell
@@ -29,6 +30,15 @@ def parser() -> Parser:
     found.add_argument("--json", action="store_true", help="print one JSON object per line and image, not a table")
     found.add_argument(
         "--save", metavar="FOLDER", help="write annotated images there, in the subfolders of IMAGE; files are kept"
+    )
+    found.add_argument(
+        "--format", choices=FORMATS,
+        help="also write CSV, COCO JSON or YOLO text files; CSV without --output is printed in place of the table",
+    )  # fmt: skip
+    found.add_argument("--output", metavar="PATH", help="file of --format csv and coco, folder of --format yolo")
+    found.add_argument("--csv", metavar="FILE", help="short for --format csv --output FILE")
+    found.add_argument(
+        "--annotations", metavar="FILE", help="with --format coco: use the image and category ids of this COCO file"
     )
     found.add_argument(
         "--batch-size", type=int, metavar="N", help="images per batch; in segmentation tiles (default: of the task)"
@@ -61,14 +71,22 @@ def main(words: list[str]) -> int:
         raise ValueError(f"{weights} holds weights for {trained.task!r}; this version predicts {known}")
     entry = entries()[trained.task]
     options = _options(args, entry, weights)
-    report = Report(entry, folder, as_json=args.json)
+    kind, output = ("csv", args.csv) if args.csv else (args.format, args.output)
+    if kind is not None:
+        check_format(entry, kind, output, args.annotations)
+    elif output or args.annotations:
+        raise UsageError("--output and --annotations go with --format csv, coco or yolo")
+    printed = "json" if args.json else None if kind == "csv" and not output else "table"
+    report = Report(entry, folder, printed=printed)
     images = expand(inputs, report.fail)
     if images:
         with importing():
             predictor = load(entry.predictor).load(trained, device=args.device)
         report.begin(images, predictor.class_names)
+        if kind is not None:
+            report.file = open_format(entry, kind, output, args.annotations, predictor.class_names)
         limit = contextlib.nullcontext() if args.max_pixels is None else pixel_limit(args.max_pixels * 10**6)
-        with limit, memory_advice("predict", lambda: entry):
+        with contextlib.closing(report), limit, memory_advice("predict", lambda: entry):
             paths = [image.path for image in images]
             for prediction in predictor.predict(paths, keep_images=folder is not None, **options):
                 report.add(prediction)
@@ -106,11 +124,15 @@ class Report:
     Args:
         entry: of the task.
         folder: for annotated images; None: none are saved.
-        as_json: print JSON, not a table.
+        printed: "table" or "json"; None: neither.
+
+    Attributes:
+        file: that takes the predictions too; None: there is none.
     """
 
-    def __init__(self, entry: TaskEntry, folder: Path | None, *, as_json: bool) -> None:
-        self.entry, self.folder, self.as_json = entry, folder, as_json
+    def __init__(self, entry: TaskEntry, folder: Path | None, *, printed: str | None) -> None:
+        self.entry, self.folder, self.printed = entry, folder, printed
+        self.file: PredictionFile | None = None
         self.num_failed = self.num_saved = 0
         self._stems: dict[Path, Path] = {}
         self._table: PredictionTable | None = None
@@ -118,7 +140,7 @@ class Report:
     def begin(self, images: Sequence[ImageInput], class_names: Sequence[str]) -> None:
         """Prepare for the images that will come."""
         self._stems = relative_stems(images)
-        if not self.as_json:
+        if self.printed == "table":
             self._table = PredictionTable(self.entry.columns, (str(image.path) for image in images), class_names)
 
     def fail(self, message: str) -> None:
@@ -134,7 +156,7 @@ class Report:
         """
         row = prediction.to_dict()
         if prediction.error is not None:
-            if self.as_json:
+            if self.printed == "json":
                 print_json(row)
             self.fail(prediction.error)
             return
@@ -146,8 +168,18 @@ class Report:
             self._save(prediction, row)
         if self._table is not None:
             self._table.add(str(prediction.path), prediction.table_rows())
-        else:
+        elif self.printed == "json":
             print_json(row)
+        if self.file is not None:
+            try:
+                self.file.add(prediction, row, self._stems[prediction.path])
+            except ValueError as error:
+                self.fail(str(error))
+
+    def close(self) -> None:
+        """Complete the file, also of a command that was stopped."""
+        if self.file is not None:
+            self.file.close()
 
     def end(self) -> int:
         """Say where images were saved; the exit code."""

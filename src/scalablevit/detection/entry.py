@@ -28,6 +28,8 @@ ENTRY = TaskEntry(
     data="scalablevit.detection.data:CocoData",
     predictor="scalablevit.detection.predict:Detector",
     columns=("object", "score"),
+    csv_columns=("class", "score", "x_min", "y_min", "x_max", "y_max"),
+    found="scalablevit.detection.found:found_in",
     predict_flags=(
         Flag("--threshold", "lowest score of a detection (default: 0.5)", metavar="X", type=float),
         Flag("--min-size", "resize the shorter side to N pixels (default: as in training)", metavar="N", type=int),

@@ -22,6 +22,8 @@ ENTRY = TaskEntry(
     data="scalablevit.segmentation.data:MaskFolderData",
     predictor="scalablevit.segmentation.predict:Segmenter",
     columns=("class", "share"),
+    csv_columns=("class", "pixels", "share"),
+    found="scalablevit.segmentation.found:found_in",
     predict_flags=(
         Flag("--tile", "predict in tiles of N pixels, for images of any size", metavar="N", type=int),
         Flag(
