@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny_runs import write_pictures
 
 from command_line import scalablevit
 from scalablevit.cli import main
@@ -89,3 +90,14 @@ def test_recipes() -> None:
     printed = scalablevit("recipes", "digits").out
     assert printed.startswith("# Demonstration")
     assert yaml.safe_load(printed)["data"]["init_args"]["builtin"] == "digits"
+
+
+def test_check_data_shows_names_as_they_are(tmp_path: Path) -> None:
+    names = ["[b]", "esc\x1b[31m", "two\nlines"]
+    data = write_pictures(tmp_path / "data", classes=names, num_train=2, num_val=1)
+    (data / "train" / names[1] / "bad.png").write_bytes(b"junk")
+    told = scalablevit("check-data", data)
+    assert "\x1b" not in told.out
+    assert r"esc\x1b[31m/bad.png" in told.out
+    report = json.loads(scalablevit("check-data", data, "--json").out)
+    assert set(report["classes"]) == set(names)

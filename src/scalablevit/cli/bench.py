@@ -1,12 +1,11 @@
 """`scalablevit bench`."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from scalablevit.cli.importing import importing
-from scalablevit.cli.terminal import tell
+from scalablevit.cli.terminal import print_json, show_warnings, tell
 from scalablevit.cli.trained_run import is_run, run_metadata, variant_of
 from scalablevit.cli.words import Parser, parser_of
 
@@ -60,6 +59,7 @@ def parser() -> Parser:
 def main(words: list[str]) -> int:
     """Run the command."""
     args = parser().parse_args(words)
+    show_warnings()
     if args.output is not None and (not args.output or Path(args.output).is_dir()):
         raise ValueError(f"--output {args.output!r} is not a file; name one, such as bench.json")
     with importing():
@@ -83,7 +83,10 @@ def main(words: list[str]) -> int:
         output=args.output,
         on_cell=tell,
     )
-    print(json.dumps(result, indent=2) if args.json else table(result))
+    if args.json:
+        print_json(result, indent=2)
+    else:
+        print(table(result))
     measured = any("note" not in found for cell in result["cells"] for found in cell["contenders"].values())
     return 0 if measured else 1
 

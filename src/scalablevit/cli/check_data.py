@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from scalablevit.cli.progress import progress
+from scalablevit.cli.terminal import print_json, show_warnings
 from scalablevit.cli.words import Parser, add_flags, given_arguments, parser_of
+from scalablevit.printable import printable
 from scalablevit.tasks import DataCheck, entries, load
 
 SUMMARY = "Find every bad file of a data folder before training does"
@@ -35,6 +37,7 @@ def parser() -> Parser:
 def main(words: list[str]) -> int:
     """Run the command."""
     args = parser().parse_args(words)
+    show_warnings()
     checks = _checks()
     title = _layout(args.root, args.kind, vars(args))
     flags = {title: check.flags for title, check in checks.items()}
@@ -42,7 +45,10 @@ def main(words: list[str]) -> int:
     check = load(checks[title].function)
     with progress("checking images") as on_progress:
         report = check(args.root, val_fraction=args.val_fraction, on_progress=on_progress, **given)
-    print(report.to_json() if args.json else report.to_text())
+    if args.json:
+        print_json(report.to_dict(), indent=2)
+    else:
+        print(printable(report.to_text(), multiline=True))
     return 0 if report.ok else 1
 
 

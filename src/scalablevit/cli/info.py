@@ -1,12 +1,11 @@
 """`scalablevit info`."""
 
 import argparse
-import json
 from typing import Any
 
 from scalablevit.abridged import abridged
 from scalablevit.cli.importing import importing
-from scalablevit.cli.terminal import tell
+from scalablevit.cli.terminal import print_json, show_warnings, tell
 from scalablevit.cli.trained_run import is_run, run_metadata, variant_of
 from scalablevit.cli.words import Parser, parser_of
 from scalablevit.tasks import Model, TaskEntry, entries, load
@@ -44,6 +43,7 @@ def parser() -> Parser:
 def main(words: list[str]) -> int:
     """Run the command."""
     args = parser().parse_args(words)
+    show_warnings()
     if args.variant is not None and is_run(args.variant):
         args = _of_run(args)
     entry, model = _models()[args.model]
@@ -67,7 +67,7 @@ def main(words: list[str]) -> int:
         for variant in ([args.variant] if args.variant else VARIANTS)
     }
     if args.json:
-        print(json.dumps(costs, indent=2))
+        print_json(costs, indent=2)
         return 0
     is_first = args.model == next(iter(_models()))
     _print_table(costs, f"{'' if is_first else f' of {args.model}'} for {height} x {width} pixels")

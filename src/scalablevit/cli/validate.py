@@ -1,13 +1,13 @@
 """`scalablevit validate`."""
 
-import json
 import logging
-import math
 from pathlib import Path
 
 from scalablevit.cli.errors import UsageError, memory_advice
 from scalablevit.cli.importing import importing
 from scalablevit.cli.run_words import entry_of_recipes, split
+from scalablevit.cli.terminal import print_json
+from scalablevit.printable import printable
 from scalablevit.recipes import find_recipe
 
 SUMMARY = "Evaluate a run's checkpoint on validation data"
@@ -60,11 +60,11 @@ def main(words: list[str]) -> int:
     if not command.trainer.is_global_zero:
         return 0
     if "--json" in given.taken:
-        # NaN, the mean over nothing, is no JSON
-        print(json.dumps({name: value if math.isfinite(value) else None for name, value in metrics.items()}))
+        print_json(dict(metrics))
     else:
-        width = max(map(len, metrics), default=0)
-        for name, value in metrics.items():
+        shown = {printable(name): value for name, value in metrics.items()}  # of classes there are names in it
+        width = max(map(len, shown), default=0)
+        for name, value in shown.items():
             print(f"{name:<{width}}  {value:.4f}")
     return 0
 

@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from scalablevit.printable import plot_text
 from scalablevit.visualization.metrics_file import read_metrics
 
 # Okabe and Ito's palette, which colour-blind readers tell apart
@@ -83,7 +84,7 @@ def _draw(axes: Axes, title: str, names: list[str], rows: list[dict[str, float]]
         elif title == "Loss":
             label = f"{name}, last {y[-1]:.4g}"
         style = "--" if name.startswith("train/") else "-"
-        axes.plot(x, y, style, color=colour, linewidth=1.8, label=label, marker="." if len(x) < 3 else "")
+        axes.plot(x, y, style, color=colour, linewidth=1.8, label=plot_text(label), marker="." if len(x) < 3 else "")
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
