@@ -1,8 +1,9 @@
-"""Settings of a network's input, such as the size of pictures and the scale of their pixels."""
+"""Settings of a network's input, such as the size of images and the scale of their pixels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -11,6 +12,9 @@ _IMAGENET: dict[str, dict[int, tuple[float, ...]]] = {
     "mean": {3: IMAGENET_DEFAULT_MEAN, 1: (0.449,)},
     "std": {3: IMAGENET_DEFAULT_STD, 1: (0.226,)},
 }
+_LONGEST_SIDE = 2**14
+"""Pixels: whoever sends weights with a larger size of images than this asks for more memory than machines have."""
+_SIDES = ("image_size", "min_size", "short_side")
 
 
 @dataclass(frozen=True)
@@ -26,22 +30,33 @@ class InputSettings:
         """Read what `to_dict` wrote.
 
         Raises:
-            ValueError: a key is missing or unknown, or a value is out of its range.
+            ValueError: a key is missing or unknown, or a value is of the wrong type or out of its range.
         """
+        if not isinstance(settings, Mapping):
+            raise ValueError(f"preprocessing must be an object with keys, got {_cut(settings)}")
         expected, given = {field.name for field in fields(cls)}, set(settings)
         if expected != given:
             raise ValueError(
                 f"preprocessing needs exactly the keys {sorted(expected)}: "
-                f"missing {sorted(expected - given)}, unknown {sorted(given - expected)}"
+                f"missing {sorted(expected - given)}, unknown {_cut(sorted(map(str, given - expected)))}"
             )
-        try:
-            return cls(**settings)
-        except TypeError as error:
-            raise ValueError(f"preprocessing has a value of the wrong type: {dict(settings)}") from error
+        for name, kind in get_type_hints(cls).items():
+            value = settings[name]
+            if not _is_of(value, kind):
+                raise ValueError(f"preprocessing has a value of the wrong type: {name} {_cut(value)}")
+            if name in _SIDES and value is not None:
+                longest = max([value] if isinstance(value, int) else value, default=0)
+                if longest > _LONGEST_SIDE:
+                    raise ValueError(f"{name} must be at most {_LONGEST_SIDE:,} pixels, got {_cut(value)}")
+        return cls(**settings)
 
 
 def check_mean_std(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Raise a ValueError unless each has one value (grayscale) or three (RGB), and deviations are above 0."""
+    """Check that each has one value (grayscale) or three (RGB), and that deviations are above 0.
+
+    Raises:
+        ValueError: they are not.
+    """
     if len(mean) not in (1, 3) or len(mean) != len(std):
         raise ValueError(f"mean and std need one value each (grayscale) or three each (RGB), got {mean} and {std}")
     if min(std) <= 0:
@@ -49,7 +64,7 @@ def check_mean_std(mean: Sequence[float], std: Sequence[float]) -> None:
 
 
 def per_channel(name: str, values: Sequence[float] | None, in_chans: int) -> tuple[float, ...]:
-    """A mean or deviation for each channel of pictures in 0..1.
+    """Return a mean or deviation for each channel of images in 0..1.
 
     Args:
         name: "mean" or "std".
@@ -61,7 +76,7 @@ def per_channel(name: str, values: Sequence[float] | None, in_chans: int) -> tup
     """
     if in_chans not in _IMAGENET[name]:
         raise ValueError(
-            f"in_chans must be 3 (RGB) or 1 (grayscale) for picture files, got {in_chans}; for other channels write a "
+            f"in_chans must be 3 (RGB) or 1 (grayscale) for image files, got {in_chans}; for other channels write a "
             "LightningDataModule of your own"
         )
     if values is None:
@@ -72,7 +87,7 @@ def per_channel(name: str, values: Sequence[float] | None, in_chans: int) -> tup
 
 
 def height_and_width(name: str, size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) from one number or both.
+    """Return (height, width) from one number or both.
 
     Args:
         name: of the argument, for the error.
@@ -86,6 +101,27 @@ def height_and_width(name: str, size: int | Sequence[int]) -> tuple[int, int]:
     if len(size) != 2:
         raise ValueError(f"{name} must be one number or [height, width], got {list(size)}")
     return size[0], size[1]
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Tell whether a value, as JSON or Python holds it, is of an annotated type of the settings."""
+    if isinstance(kind, UnionType):
+        return any(_is_of(value, part) for part in get_args(kind))
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        parts = get_args(kind)
+        if parts[-1] is Ellipsis:
+            return all(_is_of(item, parts[0]) for item in value)
+        return len(value) == len(parts) and all(map(_is_of, value, parts))
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def _cut(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _with_lists(value: Any) -> Any:

@@ -136,7 +136,7 @@ def _plan_network(
         elif value.shape == target.shape:
             values[key] = value
             report.matched.append(key)
-        elif key == _STEM and (value.shape[0], *value.shape[2:]) == (target.shape[0], *target.shape[2:]):
+        elif key == _STEM and value.ndim == 4 and _all_but_channels(value) == _all_but_channels(target):
             values[key] = adapt_in_chans(value, target.shape[1])
             report.adapted[key] = f"{value.shape[1]} -> {target.shape[1]} input channels"
         else:
@@ -153,6 +153,10 @@ def _plan_network(
     return Plan(values, report)
 
 
+def _all_but_channels(kernel: Tensor) -> tuple[int, ...]:
+    return (kernel.shape[0], *kernel.shape[2:])
+
+
 def _without_compiled(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Take the mark of torch.compile out of the names, wherever parts of the network were compiled."""
     names = {key: key.replace("_orig_mod.", "") for key in tensors}
@@ -162,6 +166,8 @@ def _without_compiled(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 def adapt_in_chans(weight: Tensor, in_chans: int) -> Tensor:
     """Make the first kernel (C, I, k, k) fit other images: summed for one channel, else repeated and scaled."""
     old = weight.shape[1]
+    if old == 0:
+        raise WeightsError("the first kernel of the checkpoint takes images without channels; it is damaged")
     if in_chans == 1:
         return weight.sum(dim=1, keepdim=True)
     repeats = -(-in_chans // old)
@@ -186,7 +192,12 @@ def _head_to_keep(
             f"{source} is incomplete: its head lacks {', '.join(sorted(missing))}; copy it again, or pass "
             "fresh_head=True to keep the model's own head"
         )
-    same_classes = state["head.fc.weight"].shape[0] == targets["head.fc.weight"].shape[0]
+    if state["head.fc.weight"].ndim != 2:
+        found = tuple(state["head.fc.weight"].shape)
+        raise WeightsError(
+            f"{source} is damaged: its head.fc.weight is {found}, not (classes, channels); copy it again"
+        )
+    same_classes = state["head.fc.weight"].shape[:1] == targets["head.fc.weight"].shape[:1]
     if ours == theirs:
         return ours if same_classes else {key for key in ours if not key.startswith("head.fc.")}
     if same_classes:

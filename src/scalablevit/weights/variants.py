@@ -29,7 +29,7 @@ def describe_variant(state: Mapping[str, Tensor]) -> str:
     depths: list[int] = []
     while (stem := state.get(f"stages.{len(widths)}.patch_embed.proj.weight")) is not None:
         blocks = {key.split(".")[3] for key in state if key.startswith(f"stages.{len(widths)}.blocks.")}
-        widths.append(stem.shape[0])
+        widths.append(stem.shape[0] if stem.ndim else 0)
         depths.append(len(blocks))
     if not widths:
         return "not a ScalableViT"
