@@ -12,7 +12,7 @@ from scalablevit.classification.data import ImageFolderData
 
 
 def write(path: Path, seed: int, size: tuple[int, int] = (20, 16)) -> Path:
-    """A picture that no other seed makes."""
+    """A image that no other seed makes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
@@ -66,7 +66,7 @@ def test_all_faults_in_one_go(sound, num_workers):
     (bee / "phone.RAW2").touch()
     (ant / ".DS_Store").touch()
     (sound / "train" / "fly").mkdir()
-    write(sound / "train" / "gnat" / "a.png", 54).write_bytes(b"no picture")
+    write(sound / "train" / "gnat" / "a.png", 54).write_bytes(b"no image")
 
     report = check_folder(sound, num_workers=num_workers)
     assert found(report) == {
@@ -95,7 +95,7 @@ def test_all_faults_in_one_go(sound, num_workers):
     for problem in report.problems:
         assert problem.path in text
     assert "7 errors, 5 warnings" in text
-    assert "1 .txt, 1 .raw2" in text
+    assert "1 .raw2, 1 .txt" in text
     content = json.loads(report.to_json())
     assert content["ok"] is False
     assert len(content["problems"]) == 12

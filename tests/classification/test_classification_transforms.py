@@ -206,7 +206,7 @@ def test_from_dict_names_missing_keys():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"scale": (0.5, 1.5)}, "share of the picture"),
+        ({"scale": (0.5, 1.5)}, "share of the image"),
         ({"ratio": (2.0, 1.0)}, "the smaller first"),
         ({"hflip_prob": 2.0}, "hflip_prob must be between 0 and 1, got 2.0"),
         ({"erasing_mode": "noise"}, "'pixel', 'rand' or 'const', got 'noise'"),

@@ -32,7 +32,7 @@ def write(path: Path, shade: int = 0) -> Path:
 
 
 def write_classes(folder: Path, **counts: int) -> Path:
-    """Class folders with so many pictures; the shade tells which picture it is."""
+    """Class folders with so many images; the shade tells which image it is."""
     for c, (name, count) in enumerate(counts.items()):
         (folder / name).mkdir(parents=True)
         for i in range(count):
@@ -41,7 +41,7 @@ def write_classes(folder: Path, **counts: int) -> Path:
 
 
 def shades(batch: ClassificationBatch) -> list[int]:
-    """Shades of the pictures of a batch made with mean 0, std 1."""
+    """Shades of the images of a batch made with mean 0, std 1."""
     return [round(float(image[0, 0, 0]) * 255) for image in batch.images]
 
 
@@ -51,7 +51,7 @@ def every(loader: DataLoader) -> list[ClassificationBatch]:
 
 @pytest.fixture
 def split(tmp_path: Path) -> Path:
-    """Two classes in train (9 pictures) and val (5)."""
+    """Two classes in train (9 images) and val (5)."""
     write_classes(tmp_path / "train", ant=6, bee=3)
     write_classes(tmp_path / "val", ant=2, bee=3)
     return tmp_path
@@ -201,22 +201,22 @@ def one_picture_each(root: Path) -> None:
         (root_is_a_file, "data: the data folder is a file"),
         (
             no_class_folders,
-            "train: 1 pictures lie directly in it.*arrange them as .*train/CLASS/.*COCO JSON.*images/ and masks/",
+            "train: 1 images lie directly in it.*arrange them as .*train/CLASS/.*COCO JSON.*images/ and masks/",
         ),
-        (only_files, "data: 1 pictures lie directly in it"),
+        (only_files, "data: 1 images lie directly in it"),
         (empty_root, "data: it has no folders in it"),
-        (empty_class, "train/fly: the class folder has no pictures; put some in, or remove the folder"),
+        (empty_class, "train/fly: the class folder has no images; put some in, or remove the folder"),
         (two_empty_classes, r"(?s)2 faults.*train/fly.*train/gnat"),
         (single_class, "only one class, 'ant', .*add a folder for another class"),
         (one_level_too_high, "root should be .*data/insects"),
         (unknown_class, r"val: 1 validation classes are not among the 2 .*'wasp'; rename them"),
         (
             flat_val,
-            r"val: 1 validation pictures lie directly .*ILSVRC2012_val_00000001.JPEG.*move each to .*valprep",
+            r"val: 1 validation images lie directly .*ILSVRC2012_val_00000001.JPEG.*move each to .*valprep",
         ),
-        (empty_val, "val: the validation folder has no pictures; fill it, or remove it"),
+        (empty_val, "val: the validation folder has no images; fill it, or remove it"),
         (val_only, "has a validation folder 'val' but no training folder"),
-        (one_picture_each, "every class has one picture only"),
+        (one_picture_each, "every class has one image only"),
     ],
 )
 def test_faulty_folders(tmp_path, make, words):
@@ -250,7 +250,7 @@ def test_a_class_without_validation_pictures_is_a_warning(split, caplog):
     write(split / "train" / "fly" / "a.png")
     data = ImageFolderData(split, **PLAIN)
     assert data.num_classes == 3
-    assert "1 of 3 classes have no validation pictures" in caplog.text
+    assert "1 of 3 classes have no validation images" in caplog.text
     assert "'fly'" in caplog.text
 
 
@@ -494,10 +494,10 @@ def test_summary(split):
     text = ImageFolderData(split, **PLAIN).summary()
     for words in (
         str(split),
-        "9 pictures",
-        "5 pictures (val)",
+        "9 images",
+        "5 images (val)",
         "2: ant, bee",
-        "3 (of bee) to 6 (of ant) training pictures",
+        "3 (of bee) to 6 (of ant) training images",
         "3 x 16 x 16",
     ):
         assert words in text

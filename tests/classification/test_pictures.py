@@ -65,7 +65,7 @@ def test_top5() -> None:
 def test_nothing_readable(dataset: ImageFolderDataset) -> None:
     for i in range(len(dataset)):
         dataset.path(i).write_bytes(b"")
-    with pytest.raises(ValueError, match="none of the 9 pictures"):
+    with pytest.raises(ValueError, match="none of the 9 images"):
         evaluate(Colours(), dataset, batch_size=2)
 
 

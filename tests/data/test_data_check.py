@@ -11,11 +11,11 @@ import pytest
 
 from scalablevit.data.check import (
     DataReport,
-    PictureFile,
+    ImageFile,
     Problem,
     look_at_all,
     raise_for_errors,
-    repeated_pictures,
+    repeated_images,
     size_range,
 )
 
@@ -63,19 +63,19 @@ def test_looks_come_in_order_with_progress(num_workers):
     seen = []
     items = list(range(70))
     looks = look_at_all(
-        partial(pow, 2), items, num_workers=num_workers, on_progress=lambda *at: seen.append(at), pictures_each=2
+        partial(pow, 2), items, num_workers=num_workers, on_progress=lambda *at: seen.append(at), images_each=2
     )
     assert list(looks) == [2**i for i in items]
     assert seen == [(32, 70), (64, 70), (70, 70)]
 
 
 def test_a_picture_in_two_classes_and_in_both_parts():
-    ant = PictureFile("training", "a.png", "ant")
-    files = [ant, PictureFile("validation", "b.png", "bee"), *[ant._replace(path=f"{i}.png") for i in range(3)]]
-    found = list(repeated_pictures([(b"1", file) for file in files] + [(b"2", ant)]))
+    ant = ImageFile("training", "a.png", "ant")
+    files = [ant, ImageFile("validation", "b.png", "bee"), *[ant._replace(path=f"{i}.png") for i in range(3)]]
+    found = list(repeated_images([(b"1", file) for file in files] + [(b"2", ant)]))
     assert [p.kind for p in found] == ["contradiction", "leak"]
-    assert "a.png: the same picture as b.png, 0.png, 1.png and 1 more, in the classes 'ant', 'bee'" in found[0].message
-    (twice,) = repeated_pictures([(b"1", ant), (b"1", ant._replace(path="b.png")), (b"2", files[1])])
+    assert "a.png: the same image as b.png, 0.png, 1.png and 1 more, in the classes 'ant', 'bee'" in found[0].message
+    (twice,) = repeated_images([(b"1", ant), (b"1", ant._replace(path="b.png")), (b"2", files[1])])
     assert (twice.kind, twice.path) == ("duplicate", "a.png")
 
 

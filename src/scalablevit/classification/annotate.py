@@ -10,25 +10,25 @@ from scalablevit.visualization.fonts import load_font
 
 
 def annotate(image: Image.Image, lines: Sequence[str]) -> Image.Image:
-    """Put lines of text on a dark band below a picture; small pictures are enlarged so that the text fits.
+    """Put lines of text on a dark band below an image; small images are enlarged so that the text fits.
 
     Args:
-        image: RGB picture.
+        image: RGB image.
         lines: text, one line below the other.
 
     Returns:
-        a new RGB picture.
+        a new RGB image.
     """
     lines = [printable(line) for line in lines]
     scale = math.ceil(256 / max(image.size)) if max(image.size) < 256 else 1
-    picture = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-    size = max(14, max(picture.size) // 40)
+    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    size = max(14, max(image.size) // 40)
     font = load_font(size)
     text_width = math.ceil(max(font.getlength(line) for line in lines))
-    width = max(picture.width, text_width + 2 * size)
-    sheet = Image.new("RGB", (width, picture.height + round(size * (1.4 * len(lines) + 0.8))), "#1f2328")
-    sheet.paste(picture, ((width - picture.width) // 2, 0))
+    width = max(image.width, text_width + 2 * size)
+    sheet = Image.new("RGB", (width, image.height + round(size * (1.4 * len(lines) + 0.8))), "#1f2328")
+    sheet.paste(image, ((width - image.width) // 2, 0))
     draw = ImageDraw.Draw(sheet)
     for i, line in enumerate(lines):
-        draw.text((size, picture.height + round(size * (0.4 + 1.4 * i))), line, font=font, fill="white")
+        draw.text((size, image.height + round(size * (0.4 + 1.4 * i))), line, font=font, fill="white")
     return sheet

@@ -1,47 +1,48 @@
 """Find everything that is wrong with a data folder before training does."""
 
-import os
+import functools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from scalablevit.classification.image_folder import FolderScan, scan_folder
+from scalablevit.classification.image_folder import scan_folder
 from scalablevit.data.check import (
     DataReport,
-    PictureFile,
+    ImageFile,
     Problem,
     check_num_workers,
     look_at_all,
-    look_at_picture,
-    repeated_pictures,
+    look_at_image,
+    losses_of,
+    repeated_images,
     size_range,
 )
-from scalablevit.data.find_images import has_image_suffix
 from scalablevit.data.image_file import ImageError
+from scalablevit.data.input_settings import checked_value_range
 
 
 @dataclass(frozen=True)
 class CheckReport(DataReport):
-    """What `check_folder` found: `DataReport`, with `classes` in pictures that can be read.
+    """What `check_folder` found: `DataReport`, with `classes` in images that can be read.
 
     Args:
-        ignored: file name ending -> number of files that are no pictures by their name.
+        ignored: file name ending -> number of files that are no images by their name.
     """
 
     ignored: dict[str, int] = field(default_factory=dict)
 
     def _facts(self) -> list[str]:
         lines = [
-            f"training    {self.num_train:,} pictures",
-            f"validation  {self.num_val:,} pictures",
+            f"training    {self.num_train:,} images",
+            f"validation  {self.num_val:,} images",
             f"classes     {len(self.classes):,}",
             *self._sizes(),
         ]
         if self.ignored:
             listed = ", ".join(f"{count:,} {suffix}" for suffix, count in self.ignored.items())
-            lines.append(f"ignored     files that are no pictures by their name: {listed}")
+            lines.append(f"ignored     files that are no images by their name: {listed}")
         return lines
 
 
@@ -51,25 +52,27 @@ def check_folder(
     train: str = "auto",
     val: str = "auto",
     val_fraction: float = 0.1,
+    value_range: tuple[float, float] | None = None,
     min_size: int = 8,
     num_workers: int | Literal["auto"] = "auto",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
-    """Decode every picture of a data folder and report all that is wrong, without stopping at the first.
+    """Decode every image of a data folder and report all that is wrong, without stopping at the first.
 
     Finds what training would meet: a faulty layout; empty, single and missing classes; empty, truncated,
-    damaged and huge files and such that are no pictures. And what it would not notice: the same picture in
+    damaged and huge files and such that are no images. And what it would not notice: the same image in
     training and validation (the accuracy would be too good), in two classes, or twice in one, all compared
-    by decoded pixels; tiny pictures; class folders whose files are none by their name.
+    by decoded pixels; tiny images; class folders whose files are none by their name.
 
     Args:
         root: the data folder, laid out as for `ImageFolderData`.
         train: as for `ImageFolderData`.
         val: as for `ImageFolderData`.
         val_fraction: as for `ImageFolderData`.
-        min_size: pictures whose shorter side has fewer pixels are reported.
+        value_range: as for `ImageFolderData`.
+        min_size: images whose shorter side has fewer pixels are reported.
         num_workers: processes that decode; 0 decodes in this one; "auto" takes all cores, 16 at most.
-        on_progress: called with (pictures done, all pictures) now and then.
+        on_progress: called with (images done, all images) now and then.
 
     Raises:
         ValueError: an argument is out of range.
@@ -77,15 +80,14 @@ def check_folder(
     check_num_workers(num_workers)
     scan = scan_folder(root, train=train, val=val, val_fraction=val_fraction)
     problems = list(scan.problems)
-    files = [PictureFile("training", str(scan.train_folder / f), name) for name, fs in scan.train.items() for f in fs]
-    files += [PictureFile("validation", str(scan.val_folder / f), name) for name, fs in scan.val.items() for f in fs]
+    files = [ImageFile("training", str(scan.train_folder / f), name) for name, fs in scan.train.items() for f in fs]
+    files += [ImageFile("validation", str(scan.val_folder / f), name) for name, fs in scan.val.items() for f in fs]
 
-    seen: list[tuple[bytes, PictureFile]] = []
+    seen: list[tuple[bytes, ImageFile]] = []
     readable: Counter[tuple[str, str]] = Counter()
     sizes: set[tuple[int, int]] = set()
-    looks = look_at_all(
-        look_at_picture, [file.path for file in files], num_workers=num_workers, on_progress=on_progress
-    )
+    look_at = functools.partial(look_at_image, value_range=checked_value_range(value_range))
+    looks = list(look_at_all(look_at, [file.path for file in files], num_workers=num_workers, on_progress=on_progress))
     for file, look in zip(files, looks, strict=True):
         if isinstance(look, ImageError):
             problems.append(Problem("error", look.kind, file.path, str(look)))
@@ -97,16 +99,17 @@ def check_folder(
             width, height = look.size
             message = (
                 f"{file.path}: only {width} x {height} pixels; look at it, a thumbnail or a spacer may be "
-                "no picture of its class"
+                "no image of its class"
             )
             problems.append(Problem("warning", "tiny", file.path, message))
 
-    problems.extend(repeated_pictures(seen))
+    problems.extend(losses_of(looks))
+    problems.extend(repeated_images(seen))
     classes: dict[str, tuple[int, int]] = {}
     for name in dict.fromkeys([*scan.train, *scan.val]):
         classes[name] = readable["training", name], readable["validation", name]
         if scan.train.get(name) and not readable["training", name]:
-            message = f"{scan.train_folder / name}: none of the class's training pictures can be read; replace them"
+            message = f"{scan.train_folder / name}: none of the class's training images can be read; replace them"
             folder = str(scan.train_folder / name)
             problems.append(Problem("error", "unreadable-class", folder, message))
     smallest, largest = size_range(sizes)
@@ -118,20 +121,5 @@ def check_folder(
         smallest=smallest,
         largest=largest,
         problems=problems,
-        ignored=_ignored_files(scan),
+        ignored=dict(scan.left_out_by_ending().most_common()),
     )
-
-
-def _ignored_files(scan: FolderScan) -> dict[str, int]:
-    """Name ending -> how many files in the class folders have it, of those that are no picture's."""
-    counts: Counter[str] = Counter()
-    for folder in dict.fromkeys([scan.train_folder, scan.val_folder]):
-        for name in scan.train if folder == scan.train_folder else scan.val:
-            for _, _, files in os.walk(folder / name, followlinks=True):
-                suffixes = (
-                    os.path.splitext(file)[1].lower() or "(no ending)"
-                    for file in files
-                    if not file.startswith(".") and not has_image_suffix(file)
-                )
-                counts.update(suffixes)
-    return dict(counts.most_common())

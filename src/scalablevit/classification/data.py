@@ -1,40 +1,47 @@
-"""A folder of pictures per class, as training and validation batches."""
+"""A folder of images per class, as training and validation batches."""
 
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from scalablevit.abridged import abridged
-from scalablevit.classification.image_folder import ClassFiles, read_class_names, scan_folder
+from scalablevit.classification.class_names import read_class_names
+from scalablevit.classification.image_folder import ClassFiles, FolderScan, class_name, folders_by_class, scan_folder
 from scalablevit.classification.transforms import Augmentation, Preprocessing, Transform
 from scalablevit.data.builtin import write_builtin
+from scalablevit.data.check import evenly_spread, look_at_image, losses_of
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_image
 from scalablevit.data.input_settings import height_and_width, per_channel
+from scalablevit.data.pixel_values import ValueRange
+from scalablevit.data.split import check_val_fraction
 from scalablevit.data.unreadable import read_or_substitute
 from scalablevit.training.data_module import TaskData
 
 _log = logging.getLogger(__name__)
 
 UNREADABLE_TARGET = -1
-"""Target of a picture that could not be read and has no substitute: leave it out of losses and metrics."""
+"""Target of an image that could not be read and has no substitute: leave it out of losses and metrics."""
 
 NOTHING_READABLE_TARGET = -2
-"""Target of a training picture that stands for a folder in which no picture at all could be read."""
+"""Target of a training image that stands for a folder in which no image at all could be read."""
 
 _IMAGENET_AUGMENTATION = Augmentation()
+_PROBED_IMAGES = 32
 
 
 class ClassificationSample(NamedTuple):
-    """One picture: image (C, H, W) float32, target class index, and paths that failed on the way to it."""
+    """One image: image (C, H, W) float32, target class index, and paths that failed on the way to it."""
 
     image: Tensor
     target: int
@@ -42,11 +49,11 @@ class ClassificationSample(NamedTuple):
 
 
 class ClassificationBatch(NamedTuple):
-    """Pictures and their classes.
+    """Images and their classes.
 
     Fields:
         images: (B, C, H, W) float32, normalised.
-        targets: (B,) int64 class indices; negative where a picture is to be left out: `UNREADABLE_TARGET`,
+        targets: (B,) int64 class indices; negative where an image is to be left out: `UNREADABLE_TARGET`,
             `NOTHING_READABLE_TARGET`.
         unreadable: paths of files that could not be read while this batch was made.
     """
@@ -66,18 +73,19 @@ def collate(samples: Sequence[ClassificationSample]) -> ClassificationBatch:
 
 
 class ImageFolderDataset(Dataset[ClassificationSample]):
-    """Pictures of class folders; what cannot be read does not change how many samples there are.
+    """Images of class folders; what cannot be read does not change how many samples there are.
 
     Args:
         folder: holds the class folders.
-        files: pictures by class, relative to `folder`.
+        files: images by class, relative to `folder`.
         class_folders: names of the class folders in the order of the class indices.
-        transform: RGB picture to (C, H, W).
-        image_shape: (C, H, W) of the zeros that stand for a picture that cannot be read.
+        transform: RGB image to (C, H, W).
+        image_shape: (C, H, W) of the zeros that stand for an image that cannot be read.
         max_substitutes: how many of the next samples to try in the place of one that cannot be read. With 0,
             or when all of them fail, the sample has zeros for the image and `UNREADABLE_TARGET`; when those were
             all samples there are, `NOTHING_READABLE_TARGET`. Nothing is raised here: in a loading process it
             would end in a stack trace. `UnreadableFiles` raises.
+        value_range: see `read_image`.
     """
 
     def __init__(
@@ -89,6 +97,7 @@ class ImageFolderDataset(Dataset[ClassificationSample]):
         transform: Transform,
         image_shape: tuple[int, int, int],
         max_substitutes: int,
+        value_range: ValueRange | None = None,
     ) -> None:
         index = {name: i for i, name in enumerate(class_folders)}
         pairs = [(file, index[name]) for name in class_folders for file in files.get(name, [])]
@@ -96,6 +105,7 @@ class ImageFolderDataset(Dataset[ClassificationSample]):
         self.transform = transform
         self.image_shape = image_shape
         self.max_substitutes = max_substitutes
+        self.value_range = value_range
         # Arrays, not lists: counting references to a million strings would copy their memory in each worker.
         self._files = np.array([os.fsencode(file) for file, _ in pairs])
         self.targets = np.array([target for _, target in pairs], dtype=np.int64)
@@ -122,12 +132,20 @@ class ImageFolderDataset(Dataset[ClassificationSample]):
         target = NOTHING_READABLE_TARGET if nothing else UNREADABLE_TARGET
         return ClassificationSample(torch.zeros(self.image_shape), target, failed)
 
+    def read(self, index: int) -> Image.Image:
+        """Decode the image of a sample.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        return read_image(self.path(index), value_range=self.value_range)
+
     def _read(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(read_image(self.path(index))), int(self.targets[index])
+        return self.transform(self.read(index)), int(self.targets[index])
 
 
 def why_unreadable(path: str) -> str:
-    """Why a picture could not be read, for people."""
+    """Why an image could not be read, for people."""
     # Read again rather than carry the words through the workers: it also shows a disk that fails at times.
     try:
         read_image(path)
@@ -136,34 +154,88 @@ def why_unreadable(path: str) -> str:
     return f"{path}: it could not be read, but now it can; look at the disk or network it lies on"
 
 
+@dataclass(frozen=True)
+class ImageFolderSettings:
+    """How images of class folders become the network's input; further keys of `ImageFolderData`.
+
+    Args:
+        train: name of the training folder in the root; "auto": train or training, else the root itself.
+        val: name of the validation folder in the root; "auto": val, validation, valid or test.
+        val_fraction: where there is no validation folder, the share of each class's images that is set aside, chosen by
+            a hash of the file names; in (0, 1).
+        class_names_file: JSON or text file with a human name for each class folder; see `read_class_names`.
+        image_size: pixels, one number or height and width.
+        in_chans: channels of the network's input, 3 (RGB) or 1 (grayscale).
+        mean: per channel, of pixels in 0..1; default ImageNet's.
+        std: per channel, of pixels in 0..1; default ImageNet's.
+        crop_ratio: share of the resized image that the centre crop keeps in evaluation, in (0, 1].
+        interpolation: how images are resized; "bicubic", "bilinear", ..., see `Preprocessing`.
+        value_range: values that become black and white, in grayscale of more than 8 bits a pixel, such as [0, 4095];
+            null: see `read_image`.
+        augmentation: how training images are varied; null: not at all.
+        trained_class_names: set by `scalablevit validate`: classes of the network that is evaluated, by index.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    train: str = "auto"
+    val: str = "auto"
+    val_fraction: float = 0.1
+    class_names_file: str | Path | None = None
+    image_size: int | list[int] = 224
+    in_chans: int = 3
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    crop_ratio: float = 0.875
+    interpolation: str = "bicubic"
+    value_range: tuple[float, float] | None = None
+    augmentation: Augmentation | None = _IMAGENET_AUGMENTATION
+    trained_class_names: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        check_val_fraction(self.val_fraction, trained_class_names=self.trained_class_names)
+
+    def preprocessing(self) -> Preprocessing:
+        """Settings of the network's input."""
+        return Preprocessing(
+            image_size=height_and_width("image_size", self.image_size),
+            crop_ratio=self.crop_ratio,
+            interpolation=self.interpolation,
+            mean=per_channel("mean", self.mean, self.in_chans),
+            std=per_channel("std", self.std, self.in_chans),
+            value_range=self.value_range,
+        )
+
+    def scan(self, root: Path) -> FolderScan:
+        """Find the images of a data folder."""
+        return scan_folder(
+            root,
+            train=self.train,
+            val=self.val,
+            val_fraction=self.val_fraction,
+            trained_class_names=self.trained_class_names,
+            class_names_file=self.class_names_file,
+        )
+
+
 class ImageFolderData(TaskData):
-    """Training and validation pictures from a folder per class.
+    """Training and validation images from a folder per class.
 
     Known layouts: `root/train/CLASS/*` with `root/val/CLASS/*` (ImageNet's), and `root/CLASS/*`, from which
-    a share is set aside for validation. The folder is looked through at once, as a network needs to know the
+    a share is set aside for validation. The folder is searched at once, as a network needs to know the
     classes before it is made.
 
     Args:
         root: the data folder.
-        train: name of the training folder in it; "auto": train or training, else `root` itself.
-        val: name of the validation folder in it; "auto": val, validation, valid or test.
-        val_fraction: where there is no validation folder, the share of each class's pictures that is set
-            aside, chosen by a hash of the file names; in (0, 1).
-        image_size: pixels, one number or height and width.
-        batch_size: pictures a device and batch.
-        num_workers: processes that load pictures for each loader; "auto" leaves one core a device to the
+        batch_size: images a device and batch.
+        num_workers: processes that load images for each loader; "auto" leaves one core a device to the
             training, and takes 8 at most.
-        in_chans: channels of the network's input, 3 (RGB) or 1 (grayscale).
-        mean: per channel, of pixels in 0..1; default ImageNet's.
-        std: per channel, of pixels in 0..1; default ImageNet's.
-        crop_ratio: share of the resized picture that the centre crop keeps in evaluation, in (0, 1].
-        interpolation: how pictures are resized; "bicubic", "bilinear", ..., see `Preprocessing`.
-        augmentation: how training pictures are varied; None: not at all.
         max_unreadable: how many distinct files may be unreadable before training stops, for each training
             process by itself; for the task, which hands it to `UnreadableFiles`.
-        class_names_file: JSON or text file with a human name for each class folder; see `read_class_names`.
         builtin: write this built-in data set into `root` first if `root` is missing or empty.
-        seed: gives the order of the pictures and their augmentation.
+        seed: gives the order of the images and their augmentation.
+        settings: fields of `ImageFolderSettings`.
 
     Raises:
         ValueError: `root` is missing or not laid out as above, a class is empty, there is only one class,
@@ -178,22 +250,12 @@ class ImageFolderData(TaskData):
         self,
         root: str | Path,
         *,
-        train: str = "auto",
-        val: str = "auto",
-        val_fraction: float = 0.1,
-        image_size: int | list[int] = 224,
         batch_size: int = 64,
         num_workers: int | Literal["auto"] = "auto",
-        in_chans: int = 3,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
-        crop_ratio: float = 0.875,
-        interpolation: str = "bicubic",
-        augmentation: Augmentation | None = _IMAGENET_AUGMENTATION,
         max_unreadable: int = 100,
-        class_names_file: str | Path | None = None,
         builtin: Literal["digits"] | None = None,
         seed: int = 0,
+        **settings: Any,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -202,46 +264,51 @@ class ImageFolderData(TaskData):
             seed=seed,
             collate_fn=collate,
         )
-        self.augmentation = augmentation
-        self._preprocessing = Preprocessing(
-            image_size=height_and_width("image_size", image_size),
-            crop_ratio=crop_ratio,
-            interpolation=interpolation,
-            mean=per_channel("mean", mean, in_chans),
-            std=per_channel("std", std, in_chans),
-        )
-        train_transform = self._preprocessing.train_transform(augmentation)
-
+        self.settings = ImageFolderSettings(**settings)
+        self._preprocessing = self.settings.preprocessing()
+        train_transform = self._preprocessing.train_transform(self.settings.augmentation)
         root = Path(root).expanduser()
         if builtin is not None:
             write_builtin(builtin, root, form="class folders")
-        self._scan = scan_folder(root, train=train, val=val, val_fraction=val_fraction)
+        self._scan = self.settings.scan(root)
         self._scan.raise_for_errors()
         for problem in self._scan.problems:
             _log.warning(problem.message)
-        self.class_folders = list(self._scan.train)
-        self._class_names = self.class_folders
-        if class_names_file is not None:
-            self._class_names = read_class_names(class_names_file, self.class_folders)
-
-        image_shape = (in_chans, *self._preprocessing.image_size)
+        self.class_folders, self._class_names = self._find_classes()
+        shared: dict[str, Any] = {
+            "class_folders": self.class_folders,
+            "image_shape": (self._preprocessing.in_chans, *self._preprocessing.image_size),
+            "value_range": self._preprocessing.value_range,
+        }
+        scan = self._scan
         self.train_dataset = ImageFolderDataset(
-            self._scan.train_folder,
-            self._scan.train,
-            class_folders=self.class_folders,
-            transform=train_transform,
-            image_shape=image_shape,
-            max_substitutes=max_unreadable,
+            scan.train_folder, scan.train, transform=train_transform, max_substitutes=max_unreadable, **shared
         )
-        # A substitute would count one picture twice in the accuracy.
+        # A substitute would count one image twice in the accuracy.
         self.val_dataset = ImageFolderDataset(
-            self._scan.val_folder,
-            self._scan.val,
-            class_folders=self.class_folders,
-            transform=self._preprocessing.eval_transform(),
-            image_shape=image_shape,
-            max_substitutes=0,
+            scan.val_folder, scan.val, transform=self._preprocessing.eval_transform(), max_substitutes=0, **shared
         )
+        self._warn_of_losses()
+
+    def _find_classes(self) -> tuple[list[str], list[str]]:
+        """Class folders and names of the classes, both by class index; "" where a class has no folder."""
+        settings, scan = self.settings, self._scan
+        if settings.trained_class_names is not None:
+            index = folders_by_class(scan, settings.trained_class_names, settings.class_names_file)
+            folder_of = {i: folder for folder, i in index.items()}
+            names = settings.trained_class_names
+            return [folder_of.get(i, "") for i in range(len(names))], list(names)
+        folders = list(scan.train)
+        if settings.class_names_file is None:
+            return folders, [class_name(folder) for folder in folders]
+        return folders, read_class_names(settings.class_names_file, folders)
+
+    def _warn_of_losses(self) -> None:
+        """Read a few images, and warn of what their files hold and the network will not see."""
+        dataset = self.val_dataset if self.settings.trained_class_names is not None else self.train_dataset
+        paths = [str(dataset.path(i)) for i in evenly_spread(len(dataset), _PROBED_IMAGES)]
+        for problem in losses_of(look_at_image(path, value_range=dataset.value_range) for path in paths):
+            _log.warning(problem.message)
 
     @property
     def class_names(self) -> list[str]:
@@ -250,26 +317,45 @@ class ImageFolderData(TaskData):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How a picture becomes the network's input in evaluation."""
+        """How an image becomes the network's input in evaluation."""
         return self._preprocessing
 
     def summary(self) -> str:
         """What was found, in a few lines for people."""
         scan, preprocessing = self._scan, self._preprocessing
-        sizes = {name: len(files) for name, files in scan.train.items()}
-        smallest, largest = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
-        spread = f"{sizes[smallest]:,}"
-        if sizes[smallest] != sizes[largest]:
-            spread += f" (of {smallest}) to {sizes[largest]:,} (of {largest})"
-        origin = "set aside from training" if scan.is_split else scan.val_folder.name
+        lines = [f"data        {scan.root}"]
+        if self.settings.trained_class_names is None:
+            lines += self._training_summary()
+        else:
+            lines.append(f"validation  {len(self.val_dataset):,} images ({self._origin()})")
+        lines.append(f"classes     {self.num_classes:,}: {abridged(self._class_names, 8)}")
+        if self.settings.trained_class_names is None:
+            lines.append(f"per class   {self._per_class()} training images")
+        left_out = scan.left_out()
+        if left_out:
+            lines.append(f"left out    files that are no images by their names: {left_out}")
         height, width = preprocessing.image_size
-        return "\n".join(
-            [
-                f"data        {scan.root}",
-                f"training    {len(self.train_dataset):,} pictures",
-                f"validation  {len(self.val_dataset):,} pictures ({origin})",
-                f"classes     {self.num_classes:,}: {abridged(self._class_names, 8)}",
-                f"per class   {spread} training pictures",
-                f"input       {preprocessing.in_chans} x {height} x {width}, {preprocessing.interpolation}",
-            ]
-        )
+        lines.append(f"input       {preprocessing.in_chans} x {height} x {width}, {preprocessing.interpolation}")
+        return "\n".join(lines)
+
+    def _training_summary(self) -> list[str]:
+        return [
+            f"training    {len(self.train_dataset):,} images",
+            f"validation  {len(self.val_dataset):,} images ({self._origin()})",
+        ]
+
+    def _origin(self) -> str:
+        """Where the validation images come from."""
+        scan = self._scan
+        if not scan.is_split:
+            return scan.val_folder.name
+        if self.settings.val_fraction == 1:
+            return f"all of {scan.val_folder}, which has no validation folder"
+        return "set aside from training"
+
+    def _per_class(self) -> str:
+        sizes = {name: len(files) for name, files in self._scan.train.items()}
+        smallest, largest = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+        if sizes[smallest] == sizes[largest]:
+            return f"{sizes[smallest]:,}"
+        return f"{sizes[smallest]:,} (of {smallest}) to {sizes[largest]:,} (of {largest})"

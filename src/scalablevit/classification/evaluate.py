@@ -1,4 +1,4 @@
-"""Measuring a classifier on a set of pictures, in one process."""
+"""Measuring a classifier on a set of images, in one process."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +16,9 @@ class Evaluation:
     """What a classifier does on a set.
 
     Attributes:
-        probabilities: (N, K) float32, softmax of the logits, for the pictures that could be read.
+        probabilities: (N, K) float32, softmax of the logits, for the images that could be read.
         targets: (N,) int64.
-        indices: (N,) int64, place of each picture in the data set.
+        indices: (N,) int64, place of each image in the data set.
         unreadable: paths of the files that could not be read.
     """
 
@@ -29,17 +29,17 @@ class Evaluation:
 
     @property
     def count(self) -> int:
-        """Pictures measured."""
+        """Images measured."""
         return len(self.targets)
 
     @property
     def top1(self) -> float:
-        """Share of pictures whose likeliest class is right, in 0..1."""
+        """Share of images whose likeliest class is right, in 0..1."""
         return (self.probabilities.argmax(1) == self.targets).double().mean().item()
 
     @property
     def top5(self) -> float | None:
-        """Share of pictures with the right class among the five likeliest; None with up to five classes."""
+        """Share of images with the right class among the five likeliest; None with up to five classes."""
         if self.probabilities.shape[1] <= 5:
             return None
         return (self.probabilities.topk(5).indices == self.targets[:, None]).any(1).double().mean().item()
@@ -68,13 +68,13 @@ def evaluate(
 
     Args:
         network: from images (B, C, H, W) to logits (B, K).
-        dataset: pictures with the transform that the network needs.
-        batch_size: pictures at a time.
+        dataset: images with the transform that the network needs.
+        batch_size: images at a time.
         device: where to compute.
-        num_workers: processes that load pictures.
+        num_workers: processes that load images.
 
     Raises:
-        ValueError: no picture could be read.
+        ValueError: no image could be read.
     """
     network = network.eval().to(device)
     probabilities, targets, unreadable = [], [], []
@@ -85,5 +85,5 @@ def evaluate(
     all_targets = torch.cat(targets)
     readable = all_targets >= 0
     if not readable.any():
-        raise ValueError(f"none of the {len(all_targets)} pictures of {dataset.folder} can be read")
+        raise ValueError(f"none of the {len(all_targets)} images of {dataset.folder} can be read")
     return Evaluation(torch.cat(probabilities)[readable], all_targets[readable], readable.nonzero()[:, 0], unreadable)

@@ -1,4 +1,4 @@
-"""Pictures of what a classifier does: confusion matrix, sheet of predictions, one annotated picture."""
+"""Images of what a classifier does: confusion matrix, sheet of predictions, one annotated image."""
 
 import math
 from collections.abc import Sequence
@@ -67,14 +67,14 @@ def draw_predictions(
     *,
     count: int = 24,
 ) -> None:
-    """Draw a sheet of pictures with what was predicted: the surest mistakes, then a sample of the set.
+    """Draw a sheet of images with what was predicted: the surest mistakes, then a sample of the set.
 
     Args:
         result: of `dataset`.
-        dataset: where the pictures are.
+        dataset: where the images are.
         class_names: by class index.
         path: PNG file to write.
-        count: pictures on the sheet, at most.
+        count: images on the sheet, at most.
     """
     probability, predicted = result.probabilities.max(1)
     mistakes = (predicted != result.targets).nonzero()[:, 0]
@@ -99,9 +99,7 @@ def draw_predictions(
         if said != true:
             title += f"\nis {_short(class_names[true], 22)}"
         axes.set_title(title, fontsize=9, color=_RIGHT if said == true else _WRONG, parse_math=False)
-    figure.suptitle(
-        "Validation pictures: the surest mistakes in red, then a sample" if wrong else "Validation pictures"
-    )
+    figure.suptitle("Validation images: the surest mistakes in red, then a sample" if wrong else "Validation images")
     figure.savefig(path, dpi=110)
 
 

@@ -1,4 +1,4 @@
-"""What a classifier says of picture files."""
+"""What a classifier says of image files."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ class Prediction:
         classes: names, the likeliest first; empty where the file could not be read.
         probabilities: of the same classes, in 0..1.
         error: why the file could not be read, or None.
-        image: the picture, where it was asked for.
+        image: the image, where it was asked for.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class Prediction:
         return [(c, f"{p:.1%}") for c, p in zip(self.classes, self.probabilities, strict=True)]
 
     def pictures(self) -> dict[str, Image.Image]:
-        """What to save, by what its file's name ends in: the picture with a line a class below it."""
+        """What to save, by what its file's name ends in: the image with a line a class below it."""
         if self.image is None:
             return {}
         from scalablevit.classification.annotate import annotate  # matplotlib takes a while to import
@@ -60,7 +60,7 @@ class Classifier:
     Args:
         network: from images (B, C, H, W) to logits (B, K).
         class_names: by class index.
-        preprocessing: how a picture becomes the network's input.
+        preprocessing: how an image becomes the network's input.
         device: where to compute; None: a GPU if there is one.
 
     Raises:
@@ -136,10 +136,10 @@ class Classifier:
         """Classify files, in order, a batch at a time.
 
         Args:
-            paths: picture files, or a single one.
+            paths: image files, or a single one.
             top: how many classes to name; no more than there are.
-            batch_size: pictures at a time.
-            keep_images: hand the pictures out as well.
+            batch_size: images at a time.
+            keep_images: hand the images out as well.
 
         Yields:
             one `Prediction` per file; files that cannot be read carry the reason.

@@ -20,7 +20,7 @@ from scalablevit.weights import load_model, load_weights, save_model
 
 @dataclass(frozen=True)
 class MixupSettings:
-    """Mixing pictures of a batch, and their targets; timm's.
+    """Mixing images of a batch, and their targets; timm's.
 
     Args:
         mixup_alpha: of the Beta distribution of Mixup (arXiv:1710.09412); 0: none.
@@ -51,20 +51,20 @@ class ClassificationTask(TrainingModule):
     Args:
         variant: name of the network, see `scalablevit.backbone.VARIANTS`.
         class_names: names of the classes by index; the command line takes them from the data.
-        preprocessing: how a picture becomes the network's input, as `Preprocessing.to_dict` gives it; the
+        preprocessing: how an image becomes the network's input, as `Preprocessing.to_dict` gives it; the
             command line takes it from the data.
         weights: where to start from: anything `load_weights` reads; None: from scratch. A head for other
             classes is replaced.
         head: "published" or "plain" (see `ScalableViT`); "auto": what the variant has.
         drop_path_rate: drop-path probability of the last block, in [0, 1).
         window_size: side of IWSA's windows in tokens, or a list of one (or [rows, columns]) per stage: maps of small
-            pictures are smaller than a window of 7, which then pads in vain.
+            images are smaller than a window of 7, which then pads in vain.
         scale_value: scaled-value form of SSA.
         grad_checkpointing: recompute blocks in the backward pass, for less memory.
         compile: train through torch.compile.
         network_options: further arguments of `ScalableViT`, such as {lim: false}.
         label_smoothing: share of the target spread over all classes, in [0, 1).
-        mixup: mixing of pictures; None: none.
+        mixup: mixing of images; None: none.
         training: how it is trained: optimizer, schedule, seed and the other arguments of `TrainingSettings`.
 
     Raises:
@@ -153,7 +153,7 @@ class ClassificationTask(TrainingModule):
         return loss
 
     def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> None:
-        """Count hits; pictures that could not be read do not count."""
+        """Count hits; images that could not be read do not count."""
         self.unreadable.collect(batch.unreadable)
         readable = batch.targets >= 0
         if not readable.any():

@@ -1,4 +1,4 @@
-"""From an RGB picture to the network's input: for evaluation, and with augmentation for training."""
+"""From an RGB image to the network's input: for evaluation, and with augmentation for training."""
 
 import math
 from collections.abc import Callable
@@ -22,12 +22,12 @@ _MAX_ASPECT = 16.0
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training pictures are varied. The defaults are those of the paper's ImageNet-1K recipe.
+    """How training images are varied. The defaults are those of the paper's ImageNet-1K recipe.
 
     All of it is timm's, so each setting means what timm's flag of that name means.
 
     Args:
-        scale: share of the picture's area that the random crop keeps, smallest and largest, in (0, 1].
+        scale: share of the image's area that the random crop keeps, smallest and largest, in (0, 1].
         ratio: width over height of the random crop, smallest and largest.
         hflip_prob: probability of a left-right flip.
         vflip_prob: probability of an upside-down flip.
@@ -39,7 +39,7 @@ class Augmentation:
         erasing_prob: probability of random erasing.
         erasing_mode: what erased rectangles are filled with: "pixel" (noise), "rand" (one random colour)
             or "const" (the mean colour).
-        erasing_count: the most rectangles erased in one picture.
+        erasing_count: the most rectangles erased in one image.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -57,7 +57,7 @@ class Augmentation:
         object.__setattr__(self, "scale", _pair("scale", self.scale))
         object.__setattr__(self, "ratio", _pair("ratio", self.ratio))
         if self.scale[1] > 1:
-            raise ValueError(f"augmentation.scale is a share of the picture and ends at 1, got {self.scale}")
+            raise ValueError(f"augmentation.scale is a share of the image and ends at 1, got {self.scale}")
         for name in ("hflip_prob", "vflip_prob", "grayscale_prob", "erasing_prob"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
@@ -77,7 +77,7 @@ class Preprocessing(InputSettings):
 
     Args:
         image_size: height and width of the network's input, in pixels.
-        crop_ratio: the centre crop's share of the resized picture, in (0, 1]. 0.875 at 224 px means: shorter
+        crop_ratio: the centre crop's share of the resized image, in (0, 1]. 0.875 at 224 px means: shorter
             side to 256, then the middle 224.
         interpolation: "bicubic", "bilinear", "lanczos", "box", "hamming" or "nearest".
         mean: per channel, of pixels in 0..1. One value: the network takes grayscale; three: RGB.
@@ -94,6 +94,7 @@ class Preprocessing(InputSettings):
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         size, mean, std = tuple(self.image_size), tuple(self.mean), tuple(self.std)
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"image_size must be a height and a width of at least 1 pixel, got {size}")
@@ -114,12 +115,12 @@ class Preprocessing(InputSettings):
 
     @property
     def resize_size(self) -> tuple[int, int]:
-        """(height, width) in pixels that the resized picture must at least have; rounded down, as in timm."""
+        """(height, width) in pixels that the resized image must at least have; rounded down, as in timm."""
         height, width = self.image_size
         return math.floor(height / self.crop_ratio), math.floor(width / self.crop_ratio)
 
     def eval_transform(self) -> Transform:
-        """RGB picture to (in_chans, height, width) float32: resize, centre crop, normalise.
+        """RGB image to (in_chans, height, width) float32: resize, centre crop, normalise.
 
         For square inputs this is the usual `Resize(int)`, `CenterCrop` of torchvision and timm.
         """
@@ -134,7 +135,7 @@ class Preprocessing(InputSettings):
         return v2.Compose(steps)
 
     def train_transform(self, augmentation: Augmentation | None) -> Transform:
-        """RGB picture to (in_chans, height, width) float32, varied at random as timm does it.
+        """RGB image to (in_chans, height, width) float32, varied at random as timm does it.
 
         Randomness comes from the global generators of `random`, `numpy` and `torch`.
 
@@ -146,7 +147,7 @@ class Preprocessing(InputSettings):
         """
         if augmentation is None:
             return self.eval_transform()
-        # RandAugment fills with the mean colour of an RGB picture, also where the network then takes gray.
+        # RandAugment fills with the mean colour of an RGB image, also where the network then takes gray.
         in_color = self._timm_stages(augmentation, self.mean * (3 // self.in_chans), self.std)
         if self.in_chans == 3:
             return v2.Compose(in_color)
@@ -187,7 +188,7 @@ class Preprocessing(InputSettings):
 
 
 class ResizeToCover(nn.Module):
-    """Resize a picture, keeping its proportions, to the smallest that covers (height, width).
+    """Resize an image, keeping its proportions, to the smallest that covers (height, width).
 
     For a square size this is torchvision's `Resize(side)`. Strips longer than 16 to 1 lose their ends first:
     the centre crop that follows would drop those anyway, and enlarging them would exhaust the memory.

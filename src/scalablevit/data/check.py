@@ -1,4 +1,4 @@
-"""Checking a data folder: what can be wrong with it, the report on it, and a look at every picture.
+"""Checking a data folder: what can be wrong with it, the report on it, and a look at every image.
 
 Imports neither torch nor lightning, so that checking data starts at once.
 """
@@ -19,12 +19,12 @@ from PIL import Image
 from scalablevit.abridged import abridged
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_upright
-from scalablevit.data.pixel_values import Loss
+from scalablevit.data.pixel_values import Loss, ValueRange
 
 _MOST_WORKERS = 16
-_PICTURES_PER_TASK = 64
+_IMAGES_PER_TASK = 64
 # Below this, starting processes takes longer than decoding.
-_FEW_PICTURES = 2000
+_FEW_IMAGES = 2000
 _MOST_LISTED = 20
 
 T = TypeVar("T")
@@ -64,11 +64,11 @@ class DataReport(ABC):
 
     Args:
         root: the data folder.
-        num_train: training pictures whose files are there, readable or not.
-        num_val: validation pictures, likewise.
+        num_train: training images whose files are there, readable or not.
+        num_val: validation images, likewise.
         classes: class -> how much of it there is in (training, validation), in what the task counts.
-        smallest: (width, height) of the picture with the shortest side, in pixels; None without readable pictures.
-        largest: (width, height) of the picture with the most pixels; None without readable pictures.
+        smallest: (width, height) of the image with the shortest side, in pixels; None without readable images.
+        largest: (width, height) of the image with the most pixels; None without readable images.
         problems: everything that is wrong; errors come first.
     """
 
@@ -143,36 +143,69 @@ class DataReport(ABC):
 
 
 class Look(NamedTuple):
-    """What a look at a picture tells.
+    """What a look at an image tells.
 
     Fields:
-        size: (width, height) of the upright picture, in pixels.
+        size: (width, height) of the upright image, in pixels.
         orientation: EXIF's, 1 to 8.
         stored_size: (width, height) of the file's own pixel grid.
         digest: equal where size and RGB pixels are.
-        losses: what the file holds and the image that is read does not.
+        losses: path, and what the file holds and the image that is read does not.
     """
 
     size: tuple[int, int]
     orientation: int
     stored_size: tuple[int, int]
     digest: bytes
-    losses: tuple[Loss, ...] = ()
+    losses: tuple[tuple[str, Loss], ...] = ()
 
 
-def look_at_picture(path: str) -> Look | ImageError:
-    """Decode a picture; an error is handed back."""
+def look_at_image(path: str, *, value_range: ValueRange | None = None) -> Look | ImageError:
+    """Decode an image as `read_image` does; an error is handed back."""
     try:
-        upright = read_upright(path)
+        upright = read_upright(path, value_range=value_range)
     except ImageError as error:
         return error
     return Look(
-        upright.image.size, upright.orientation, upright.stored_size, pixel_digest(upright.image), upright.losses
+        upright.image.size,
+        upright.orientation,
+        upright.stored_size,
+        pixel_digest(upright.image),
+        tuple((os.fspath(path), loss) for loss in upright.losses),
     )
 
 
+def losses_of(looks: Iterable[Look | ImageError]) -> list[Problem]:
+    """Warn once of each kind of loss that images have, with the number of them and an example.
+
+    A range of values that does not apply to some images is no loss, unless it applies to none.
+    """
+    found: dict[str, list[tuple[str, Loss]]] = defaultdict(list)
+    count = 0
+    for look in looks:
+        if isinstance(look, ImageError):
+            continue
+        count += 1
+        for path, loss in look.losses:
+            found[loss.kind].append((path, loss))
+    if len(found["unused-range"]) < count or not count:
+        del found["unused-range"]
+    problems = []
+    for kind, losses in found.items():
+        path, loss = losses[0]
+        number = "" if len(losses) == 1 else f" (as {len(losses):,} of {count:,} images that were read)"
+        if losses:
+            problems.append(Problem("warning", kind, path, f"{path}{number}: {loss.found}; {loss.remedy}"))
+    return problems
+
+
+def evenly_spread(count: int, most: int) -> list[int]:
+    """Choose up to `most` of the numbers below `count`, evenly spread."""
+    return list(range(count)) if count <= most else [i * count // most for i in range(most)]
+
+
 def pixel_digest(image: Image.Image) -> bytes:
-    """Equal for pictures of the same size and pixels."""
+    """Equal for images of the same size and pixels."""
     digest = hashlib.blake2b(f"{image.size}".encode(), digest_size=16)
     digest.update(image.tobytes())
     return digest.digest()
@@ -184,24 +217,24 @@ def look_at_all(
     *,
     num_workers: int | Literal["auto"] = "auto",
     on_progress: Callable[[int, int], None] | None = None,
-    pictures_each: int = 1,
+    images_each: int = 1,
 ) -> Iterator[R]:
-    """Look at pictures in several processes.
+    """Look at images in several processes.
 
     Args:
         look_at: what to do with each item; goes to the processes, so a function of a module.
         items: what it takes, such as paths.
         num_workers: processes; 0 takes this one; "auto" takes all cores, 16 at most, where that is faster.
         on_progress: called with (items done, all items) now and then.
-        pictures_each: how many pictures an item stands for.
+        images_each: how many images an item stands for.
 
     Returns:
         What `look_at` returns, in the order of `items`.
     """
-    few = len(items) * pictures_each < _FEW_PICTURES
+    few = len(items) * images_each < _FEW_IMAGES
     auto = 0 if few else min(os.cpu_count() or 1, _MOST_WORKERS)
     processes = auto if num_workers == "auto" else num_workers
-    at_once = max(1, _PICTURES_PER_TASK // pictures_each)
+    at_once = max(1, _IMAGES_PER_TASK // images_each)
     pool = ProcessPoolExecutor(processes) if processes > 0 else None
     try:
         looks = map(look_at, items) if pool is None else pool.map(look_at, items, chunksize=at_once)
@@ -221,18 +254,18 @@ def check_num_workers(num_workers: int | Literal["auto"]) -> None:
 
 
 def size_range(sizes: Iterable[tuple[int, int]]) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-    """Of pictures' (width, height) the one with the shortest side and the one with the most pixels."""
+    """Of images' (width, height) the one with the shortest side and the one with the most pixels."""
     different = sorted(set(sizes))
     return min(different, key=min, default=None), max(different, key=lambda size: size[0] * size[1], default=None)
 
 
-class PictureFile(NamedTuple):
-    """A picture of a data set.
+class ImageFile(NamedTuple):
+    """An image of a data set.
 
     Fields:
         part: training or validation.
         path: of the file.
-        class_folder: that it lies in; "" where pictures do not lie in classes.
+        class_folder: that it lies in; "" where images do not lie in classes.
     """
 
     part: Literal["training", "validation"]
@@ -240,20 +273,20 @@ class PictureFile(NamedTuple):
     class_folder: str = ""
 
 
-def repeated_pictures(seen: Iterable[tuple[bytes, PictureFile]]) -> Iterator[Problem]:
-    """Warn of pictures that are there more than once: in two classes, in training and validation, or just twice.
+def repeated_images(seen: Iterable[tuple[bytes, ImageFile]]) -> Iterator[Problem]:
+    """Warn of images that are there more than once: in two classes, in training and validation, or just twice.
 
     Args:
-        seen: digest of each picture, and its file.
+        seen: digest of each image, and its file.
     """
-    files_of: dict[bytes, list[PictureFile]] = defaultdict(list)
+    files_of: dict[bytes, list[ImageFile]] = defaultdict(list)
     for digest, file in seen:
         files_of[digest].append(file)
     for files in files_of.values():
         if len(files) == 1:
             continue
         first = files[0].path
-        same = f"{first}: the same picture as {abridged((file.path for file in files[1:]), 3)}"
+        same = f"{first}: the same image as {abridged((file.path for file in files[1:]), 3)}"
         classes = sorted({file.class_folder for file in files})
         if len(classes) > 1:
             message = f"{same}, in the classes {', '.join(map(repr, classes))}; keep it in the right one"

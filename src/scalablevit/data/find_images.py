@@ -50,12 +50,14 @@ class WalkReport:
         special: pipes, sockets and devices that are called like images.
         repeated_links: links to folders that were searched already, or hold the folder that is searched.
         closed: folders that may not be read.
+        visited: numbers of the real folders that were searched.
     """
 
     left_out: Counter[str] = field(default_factory=Counter)
     special: list[str] = field(default_factory=list)
     repeated_links: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
+    visited: set[tuple[int, int]] = field(default_factory=set)
     _examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def leave_out(self, path: str) -> None:
@@ -162,7 +164,7 @@ def walk_images(folder: str | Path, report: WalkReport | None = None) -> Iterato
         return
     root = _Folder(os.fspath(folder))
     here = os.path.realpath(folder)
-    visited = {_identity(here)}
+    visited = report.visited = {_identity(here)}
     above = {_identity(parent) for parent in Path(here).parents}
     links: list[tuple[_Folder, str]] = []
     _search(root, visited, links, report)

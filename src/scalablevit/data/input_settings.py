@@ -1,7 +1,8 @@
 """Settings of a network's input, such as the size of images and the scale of their pixels."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
@@ -19,11 +20,27 @@ _SIDES = ("image_size", "min_size", "short_side")
 
 @dataclass(frozen=True)
 class InputSettings:
-    """What a network was trained to be fed: a frozen dataclass that travels with the weights, as JSON."""
+    """What a network was trained to be fed: a frozen dataclass that travels with the weights, as JSON.
+
+    Args:
+        value_range: values that become black and white, in grayscale of more than 8 bits a pixel; None: see
+            `read_image`.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    value_range: tuple[float, float] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value_range", checked_value_range(self.value_range))
 
     def to_dict(self) -> dict[str, Any]:
         """Settings as JSON takes them; `from_dict` reads them back."""
-        return {name: _with_lists(value) for name, value in asdict(self).items()}
+        settings = {name: _with_lists(value) for name, value in asdict(self).items()}
+        if self.value_range is None:  # as weights of earlier versions have it
+            del settings["value_range"]
+        return settings
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
@@ -34,14 +51,15 @@ class InputSettings:
         """
         if not isinstance(settings, Mapping):
             raise ValueError(f"preprocessing must be an object with keys, got {_cut(settings)}")
-        expected, given = {field.name for field in fields(cls)}, set(settings)
-        if expected != given:
+        expected, given = {item.name for item in fields(cls)}, set(settings)
+        later = {"value_range"}  # which weights of earlier versions lack
+        if not expected - later <= given <= expected:
             raise ValueError(
                 f"preprocessing needs exactly the keys {sorted(expected)}: "
-                f"missing {sorted(expected - given)}, unknown {_cut(sorted(map(str, given - expected)))}"
+                f"missing {sorted(expected - later - given)}, unknown {_cut(sorted(map(str, given - expected)))}"
             )
         for name, kind in get_type_hints(cls).items():
-            value = settings[name]
+            value = settings.get(name)
             if not _is_of(value, kind):
                 raise ValueError(f"preprocessing has a value of the wrong type: {name} {_cut(value)}")
             if name in _SIDES and value is not None:
@@ -49,6 +67,22 @@ class InputSettings:
                 if longest > _LONGEST_SIDE:
                     raise ValueError(f"{name} must be at most {_LONGEST_SIDE:,} pixels, got {_cut(value)}")
         return cls(**settings)
+
+
+def checked_value_range(value_range: Sequence[float] | None) -> tuple[float, float] | None:
+    """Check a range of stored values, and make a tuple of it.
+
+    Raises:
+        ValueError: it is not two finite numbers, the smaller first.
+    """
+    if value_range is None:
+        return None
+    if len(value_range) != 2 or not all(map(math.isfinite, value_range)) or value_range[0] >= value_range[1]:
+        raise ValueError(
+            f"value_range must be the values of black and white, the smaller first, such as [0, 4095], got "
+            f"{list(value_range)}"
+        )
+    return float(value_range[0]), float(value_range[1])
 
 
 def check_mean_std(mean: Sequence[float], std: Sequence[float]) -> None:

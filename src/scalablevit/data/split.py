@@ -1,41 +1,89 @@
-"""The training and the validation part of a data folder: what they are called, and how the second is set aside.
+"""The training and the validation part of a data folder: their names, and how the second is set aside or measured.
 
 Imports neither torch nor lightning, so that checking data starts at once.
 """
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "validation", "valid", "test")
+
+PLACES = (
+    *("root", "train", "val", "images", "masks"),
+    *("train_annotations", "val_annotations", "train_images", "val_images", "split"),
+)
+"""Recipe keys of `data` that say where the data lie."""
 
 T = TypeVar("T")
 
 
 def split_by_hash(items: Sequence[T], fraction: float, *, name: Callable[[T], str]) -> tuple[list[T], list[T]]:
-    """Split off a share of the items, at least one where there are two, chosen by a hash of their names: the same on
-    every machine and in every run, and few others move where one is added.
+    """Split off a share of the items, chosen by a hash of their names.
+
+    It is the same on every machine and in every run, and few others move where one is added. At least one item is split
+    off where there are two, and one is kept unless the share is 1.
 
     Args:
-        items: pictures.
-        fraction: the share, in (0, 1).
+        items: images.
+        fraction: the share, in (0, 1]; 1 splits all off.
         name: of an item: its path in the data folder.
 
     Returns:
         kept, split off: both in the order of `items`.
     """
+    if fraction == 1:
+        return [], list(items)
     count = min(max(1, round(len(items) * fraction)), len(items) - 1) if len(items) > 1 else 0
     chosen = set(sorted(range(len(items)), key=lambda i: _hash(name(items[i])))[:count])
     return [items[i] for i in range(len(items)) if i not in chosen], [items[i] for i in sorted(chosen)]
 
 
-def check_val_fraction(val_fraction: float) -> None:
-    """Raise a ValueError unless the share that is set aside for validation lies within (0, 1)."""
-    if not 0 < val_fraction < 1:
+def check_val_fraction(val_fraction: float, *, trained_class_names: Sequence[str] | None = None) -> None:
+    """Raise a ValueError unless the share that is set aside for validation lies within (0, 1).
+
+    Args:
+        val_fraction: the share.
+        trained_class_names: of the network that is evaluated on the data; the share may be 1 then, as nothing is
+            trained.
+    """
+    if not (0 < val_fraction < 1 or (val_fraction == 1 and trained_class_names is not None)):
         raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction}; 0.1 is usual")
+
+
+def settings_for_evaluation(
+    data: Mapping[str, Any], own: Mapping[str, Any], *, class_names: Sequence[str], given: Container[str] = ()
+) -> dict[str, Any]:
+    """Choose the settings of data on which a trained network is evaluated and nothing is trained.
+
+    A part that is set aside keeps training and validation apart. In data that the network was not trained on nothing
+    needs to be kept apart: where they have no validation part, all of them are evaluated. Classes are those of the
+    network, whatever classes the data have.
+
+    Args:
+        data: settings of the data, by their recipe keys.
+        own: settings of the data that the network was trained on.
+        class_names: of the network, by index.
+        given: keys that the user gave for this evaluation; they are left alone.
+
+    Returns:
+        the settings to change, of those that `data` has: `val_fraction` (1) and `trained_class_names`.
+    """
+    changes: dict[str, Any] = {"trained_class_names": list(class_names)}
+    if any(_place(data.get(key)) != _place(own.get(key)) for key in PLACES):
+        changes["val_fraction"] = 1.0
+    return {key: value for key, value in changes.items() if key in data and key not in given}
+
+
+def _place(value: Any) -> str | None:
+    """A path in one form; names such as "auto" stay names."""
+    if value is None:
+        return None
+    path = os.path.expanduser(os.fspath(value))
+    return os.path.realpath(path) if os.path.exists(path) else path
 
 
 def why_no_folder(root: Path) -> str | None:

@@ -66,3 +66,11 @@ def _guess(data: bytes) -> str:
     if len(data) % 2 == 0 and max(even, odd) > len(head) // 5:
         return "utf-16-le" if odd > even else "utf-16-be"
     return "utf-8"
+
+
+def normalised(name: str) -> str:
+    """Give names that look the same one form: macOS writes accents apart from their letters, others do not.
+
+    Bytes of a file name that are no UTF-8 are written as `\\xNN`, so that the name can be stored and printed.
+    """
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace")).strip()

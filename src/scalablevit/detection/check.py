@@ -9,13 +9,13 @@ from typing import Any, Literal, NamedTuple
 
 from scalablevit.data.check import (
     DataReport,
+    ImageFile,
     Look,
-    PictureFile,
     Problem,
     check_num_workers,
     look_at_all,
-    look_at_picture,
-    repeated_pictures,
+    look_at_image,
+    repeated_images,
     size_range,
 )
 from scalablevit.data.find_images import has_image_suffix
@@ -191,9 +191,9 @@ def _examine(
 ) -> _Findings:
     """Decode all images and compare them with what their annotations say."""
     found = _Findings()
-    seen: list[tuple[bytes, PictureFile]] = []
+    seen: list[tuple[bytes, ImageFile]] = []
     paths = [picture.path for picture in pictures]
-    looks = look_at_all(look_at_picture, paths, num_workers=num_workers, on_progress=on_progress)
+    looks = look_at_all(look_at_image, paths, num_workers=num_workers, on_progress=on_progress)
     for picture, path, look in zip(pictures, paths, looks, strict=True):
         if isinstance(look, ImageError):
             found.problems.append(Problem("error", look.kind, path, str(look)))
@@ -209,11 +209,11 @@ def _examine(
             annotated_size = None if annotations.size_from_file[position] else (width, height)
             found.problems.append(_orientation_note(path, annotated_size, look, orientation, frame))
         found.sizes.append((width, height))
-        seen.append((look.digest, PictureFile(picture.part, path)))
+        seen.append((look.digest, ImageFile(picture.part, path)))
         if min(width, height) < min_size:
             message = f"{path}: only {width} x {height} pixels; look at it, it may be a thumbnail or a spacer"
             found.problems.append(Problem("warning", "tiny", path, message))
-    found.problems.extend(repeated_pictures(seen))
+    found.problems.extend(repeated_images(seen))
     return found
 
 

@@ -41,6 +41,7 @@ class Preprocessing(InputSettings):
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.min_size < 1:
             raise ValueError(f"min_size must be at least 1 pixel, got {self.min_size}; 800 is usual")
         if self.max_size < self.min_size:

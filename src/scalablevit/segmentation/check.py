@@ -112,7 +112,7 @@ def check_masks(
         paths,
         num_workers=num_workers,
         on_progress=on_progress,
-        pictures_each=2,
+        images_each=2,
     )
     for (part, _), (image, mask), look in zip(pairs, paths, looks, strict=True):
         if isinstance(look, Problem):

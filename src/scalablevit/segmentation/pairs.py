@@ -12,6 +12,7 @@ from typing import NamedTuple
 from scalablevit.abridged import abridged
 from scalablevit.data.check import Problem, raise_for_errors
 from scalablevit.data.find_images import walk_images
+from scalablevit.data.layout import explain_layout
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, split_by_hash, why_no_folder
 from scalablevit.segmentation.mask_settings import MaskSettings
 
@@ -180,11 +181,17 @@ def _why_unknown(root: Path, *, train: str, images: str, masks: str) -> str:
             return f"{root}: it has no folder {name!r}; check the name given as {argument}"
     if _find(root, images, IMAGE_NAMES) is not None:
         json_files = [path.name for name in MASK_NAMES for path in sorted((root / name).glob("*.json"))[:1]]
+        explained = explain_layout(root, expected="masks")
+        if explained is not None:
+            return f"{root}: it has images but no folder with masks. {explained}"
         hint = f" (annotations such as {json_files[0]} are for detection)" if json_files else ""
         return f"{root}: it has images but no folder with masks{hint}; {_LAYOUTS}; other names are given as masks"
     inner = [name for name in _subfolders(root) if _subfolder(root / name, (*IMAGE_NAMES, *TRAIN_NAMES)) is not None]
     if len(inner) == 1:
         return f"{root}: it has no images and masks itself; it seems that root should be {root / inner[0]}"
+    explained = explain_layout(root, expected="masks")
+    if explained is not None:
+        return f"{root}: no images with masks were found. {explained}"
     return f"{root}: no images with masks were found; {_LAYOUTS}; other names are given as images and masks"
 
 

@@ -94,6 +94,7 @@ class Preprocessing(InputSettings):
     palette: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         mean, std = tuple(self.mean), tuple(self.std)
         check_mean_std(mean, std)
         for name in ("short_side", "long_side"):

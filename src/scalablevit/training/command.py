@@ -9,7 +9,9 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from scalablevit.data.split import settings_for_evaluation
 from scalablevit.training.allowed_classes import check_classes, lies_in_a_run, only_allowed_imports
+from scalablevit.training.checkpoint_io import RunCheckpointIO
 from scalablevit.training.devices import check_devices
 from scalablevit.training.module import TrainingModule
 from scalablevit.training.null_words import says_null, with_nulls
@@ -57,7 +59,8 @@ class TrainingCommand(LightningCLI):
         self.folder = RunFolder(run)
         self.resume = resume
         self.recipe_text = ""
-        settings = {str(recipe): read_recipe(recipe) for recipe in recipes}
+        self.words = args
+        self.recipes = settings = {str(recipe): read_recipe(recipe) for recipe in recipes}
         check_numbers(args)
         of_runs = [recipe for recipe in recipes if lies_in_a_run(recipe) or recipe == self.folder.recipe]
         for recipe in of_runs:
@@ -132,6 +135,8 @@ class TrainingCommand(LightningCLI):
         if (self.resume or self.verb == "validate") and "weights" in model["init_args"]:
             # the checkpoint holds them, and the file they once came from may be gone
             model["init_args"]["weights"] = None
+        if self.verb == "validate":
+            self._evaluate_all_that_is_new()
         # Ranks that a launcher starts repeat the command line; only the first one takes the folder.
         if self.verb == "fit" and rank() == 0:
             try:
@@ -140,6 +145,16 @@ class TrainingCommand(LightningCLI):
                 raise RecipeError(
                     f"cannot make the run folder {self.folder.path} ({error.strerror}); name another by --run"
                 ) from error
+
+    def _evaluate_all_that_is_new(self) -> None:
+        """Have the data take the classes of the checkpoint, and all images where they are not those of the run."""
+        data = self.config["data"]["init_args"]
+        own = next(iter(self.recipes.values()), {}).get("data", {}).get("init_args", {})
+        trained = {} if self.checkpoint is None else RunCheckpointIO().load_checkpoint(self.checkpoint).get("trained")
+        if not own or not trained:
+            return
+        given = {word.partition("=")[0].rpartition(".")[2] for word in self.words if word.startswith("--data.")}
+        data.update(settings_for_evaluation(data, own, class_names=trained["class_names"], given=given))
 
     def _check_trainer_options(self) -> None:
         trainer = self.config["trainer"]

@@ -1,4 +1,4 @@
-"""A run's metrics as a picture: losses, validation metrics and learning rate over the epochs."""
+"""A run's metrics as an image: losses, validation metrics and learning rate over the epochs."""
 
 import math
 import os
@@ -43,7 +43,7 @@ def plot_curves(metrics_csv: str | os.PathLike[str], out_png: str | os.PathLike[
 
     Args:
         metrics_csv: one row an epoch, as `CSVMetrics` writes it.
-        out_png: where the picture goes.
+        out_png: where the image goes.
 
     Raises:
         ValueError: the file holds no row, or is not a metrics.csv.

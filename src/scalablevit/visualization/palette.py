@@ -2,7 +2,7 @@
 
 import colorsys
 
-# Okabe and Ito's, which colour-blind readers tell apart; without black, which hides on dark pictures
+# Okabe and Ito's, which colour-blind readers tell apart; without black, which hides on dark images
 _FIRST_COLOURS = (
     (0, 114, 178),
     (213, 94, 0),

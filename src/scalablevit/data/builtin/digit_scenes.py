@@ -51,7 +51,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture of digits with what is true about it.
+    """An image of digits with what is true about it.
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
@@ -80,7 +80,7 @@ def compose_scene(
 
     Args:
         rng: source of everything that is drawn by chance.
-        digits: for each label 0..9 its pictures, (8, 8) of 0..16.
+        digits: for each label 0..9 its images, (8, 8) of 0..16.
         size: the shortest and the longest side that may be drawn, in pixels; at least 32.
         max_digits: the most digits that may be drawn, besides the crowd; 0 for none, else there is at least one
             wherever there is room.
@@ -98,7 +98,7 @@ def compose_scene(
     placed: list[_Placed] = []
     wanted = int(rng.integers(1, max_digits + 1)) if max_digits else 0
     tries = 0
-    # A crowd on a small picture may leave no room for even one.
+    # A crowd on a small image may leave no room for even one.
     while len(placed) < wanted and tries < (6 * wanted if placed else 200):
         tries += 1
         _place_digit(rng, canvas, digits, placed, None if region is None else region.mask)
@@ -153,16 +153,16 @@ class _Placed:
 
 @functools.cache
 def _digits_of(part: Part) -> tuple[tuple[np.ndarray, ...], ...]:
-    """The pictures of each label 0..9 that belong to a part, each (8, 8) int64 of 0..16."""
+    """The images of each label 0..9 that belong to a part, each (8, 8) int64 of 0..16."""
     # scikit-learn takes a second to import.
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    pictures: list[list[np.ndarray]] = [[] for _ in DIGIT_NAMES]
+    images: list[list[np.ndarray]] = [[] for _ in DIGIT_NAMES]
     for owner, label, number in split_digits(digits.target):
         if owner == part:
-            pictures[label].append(digits.images[number].astype(np.int64))
-    return tuple(tuple(of_label) for of_label in pictures)
+            images[label].append(digits.images[number].astype(np.int64))
+    return tuple(tuple(of_label) for of_label in images)
 
 
 def _place_digit(

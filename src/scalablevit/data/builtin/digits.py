@@ -12,9 +12,9 @@ _VAL_FRACTION = 0.2
 
 
 def write_digits_folder(root: str | Path) -> Path:
-    """Write 1,797 real 8 x 8 grayscale pictures of digits to `root/{train,val}/{0..9}/NNNN.png`.
+    """Write 1,797 real 8 x 8 grayscale images of digits to `root/{train,val}/{0..9}/NNNN.png`.
 
-    A fifth of each digit goes to `val`, chosen by a hash of the picture's number: always the same ones. The
+    A fifth of each digit goes to `val`, chosen by a hash of the image's number: always the same ones. The
     folder appears complete or not at all; processes may race to write it.
 
     Args:
@@ -45,10 +45,10 @@ def write_digits_folder(root: str | Path) -> Path:
 
 
 def split_digits(targets: np.ndarray) -> list[tuple[str, int, int]]:
-    """("train" or "val", digit, number of the picture) of all pictures, the same ones on any machine.
+    """("train" or "val", digit, number of the image) of all images, the same ones on any machine.
 
     Args:
-        targets: (1797,) the digit 0..9 that each picture shows, in scikit-learn's order.
+        targets: (1797,) the digit 0..9 that each image shows, in scikit-learn's order.
     """
     rows = []
     for digit in range(10):

@@ -44,7 +44,7 @@ def polygons(mask: np.ndarray) -> list[list[float]] | None:
         before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
         corners = points[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
         filled |= _inside(corners, framed.shape)
-        # From the frame's pixel centres to the picture's pixel corners.
+        # From the frame's pixel centres to the image's pixel corners.
         outer.append((corners - 1 + (left + 0.5, top + 0.5)).ravel().tolist())
     solid = framed > 0
     if (filled & solid).sum() < _MIN_POLYGON_IOU * (filled | solid).sum():

@@ -27,7 +27,7 @@ def write_coco(
 ) -> Path:
     """Write scenes as a COCO folder: `annotations/instances_{train,val}.json` and `{train,val}/*`.
 
-    Pictures are PNG, every tenth is JPEG. Masks are polygons where those give the mask back, else uncompressed RLE
+    Images are PNG, every tenth is JPEG. Masks are polygons where those give the mask back, else uncompressed RLE
     (small digits and digits with a hole); crowds are RLE with `iscrowd` 1. Category ids have gaps: see
     `CATEGORY_IDS`. The folder appears complete or not at all; processes may race to write it.
 
@@ -36,7 +36,7 @@ def write_coco(
         num_train: training scenes; at least 1.
         num_val: validation scenes, of other digits than the training scenes; at least 1.
         seed: number of the set; `write_ade20k` makes the same scenes of the same seed.
-        size: the shortest and the longest side of a picture, in pixels; at least 32.
+        size: the shortest and the longest side of an image, in pixels; at least 32.
 
     Returns:
         `root`.
@@ -83,7 +83,7 @@ def write_ade20k(
 ) -> Path:
     """Write scenes as an ADE20K folder: `{images,annotations}/{training,validation}/*` and `objectInfo150.txt`.
 
-    Pictures are PNG, every tenth is JPEG. Annotations are 8-bit gray PNG: 0 is other (crowds), 1 the background,
+    Images are PNG, every tenth is JPEG. Annotations are 8-bit gray PNG: 0 is other (crowds), 1 the background,
     2..11 the digits 0..9. The folder appears complete or not at all; processes may race to write it.
 
     Args:
@@ -91,7 +91,7 @@ def write_ade20k(
         num_train: training scenes; at least 1.
         num_val: validation scenes, of other digits than the training scenes; at least 1.
         seed: number of the set; `write_coco` makes the same scenes of the same seed.
-        size: the shortest and the longest side of a picture, in pixels; at least 32.
+        size: the shortest and the longest side of an image, in pixels; at least 32.
 
     Returns:
         `root`.
@@ -107,7 +107,7 @@ def write_ade20k(
     def write(folder: Path) -> None:
         num_classes = len(DIGIT_NAMES) + 1
         pixels = np.zeros(num_classes + 1, np.int64)  # of each label, over all scenes
-        found: dict[Part, np.ndarray] = {}  # pictures that hold each label
+        found: dict[Part, np.ndarray] = {}  # images that hold each label
         parts: tuple[tuple[Part, str, int], ...] = (("train", "training", num_train), ("val", "validation", num_val))
         for part, part_name, count in parts:
             image_folder, mask_folder = folder / "images" / part_name, folder / "annotations" / part_name
@@ -142,7 +142,7 @@ def _label_map(scene: Scene) -> np.ndarray:
 
 
 def _save_image(image: np.ndarray, folder: Path, index: int) -> str:
-    """Save a scene's picture and return the file's name; every tenth is JPEG, as users' pictures are."""
+    """Save a scene's image and return the file's name; every tenth is JPEG, as users' images are."""
     if index % _JPEG_EVERY == _JPEG_AT:
         name = f"{index:06d}.jpg"
         Image.fromarray(image).save(folder / name, quality=95, subsampling=0)

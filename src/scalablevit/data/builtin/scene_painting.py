@@ -89,9 +89,9 @@ def _draw_glyph(digit: np.ndarray, height: int, lean: int) -> Glyph:
     return Glyph(alpha[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
 
-def random_glyph(rng: np.random.Generator, pictures: Sequence[np.ndarray], heights: tuple[int, int]) -> Glyph:
+def random_glyph(rng: np.random.Generator, images: Sequence[np.ndarray], heights: tuple[int, int]) -> Glyph:
     height, lean = int(rng.integers(heights[0], heights[1] + 1)), int(rng.integers(-10, 11))
-    return _draw_glyph(pictures[int(rng.integers(len(pictures)))], height, lean)
+    return _draw_glyph(images[int(rng.integers(len(images)))], height, lean)
 
 
 def on_canvas(alpha: np.ndarray, x: int, y: int, width: int, height: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scalablevit.data.layout import explain_layout
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, why_no_folder
 from scalablevit.detection.coco.json_file import CocoError
 
@@ -61,10 +62,11 @@ def find_parts(
         train_file = _choose(root, roles["train"] or roles[""], "train_annotations")
         if train_file is None:
             found = f", only {val_file}, which seems to be for validation" if val_file is not None else ""
+            explained = explain_layout(root, expected="coco")
             raise CocoError(
                 f"{root}: no annotation file for training was found{found}; looked for *.json in it, in annotations/ "
                 "and in train/ (such as annotations/instances_train2017.json or train/_annotations.coco.json); name "
-                "it with train_annotations",
+                f"it with train_annotations{'' if explained is None else f'. {explained}'}",
                 kind="no-annotation-file",
                 path=root,
             )

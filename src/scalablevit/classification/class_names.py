@@ -1,0 +1,66 @@
+"""Human names of class folders, from a file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from scalablevit.abridged import abridged
+from scalablevit.data.text_file import normalised, read_text
+
+
+def read_class_names(path: str | Path, folders: list[str]) -> list[str]:
+    """Read human names of class folders from a file.
+
+    Known forms: JSON `{"n01440764": "tench", ...}`, JSON `{"0": ["n01440764", "tench"], ...}`, and text
+    with a folder, a space or tab, and the name on each line, such as ImageNet's `LOC_synset_mapping.txt`. A byte order
+    mark, UTF-16 and accents that are written in two ways make no difference.
+    A name that several folders share is told apart by the folder: ImageNet has two cranes.
+
+    Args:
+        path: the file.
+        folders: class folders, in the order of the classes.
+
+    Raises:
+        ValueError: the file is missing or has another form, or a folder has no name in it.
+    """
+    path = Path(path).expanduser()
+    text = read_text(path, what="class_names_file")
+    found = _names_from_json(path, text) if path.suffix.lower() == ".json" else _names_from_text(text)
+    names = {normalised(folder): normalised(name) for folder, name in found.items()}
+    folders = [normalised(folder) for folder in folders]
+    missing = [folder for folder in folders if folder not in names]
+    if missing:
+        raise ValueError(
+            f"{path}: no name for {len(missing)} of {len(folders)} class folders ({abridged(map(repr, missing))}); add "
+            "a line 'FOLDER NAME' for each"
+        )
+    chosen = [names[folder] for folder in folders]
+    shared = {name for name in chosen if chosen.count(name) > 1}
+    return [f"{name} ({folder})" if name in shared else name for folder, name in zip(folders, chosen, strict=True)]
+
+
+def _names_from_json(path: Path, text: str) -> Mapping[str, str]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: class_names_file is not valid JSON ({error}); correct it") from error
+    names: dict[str, str] = {}
+    for key, value in content.items() if isinstance(content, dict) else [("", None)]:
+        if isinstance(value, str):
+            names[key] = value
+        elif isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value):
+            names[value[0]] = value[1]
+        else:
+            raise ValueError(
+                f'{path}: class_names_file must be a JSON object from folder to name, such as {{"n01440764": "tench"}}'
+            )
+    return names
+
+
+def _names_from_text(text: str) -> Mapping[str, str]:
+    names = {}
+    for line in text.split("\n"):
+        folder, _, name = line.strip().partition("\t" if "\t" in line.strip() else " ")
+        if name.strip():
+            names[folder.strip()] = name.strip()
+    return names
