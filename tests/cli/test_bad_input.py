@@ -136,7 +136,7 @@ def test_wrong_recipe_file(tmp_path: Path, text: str, message: str) -> None:
 def test_wrong_data(fit_error: Callable[..., str], tmp_path: Path) -> None:
     data = write_pictures(tmp_path / "data")
     (data / "train" / "void").mkdir()
-    assert f"{data}/train/void: the class folder has no pictures" in fit_error("--data.root", data)
+    assert f"{data}/train/void: the class folder has no images" in fit_error("--data.root", data)
     (data / "train" / "void").rmdir()
     (data / "val" / "red").rename(data / "val" / "rot")
     assert "validation classes are not among the 3 training classes" in fit_error("--data.root", data)
@@ -225,9 +225,10 @@ def test_a_checkpoint_of_another_network_or_of_other_classes(copied: Path, tmp_p
     message = error_of("validate", copied, "--model.scale_value=true")
     assert "holds another network than the recipe builds" in message
     other = write_pictures(tmp_path / "other", classes=["a", "b", "c"])
-    for words in (("validate", copied), ("fit", "--resume", copied, "--epochs", "3")):
-        message = error_of(*words, "--data.root", other)
-        assert "3 classes (blue sky, grün, red) are not the 3 of the data (a, b, c)" in message
+    message = error_of("fit", "--resume", copied, "--epochs", "3", "--data.root", other)
+    assert "3 classes (blue sky, grün, red) are not the 3 of the data (a, b, c)" in message
+    message = error_of("validate", copied, "--data.root", other)
+    assert "3 classes are not among the 3 of the network ('blue sky', 'grün', 'red'): 'a', 'b', 'c'" in message
 
 
 def test_validate_wants_a_run(tmp_path: Path, run: Path) -> None:

@@ -162,7 +162,7 @@ def test_orientations_that_leave_it_open_how_the_mask_lies(folder):
 
 
 def test_more_processes_and_progress_change_nothing(folder, monkeypatch):
-    monkeypatch.setattr("scalablevit.data.check._PICTURES_PER_TASK", 4)
+    monkeypatch.setattr("scalablevit.data.check._IMAGES_PER_TASK", 4)
     write_image(folder / "annotations/training/t2.png", seed=3)
     seen = []
     report = check_masks(folder, num_workers=2, on_progress=lambda done, total: seen.append((done, total)))

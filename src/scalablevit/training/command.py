@@ -154,7 +154,9 @@ class TrainingCommand(LightningCLI):
         if not own or not trained:
             return
         given = {word.partition("=")[0].rpartition(".")[2] for word in self.words if word.startswith("--data.")}
-        data.update(settings_for_evaluation(data, own, class_names=trained["class_names"], given=given))
+        changes = settings_for_evaluation(data, own, class_names=trained["class_names"], given=given)
+        for key, value in changes.items():
+            data[key] = value
 
     def _check_trainer_options(self) -> None:
         trainer = self.config["trainer"]
