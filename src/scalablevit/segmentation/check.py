@@ -9,12 +9,12 @@ from typing import Any, Literal, NamedTuple
 
 from scalablevit.data.check import (
     DataReport,
-    PictureFile,
+    ImageFile,
     Problem,
     check_num_workers,
     look_at_all,
     pixel_digest,
-    repeated_pictures,
+    repeated_images,
     size_range,
 )
 from scalablevit.data.image_file import ImageError
@@ -142,7 +142,7 @@ def check_masks(
     problems += file_problems(masks)
     problems += [] if in_colours else palette_problems(str(scan.root), masks)
     problems += _image_warnings(found)
-    problems += repeated_pictures((one.look.digest, PictureFile(one.part, one.image)) for one in found)
+    problems += repeated_images((one.look.digest, ImageFile(one.part, one.image)) for one in found)
     smallest, largest = size_range(one.look.size for one in found)
     return MaskReport(
         str(scan.root),
