@@ -12,7 +12,8 @@ def recognizes(folder: Path, given: Mapping[str, Any]) -> bool:
     from scalablevit.segmentation.mask_settings import MaskSettings
     from scalablevit.segmentation.pairs import scan_pairs
 
-    names = {name: given[name] for name in ("train", "val", "images", "masks") if name in given}
+    keys = ("train", "val", "images", "masks", "image_pattern", "mask_pattern", "train_list", "val_list")
+    names = {name: given[name] for name in keys if given.get(name) is not None}
     return bool(scan_pairs(folder, MaskSettings(**names)).train)
 
 
@@ -45,6 +46,10 @@ ENTRY = TaskEntry(
             Flag("--val", "name of the validation folder in it", metavar="NAME"),
             Flag("--images", "name of the folder of images", metavar="NAME"),
             Flag("--masks", "name of the folder of masks", metavar="NAME"),
+            Flag("--image-pattern", "how images are called, such as {name}_leftImg8bit.png", metavar="P"),
+            Flag("--mask-pattern", "how masks are called, such as {name}_mask.png", metavar="P"),
+            Flag("--train-list", "file that names the training images", metavar="FILE"),
+            Flag("--val-list", "file that names the validation images", metavar="FILE"),
             Flag("--reduce-zero-label", "label 0 is no class; label 1 is the first", switch=True),
             Flag(
                 "--ignore-labels", "labels to ignore (default: 255; without N, none)", metavar="N", type=int, nargs="*"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scalablevit.data.split import check_val_fraction
 from scalablevit.segmentation.labels import IGNORED
+from scalablevit.segmentation.pair_names import NamePattern
 from scalablevit.segmentation.read_pair import MaskFrame
 
 
@@ -20,6 +21,11 @@ class MaskSettings:
         val: name of the validation folder; "auto": val, validation, valid or test.
         images: name of the folder of images; "auto": images, img, JPEGImages, ...
         masks: name of the folder of masks; "auto": masks, annotations, labels, SegmentationClass, ...
+        image_pattern: how images are called, such as "{name}_leftImg8bit.png"; None: {name} and any ending.
+        mask_pattern: how masks are called, such as "{name}_mask.png". Images and masks may lie in one folder then.
+        train_list: text file that names the training images, one a line; None: those of the training folder, or VOC's
+            ImageSets/Segmentation/train.txt where there is no such folder.
+        val_list: the same for validation.
         val_fraction: where there is no validation folder, the share of the pairs that is set aside, chosen by a hash of
             the file names; in (0, 1).
         reduce_zero_label: label 0 of the files is no class and is ignored, label 1 is the first class, as in ADE20K.
@@ -38,6 +44,10 @@ class MaskSettings:
     val: str = "auto"
     images: str = "auto"
     masks: str = "auto"
+    image_pattern: str | None = None
+    mask_pattern: str | None = None
+    train_list: str | Path | None = None
+    val_list: str | Path | None = None
     val_fraction: float = 0.1
     reduce_zero_label: bool = False
     ignore_labels: list[int] | None = None
@@ -49,6 +59,15 @@ class MaskSettings:
         check_val_fraction(self.val_fraction)
         if self.mask_frame not in ("auto", "stored", "upright"):
             raise ValueError(f"mask_frame must be 'auto', 'stored' or 'upright', got {self.mask_frame!r}")
+        if self.val_list is not None and self.train_list is None:
+            raise ValueError("val_list needs train_list beside it; name both")
+        for argument in ("image_pattern", "mask_pattern"):
+            self.pattern(argument)
+
+    def pattern(self, argument: str) -> NamePattern | None:
+        """The pattern that an argument gives."""
+        given = getattr(self, argument)
+        return None if given is None else NamePattern(given, argument)
 
     @property
     def ignored(self) -> tuple[int, ...]:
