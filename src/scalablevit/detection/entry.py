@@ -34,6 +34,10 @@ ENTRY = TaskEntry(
         Flag("--threshold", "lowest score of a detection (default: 0.5)", metavar="X", type=float),
         Flag("--min-size", "resize the shorter side to N pixels (default: as in training)", metavar="N", type=int),
         Flag("--max-size", "limit the longer side to N pixels (default: as in training)", metavar="N", type=int),
+        Flag("--nms-iou", "highest IoU of two detections of a class (default: as trained)", metavar="X", type=float),
+        Flag("--class-agnostic", "suppress overlapping detections of different classes too", switch=True),
+        Flag("--tile", "predict in overlapping tiles of N pixels, for small objects", metavar="N", type=int),
+        Flag("--overlap", "share of a tile in common with the next (default: 0.25)", metavar="X", type=float),
     ),
     check=DataCheck(
         kind="coco",

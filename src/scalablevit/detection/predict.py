@@ -1,8 +1,9 @@
 """What a detector finds in image files."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.ops import nms
 from torchvision.transforms.v2 import functional as F
 
 from scalablevit.data.image_batches import read_batches
 from scalablevit.detection.models import build_detector, find_objects, paste_mask
+from scalablevit.detection.sliced import Slicing, detect_sliced
 from scalablevit.detection.transforms import Preprocessing, as_input
 from scalablevit.device import choose_device
 from scalablevit.weights import TrainedWeights, WeightsError, load_network, open_trained
@@ -177,6 +180,12 @@ class Detector:
         self.class_names = list(class_names)
         self.preprocessing = preprocessing
 
+    @property
+    def nms_iou(self) -> float:
+        """Highest IoU of two detections of one class, as the network was built."""
+        head: Any = getattr(self.network, "roi_heads", self.network)
+        return float(head.nms_thresh)
+
     @classmethod
     def load(
         cls, source: str | os.PathLike[str] | TrainedWeights, *, device: str | torch.device | None = None
@@ -220,14 +229,21 @@ class Detector:
         keep_images: bool = False,
         min_size: int | None = None,
         max_size: int | None = None,
+        nms_iou: float | None = None,
+        class_agnostic: bool = False,
+        tile: int | None = None,
+        overlap: float | None = None,
     ) -> Iterator[Prediction]:
         """Find objects in files, in order, a batch at a time.
 
         Args:
             paths: image files, or a single one.
-            batch_size: images at a time.
-            threshold, min_size, max_size: see `detect`.
+            batch_size: images at a time; with `tile`, tiles at a time.
+            threshold, min_size, max_size, nms_iou, class_agnostic: see `detect`.
             keep_images: hand the images out as well.
+            tile: side of tiles in pixels, at least 32: images larger than one are searched tile by tile, each resized
+                as an image, and as a whole; None: as a whole only.
+            overlap: share of a tile that it has in common with the next, in [0.05, 0.9]; None: 0.25.
 
         Yields:
             one `Prediction` per file; files that cannot be read carry the reason.
@@ -235,9 +251,28 @@ class Detector:
         Raises:
             ValueError: an argument is out of range.
         """
-        for batch in read_batches(paths, batch_size):
-            images = [file.image for file in batch if file.image is not None]
-            found = iter(self.detect(images, threshold=threshold, min_size=min_size, max_size=max_size))
+        detect = partial(
+            self.detect,
+            threshold=threshold,
+            min_size=min_size,
+            max_size=max_size,
+            nms_iou=nms_iou,
+            class_agnostic=class_agnostic,
+        )
+        search: Callable[[list[Image.Image]], list[list[Detection]]] = detect
+        if tile is not None:
+            slicing = Slicing(
+                tile,
+                overlap=0.25 if overlap is None else overlap,
+                iou=self.nms_iou if nms_iou is None else nms_iou,
+                class_agnostic=class_agnostic,
+                batch_size=batch_size,
+            )
+            search = lambda images: [detect_sliced(detect, image, slicing) for image in images]  # noqa: E731
+        elif overlap is not None:
+            raise ValueError(f"overlap {overlap} is of tiles: give tile too")
+        for batch in read_batches(paths, batch_size if tile is None else 1):
+            found = iter(search([file.image for file in batch if file.image is not None]))
             for file in batch:
                 if file.image is None:
                     yield Prediction(file.path, 0, 0, [], error=file.error, threshold=threshold)
@@ -254,6 +289,8 @@ class Detector:
         threshold: float = 0.5,
         min_size: int | None = None,
         max_size: int | None = None,
+        nms_iou: float | None = None,
+        class_agnostic: bool = False,
     ) -> list[list[Detection]]:
         """Find objects in images, all at once.
 
@@ -262,6 +299,8 @@ class Detector:
             threshold: objects score above it; in [0, 1].
             min_size: pixels that the shorter side is resized to; None: as in training.
             max_size: pixels that the longer side may then have at most; None: as in training.
+            nms_iou: highest IoU of two detections of one class (non-maximum suppression), in (0, 1]; None: as trained.
+            class_agnostic: suppress overlapping detections of different classes too.
 
         Returns:
             for each image its objects, the highest score first.
@@ -278,23 +317,35 @@ class Detector:
                 f"min_size must be at least 1 and at most max_size, got min_size {shortest} and max_size {longest}: "
                 "give both"
             )
+        iou = self.nms_iou if nms_iou is None else nms_iou
+        if not 0 < iou <= 1:
+            raise ValueError(f"nms_iou must lie in (0, 1], got {iou}")
         if not images:
             return []
         network: Any = self.network
         head, transform = getattr(network, "roi_heads", network), network.transform
-        before = head.score_thresh, transform.min_size, transform.max_size
+        before = head.score_thresh, head.nms_thresh, transform.min_size, transform.max_size
         # The threshold is set in the network: one below that of the evaluation has an effect too, and masks that nobody
         # wants are not made. As NMS goes by score, the result is the same as behind it.
         head.score_thresh, transform.min_size, transform.max_size = threshold, shortest, longest
+        head.nms_thresh = iou
         try:
             batch = [as_input(F.pil_to_tensor(image).to(self.device)) for image in images]
             outputs = find_objects(network, batch)
         finally:  # others may measure with it
-            head.score_thresh, transform.min_size, transform.max_size = before
+            head.score_thresh, head.nms_thresh, transform.min_size, transform.max_size = before
+        if class_agnostic:
+            outputs = [_suppressed(output, iou) for output in outputs]
         return [
             detections_of(output, self.class_names, size=(image.height, image.width), first_label=network.first_label)
             for image, output in zip(images, outputs, strict=True)
         ]
+
+
+def _suppressed(output: dict[str, Tensor], iou: float) -> dict[str, Tensor]:
+    """What is left of an image's detections when those of other classes suppress each other too."""
+    keep = nms(output["boxes"].float(), output["scores"].float(), iou)
+    return {name: values[keep] for name, values in output.items()}
 
 
 def _build(metadata: Mapping[str, Any]) -> nn.Module:
