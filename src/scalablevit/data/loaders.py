@@ -1,8 +1,5 @@
 """Data loaders that shard, shuffle and resume to the sample, with any number of workers and processes."""
 
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple, cast
 
@@ -10,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker_info
 
 from scalablevit.data.randomness import isolated_cpu_randomness, seed_cpu, seed_for
+from scalablevit.data.workers import prepare_worker, raise_for_workers, timeout_seconds, waiting_for_data
 
 
 class SampleKey(NamedTuple):
@@ -178,7 +176,7 @@ class ResumableLoader(DataLoader[Any]):
         skip = resume_at["batches"] if resume_at is not None and resume_at["epoch"] == sampler.epoch else 0
         sampler.skip_batches = skip
         self._position = {"epoch": sampler.epoch, "batches": skip}
-        for batch in super().__iter__():
+        for batch in _explained_batches(super().__iter__()):
             self._position["batches"] += 1
             yield batch
 
@@ -191,26 +189,27 @@ class ResumableLoader(DataLoader[Any]):
         self._resume_at = {"epoch": int(state["epoch"]), "batches": int(state["batches"])}
 
 
-def outlive_signals(worker_id: int) -> None:
-    """In a data worker: leave Ctrl-C and SIGTERM, which often go to a whole group, to the main process.
+class EvaluationLoader(DataLoader[Any]):
+    """A `DataLoader` that says what happened where a worker ended or hangs."""
 
-    The main process finishes its step with the worker's help, saves, and then ends the worker, by SIGTERM
-    too: of that signal only the main process's own counts. Where the system does not tell who sent a signal
-        (macOS), SIGTERM
-    ends the worker as usual.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):
-        return
-    main_process = os.getppid()
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    def __iter__(self) -> Any:
+        """Yield the batches."""
+        return _explained_batches(super().__iter__())
 
-    def wait_for_the_main_process() -> None:
-        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != main_process:
-            pass
-        os._exit(0)
 
-    threading.Thread(target=wait_for_the_main_process, daemon=True).start()
+def _explained_batches(batches: Iterator[Any]) -> Iterator[Any]:
+    """Hand batches on; raise a `DataWorkerError` where a worker ended or hangs."""
+    try:
+        while True:
+            with waiting_for_data():
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+            yield batch
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        raise_for_workers(error, batches)
+        raise
 
 
 def train_loader(
@@ -262,7 +261,8 @@ def train_loader(
         sampler=sampler,
         num_workers=num_workers,
         collate_fn=collate_fn,
-        worker_init_fn=outlive_signals,
+        worker_init_fn=prepare_worker,
+        timeout=timeout_seconds() if num_workers > 0 else 0,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
@@ -299,13 +299,14 @@ def eval_loader(
         drop_last=False,
         pad=False,
     )
-    return DataLoader(
+    return EvaluationLoader(
         SeededDataset(dataset, seed=0),
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
         collate_fn=collate_fn,
-        worker_init_fn=outlive_signals,
+        worker_init_fn=prepare_worker,
+        timeout=timeout_seconds() if num_workers > 0 else 0,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
     )

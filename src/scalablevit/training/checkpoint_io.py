@@ -1,15 +1,17 @@
 """Checkpoints that a full disk, a crash or a stranger's file cannot turn against the user."""
 
+import errno
 import logging
 import os
 import pickle
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
-from scalablevit.safe_write import write_atomically
+from scalablevit.safe_write import WriteError, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +73,24 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 class RunCheckpointIO(SafeCheckpointIO):
-    """Refuses what is no checkpoint of a Trainer, which would fail deep inside Lightning."""
+    """Refuses what is no checkpoint of a Trainer, which would fail deep inside Lightning, and a folder that is gone."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """As `SafeCheckpointIO`, into a folder that is still there.
+
+        Raises:
+            WriteError: the run folder was moved or removed, the disk is full, or the folder cannot be written.
+        """
+        folder = Path(path).parent
+        if not folder.is_dir():
+            raise WriteError(
+                errno.ENOENT,
+                f"the run folder {folder.parent} was moved or removed under the run, and {Path(path).name} is not "
+                "saved. If you moved it, resume it there: fit --resume FOLDER",
+            )
+        super().save_checkpoint(checkpoint, path, storage_options)
 
     def load_checkpoint(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As `SafeCheckpointIO`.

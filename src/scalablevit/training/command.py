@@ -17,6 +17,7 @@ from scalablevit.training.module import TrainingModule
 from scalablevit.training.null_words import says_null, with_nulls
 from scalablevit.training.recipe_errors import RecipeError, lacking, nullable_keys, origin_of, readable
 from scalablevit.training.recipe_file import check_numbers, read_recipe
+from scalablevit.training.resources import explained_resources
 from scalablevit.training.run import Run
 from scalablevit.training.run_folder import RunFolder, claim
 from scalablevit.training.terminal import quiet_lightning, rank
@@ -68,7 +69,7 @@ class TrainingCommand(LightningCLI):
         imports = only_allowed_imports(allowed) if of_runs else contextlib.nullcontext()
         class_paths = _class_paths(settings.values())
         try:
-            with imports:
+            with imports, explained_resources():
                 if says_null(args):
                     args = with_nulls(args, class_paths, nullable_keys(class_paths))
                 self._parse(recipes, args)

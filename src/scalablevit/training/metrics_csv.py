@@ -89,6 +89,8 @@ class CSVMetrics(Logger):
             row = {key: format_number(value) for key, value in self._rows[epoch].items()}
             writer.writerow({"epoch": epoch, **row})
         self._written = time.monotonic()
+        if not self.path.parent.is_dir():
+            return  # moved or removed under the run, which the next checkpoint reports
         try:
             write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
             self._is_dirty = False

@@ -11,18 +11,21 @@ import torch
 import torch.distributed as dist
 import yaml
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.callbacks import Callback, LambdaCallback
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
+from scalablevit.data.workers import kill_workers
 from scalablevit.safe_write import write_atomically
 from scalablevit.training.devices import threads_per_process
 from scalablevit.training.early_stopping import why_ended_early
 from scalablevit.training.invocation import invocation
 from scalablevit.training.recipe_errors import RecipeError
+from scalablevit.training.resources import explained_resources
 from scalablevit.training.run_folder import RunFolder
+from scalablevit.training.stopping import StopOnSignal
 from scalablevit.training.terminal import rank
 from scalablevit.visualization.curves import plot_curves
 
@@ -52,15 +55,17 @@ class Run:
 
     def fit(self) -> None:
         """Train; then write weights to ship, results and curves."""
-        self.announce(is_training=True)
-        self.share_cores()
-        self.trainer.callbacks.insert(0, LambdaCallback(on_train_start=self._begin))  # type: ignore[attr-defined]
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        stop = next(callback for callback in callbacks if isinstance(callback, StopOnSignal))
+        callbacks.insert(0, LambdaCallback(on_train_start=self._begin))
         checkpoint = self.folder.last if self.resume else None
         try:
-            with explained(checkpoint):
+            with stop.held(), explained(checkpoint):
+                self.announce(is_training=True)
+                self.share_cores()
                 self.trainer.fit(self.module, self.data, ckpt_path=checkpoint)
-            if self.trainer.is_global_zero:
-                self._finish()
+                if self.trainer.is_global_zero:
+                    self._finish()
         except BaseException as error:
             self._clean_up(error)
             raise
@@ -121,7 +126,8 @@ class Run:
             self.write_recipe()
 
     def _clean_up(self, error: BaseException) -> None:
-        """End the other ranks of a run that failed; remove what a run without a step left behind."""
+        """End the other processes of a run that failed; remove what a run without a step left behind."""
+        kill_workers()
         launcher = self.trainer.strategy.launcher
         if isinstance(error, Exception) and isinstance(launcher, _SubprocessScriptLauncher):
             for process in launcher.procs:  # ranks that wait for this one would wait long
@@ -163,7 +169,8 @@ def explained(checkpoint: Path | None) -> Iterator[None]:
         checkpoint: from which the run goes on, or which is evaluated.
     """
     try:
-        yield
+        with explained_resources():
+            yield
     except MisconfigurationException as error:
         done = re.search(r"current_epoch=(\d+), but you have set Trainer\(max_epochs=(\d+)", str(error))
         if done is None:

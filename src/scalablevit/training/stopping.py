@@ -6,10 +6,13 @@ the weights of one half of an optimizer step and the other, and ends with exit c
 of whatever the ranks are doing.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -19,11 +22,13 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from scalablevit.data.workers import seconds_waited
 from scalablevit.training.invocation import invocation
 from scalablevit.training.module import max_steps_reached
 from scalablevit.training.run_folder import RunFolder
 from scalablevit.training.weight_averaging import WarmedUpAveraging
 
+_LONGEST_WAIT = 15.0  # seconds that a stop waits for a batch
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -63,6 +68,21 @@ class StopOnSignal(Checkpoint):
         self._owner = 0
         self._is_global_zero = True
         self._earlier_handlers: dict[int, Any] = {}
+        self._is_held = False
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Handle both signals from now until the end of the block, not in training alone.
+
+        Lightning turns Ctrl-C before the first step and behind the last one into a silent exit code of 1.
+        """
+        self._take_over()
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+            self._give_back()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remember who talks to the user."""
@@ -82,6 +102,15 @@ class StopOnSignal(Checkpoint):
         if self._is_global_zero:
             # a stream that is being written to must not be entered a second time from a handler: plain write
             os.write(2, b"\nStopping after this step, with a checkpoint. Once more stops at once.\n")
+        threading.Thread(target=self._stop_where_data_hang, args=(signum,), daemon=True).start()
+
+    def _stop_where_data_hang(self, signum: int) -> None:
+        """Stop at once where the step waits for data that do not come."""
+        while self._signum and self._training:
+            if seconds_waited() > _LONGEST_WAIT:
+                os.kill(os.getpid(), signum)
+                return
+            time.sleep(0.5)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over both signals where no sanity check did; from here on there is something to save."""
@@ -172,15 +201,20 @@ class StopOnSignal(Checkpoint):
 
     def _take_over(self) -> None:
         """Set our handlers. Python lets only the main thread do so."""
-        if self._earlier_handlers or threading.current_thread() is not threading.main_thread():
+        if threading.current_thread() is not threading.main_thread():
             return
-        self._signum = 0
-        self._owner = os.getpid()
-        for signum in _SIGNALS:
-            self._earlier_handlers[signum] = signal.signal(signum, self._handle)
+        if not self._earlier_handlers:
+            self._signum = 0
+            self._owner = os.getpid()
+        for signum in _SIGNALS:  # Lightning may have put its own there meanwhile
+            if signal.getsignal(signum) != self._handle:
+                earlier = signal.signal(signum, self._handle)
+                self._earlier_handlers.setdefault(signum, earlier)
 
     def _give_back(self) -> None:
         self._training = False
+        if self._is_held:
+            return
         for signum, handler in self._earlier_handlers.items():
             # Lightning ends some runs by putting back its predecessors first: then there is nothing to undo
             if signal.getsignal(signum) == self._handle:

@@ -5,7 +5,6 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from scalablevit.training.checkpoint_io import RunCheckpointIO
 from scalablevit.training.metrics_csv import CSVMetrics
@@ -13,6 +12,7 @@ from scalablevit.training.progress import EpochLines, ProgressLine
 from scalablevit.training.run_checkpoints import MovableCheckpoint
 from scalablevit.training.run_folder import RunFolder
 from scalablevit.training.stopping import StopOnSignal
+from scalablevit.training.tensorboard import TolerantTensorBoard
 
 MANAGED_OPTIONS = (
     "logger",
@@ -71,5 +71,5 @@ def _saving(folder: RunFolder, monitor: tuple[str, str]) -> list[Callback]:
 def _loggers(folder: RunFolder) -> list[Any]:
     return [
         CSVMetrics(folder.metrics),
-        TensorBoardLogger(folder.path, name="", version="tensorboard", default_hp_metric=False),
+        TolerantTensorBoard(folder.path, name="", version="tensorboard", default_hp_metric=False),
     ]
