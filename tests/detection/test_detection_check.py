@@ -93,8 +93,7 @@ def test_everything_that_is_wrong_is_found(root):
         "empty-box": 1,
         "outside-box": 1,
         "mask-size": 1,
-        "bad-polygon": 1,
-        "no-mask": 1,
+        "bad-mask": 1,
         "missing-file": 1,
         "truncated": 1,
         "size-mismatch": 2,
@@ -114,9 +113,9 @@ def test_everything_that_is_wrong_is_found(root):
     text = report.to_text()
     assert "error: truncated (1)" in text
     assert f"{root}/train/1.png: annotation 2 has a box of 0.0 x 5.0 pixels" in text
-    assert text.splitlines()[-1] == "7 errors, 5 warnings"
+    assert text.splitlines()[-1] == "8 errors, 3 warnings"
     without_masks = check_coco(root, masks=False)
-    assert not {"mask-size", "no-mask", "bad-polygon"} & set(without_masks.counts)
+    assert not {"mask-size", "bad-mask"} & set(without_masks.counts)
     assert without_masks.has_masks is None
     assert without_masks.classes == {"ant": (4, 2)}
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageOps
 
 from scalablevit.data.builtin.scene_folders import write_coco
-from scalablevit.detection.data import CocoData, DetectionBatch
+from scalablevit.detection.data import CocoData
+from scalablevit.detection.dataset import DetectionBatch
 from scalablevit.detection.transforms import Augmentation, as_input
 
 PLAIN: dict[str, Any] = {"min_size": 30, "max_size": 60, "num_workers": 0, "augmentation": None}
@@ -49,13 +50,13 @@ def write_json(path: Path, images: list[Any], annotations: list[Any], categories
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Four training images, the second without a box, the fourth a portrait with a crowd; one for validation."""
+    """Four training images, the first with a crowd, the second and the last, a portrait, empty; one for validation."""
     for i in (1, 2, 3):
         draw(tmp_path / "train" / f"{i}.png", shade=20 * i)
     draw(tmp_path / "train" / "4.png", (30, 40), shade=80)
     draw(tmp_path / "val" / "5.png", (50, 20))
     images = [entry(1), entry(2), entry(3), entry(4, (30, 40))]
-    boxes = [box(1, 1), box(2, 3, 90), box(3, 3, bbox=[0, 0, 8, 8]), box(4, 4, iscrowd=1)]
+    boxes = [box(1, 1), box(2, 3, 90), box(3, 3, bbox=[0, 0, 8, 8]), box(4, 1, iscrowd=1)]
     write_json(tmp_path / "annotations" / "instances_train2017.json", images, boxes)
     write_json(tmp_path / "annotations" / "instances_val2017.json", [entry(5, (50, 20))], [box(1, 5, 90)])
     return tmp_path
@@ -95,7 +96,8 @@ def test_training_batches(root):
     assert target["boxes"].tolist() == [[4, 2, 14, 6], [0, 0, 8, 8]]
     assert target["masks"].shape == (2, 30, 40)
     assert torch.equal(target["masks"][0].bool(), image[0] == 1)
-    for empty in (20, 40):  # no box, and a crowd only
+    assert found[10][1]["boxes"].tolist() == [[4, 2, 14, 6]], "crowd regions are not trained on"
+    for empty in (20, 40):
         assert found[empty][1]["boxes"].shape == (0, 4)
         assert found[empty][1]["boxes"].dtype == torch.float32
         assert found[empty][1]["labels"].dtype == torch.int64
@@ -135,6 +137,24 @@ def test_batches_hold_images_of_one_aspect(root):
         loader.sampler.set_epoch(epoch)
         shapes = [{image.shape for image in batch.images} for batch in loader]
         assert [len(shape) for shape in shapes] == [1, 1, 1, 1]
+
+
+def test_images_of_crowds_alone_are_no_background(root, caplog):
+    rewrite(root, lambda content: content["annotations"].append(box(5, 4, iscrowd=1)))
+    with caplog.at_level(logging.WARNING):
+        assert sorted(by_image(CocoData(root, **PLAIN, batch_size=1))) == [10, 20, 30]
+    assert "1 images have crowd regions only and are not trained on" in caplog.text
+
+
+def test_objects_without_a_mask_are_trained_by_their_boxes(root):
+    rewrite(root, lambda content: content["annotations"][1].pop("segmentation"))
+    target = by_image(CocoData(root, **PLAIN, batch_size=1, masks=True))[30][1]
+    assert target["labels"].tolist() == [1, 0]
+    assert target["has_mask"].tolist() == [False, True]
+    assert target["masks"].flatten(1).any(1).tolist() == [False, True]
+    rewrite(root, lambda content: [annotation.pop("segmentation", None) for annotation in content["annotations"]])
+    with pytest.raises(ValueError, match=r"none of its 4 annotations has a mask(?s:.*)4 annotations have no mask"):
+        CocoData(root, **PLAIN, masks=True)
 
 
 def test_images_without_objects_can_be_left_out(root):

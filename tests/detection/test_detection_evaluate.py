@@ -14,7 +14,7 @@ from pycocotools import mask as their_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from scalablevit.detection.data import DetectionBatch
+from scalablevit.detection.dataset import DetectionBatch
 from scalablevit.detection.evaluate import AveragePrecision, Findings, average_precision, to_stored_frame
 from scalablevit.detection.predict import Detection, decode_mask, encode_mask
 

@@ -211,6 +211,8 @@ def test_a_run_stops_resumes_and_predicts(
     assert len(found) == len(list((tmp_path / "drawn").iterdir())) == 3
     detector_itself = Detector.load(run, device="cpu")
     expected = detector_itself.predict([entry["path"] for entry in found], threshold=0.001)
+    saved = [entry.pop("saved") for entry in found]
+    assert all(Path(file).is_file() for (file,) in saved)
     assert [prediction.to_dict() for prediction in expected] == found
     assert sum(len(entry["predictions"]) for entry in found) > 0
     said, _ = scalablevit(*words)

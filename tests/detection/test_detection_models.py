@@ -406,3 +406,26 @@ def test_unknown_names_in_words() -> None:
         retinanet("resnet50")
     with pytest.raises(ValueError, match="num_classes must be at least 1"):
         retinanet("scalablevit_atto", 0)
+
+
+def test_objects_without_a_mask_teach_boxes_and_no_masks() -> None:
+    model = tiny("mask_rcnn").train()
+    sizes = [(40, 60), (33, 20)]
+    images = [torch.rand(3, *size) for size in sizes]
+
+    def losses(**changes: Tensor) -> dict[str, Tensor]:
+        torch.manual_seed(1)
+        targets = [{**target, **changes} for target in make_targets(model, sizes, with_boxes=2)]
+        return model(images, targets)
+
+    plain, marked = losses(), losses(has_mask=torch.ones(2, dtype=torch.bool))
+    without = losses(has_mask=torch.zeros(2, dtype=torch.bool))
+    for name, value in plain.items():
+        assert torch.equal(marked[name], value), name
+        assert torch.equal(without[name], value) == (name != "loss_mask"), name
+    assert without["loss_mask"] == 0
+    some = losses(has_mask=torch.tensor([True, False]))
+    assert some["loss_mask"] not in (0, plain["loss_mask"])
+    model.zero_grad()
+    sum(without.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

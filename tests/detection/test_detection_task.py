@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from scalablevit.detection import CocoData, DetectionTask, Preprocessing
-from scalablevit.detection.data import DetectionBatch
-from scalablevit.detection.evaluate import evaluate
+from scalablevit.detection.dataset import DetectionBatch
+from scalablevit.detection.evaluate import counted_detections, evaluate
+from scalablevit.detection.models import build_detector
 
 PREPROCESSING = Preprocessing(min_size=32, max_size=48).to_dict()
 SMALL: dict[str, dict[str, Any]] = {
@@ -227,9 +228,11 @@ def measured(
 
 def test_a_perfect_detector_in_stored_and_upright_pixels(write_data: Callable[..., Path]) -> None:
     metrics, made = measured(write_data("plain", "turned", "empty", "plain", "broken"))
-    assert metrics == {
-        f"val/{kind}_{name}": 1.0 for kind in ("box", "mask") for name in ("ap", "ap50", "ap75", "ap_small")
-    }, "of sizes that are not there nothing is said, and an image that cannot be read does not count"
+    names = [f"{kind}_{name}" for kind in ("box", "mask") for name in ("ap", "ap50", "ap75", "ap_small", "ap/cat")]
+    names += ["box_precision", "box_recall", "box_f1"]
+    assert metrics == {f"val/{name}": 1.0 for name in names}, (
+        "of sizes that are not there nothing is said, and an image that cannot be read does not count"
+    )
     assert len(made.unreadable.files) == 1
     assert "4.png" in made.unreadable.files[0]
     assert made.findings.records == [], "nothing is kept"
@@ -289,3 +292,10 @@ def test_data_that_does_not_fit(write_data: Callable[..., Path]) -> None:
         measured(root, class_names=["cat"])
     with pytest.raises(ValueError, match=r"mask_rcnn learns from masks, and data\.masks is false"):
         measured(root, masks=False)
+
+
+@pytest.mark.parametrize(("given", "counted"), [(7, 100), (100, 100), (600, 600)])
+def test_as_many_detections_are_measured_as_the_network_gives(given: int, counted: int) -> None:
+    for kind in ("retinanet", "mask_rcnn"):
+        network = build_detector(kind, "scalablevit_atto", 1, fpn_channels=16, detections_per_image=given)
+        assert counted_detections(network) == counted

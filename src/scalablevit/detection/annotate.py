@@ -7,11 +7,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from scalablevit.detection.predict import Detection, decode_mask
+from scalablevit.printable import printable
 from scalablevit.visualization.fonts import load_font
 from scalablevit.visualization.palette import class_colours
 
 _SMALLEST_SIDE = 512
 _MASK_OPACITY = 100  # of 255
+_LONGEST_NAME = 300  # characters; no image has room for more
 
 Box = tuple[float, float, float, float]
 
@@ -65,11 +67,10 @@ def annotate(
     draw = ImageDraw.Draw(picture)
     for detection, box in zip(surest_last, places, strict=True):
         _outline(draw, box, size, colours[detection.label], line)
-    # The surest chooses its place first, and no label covers an earlier one while there is room.
-    taken: list[Box] = []
+    labels = _Labels(draw, size, font, len(places))
     for detection, box in zip(reversed(surest_last), reversed(places), strict=True):
         text = f"{detection.name} {detection.score:.0%}" if with_scores else detection.name
-        _label(draw, text, box, size, font, colours[detection.label], taken)
+        labels.write(printable(text), box, colours[detection.label])
     return picture
 
 
@@ -105,47 +106,62 @@ def _outline(
     draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
 
 
-def _label(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    box: Box,
-    size: tuple[int, int],
-    font: ImageFont.FreeTypeFont,
-    colour: tuple[int, int, int],
-    taken: list[Box],
-) -> None:
-    """Write a name at its box, within the image, where it covers no earlier one if it can."""
-    pad = max(2, round(font.size / 6))
-    text = _fitting(text, size[0] - 2 * pad, font)
-    width = math.ceil(font.getlength(text)) + 2 * pad
-    height = sum(font.getmetrics()) + pad
-    left, top, right, bottom = box
-    places = (
-        (left, top - height),  # above the box, then inside it, then below
-        (right - width, top - height),
-        (left, top),
-        (right - width, top),
-        (left, bottom - height),
-        (left, bottom),
-    )
-    candidates = []
-    for x, y in places:
-        x, y = min(max(x, 0), max(size[0] - width, 0)), min(max(y, 0), max(size[1] - height, 0))
-        candidates.append((x, y, x + width, y + height))
-    place = min(candidates, key=lambda candidate: sum(_overlap(candidate, other) for other in taken))
-    taken.append(place)
-    draw.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=colour)
-    red, green, blue = colour
-    ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
-    draw.text((place[0] + pad, place[1] + pad / 2), text, font=font, fill=ink)
+class _Labels:
+    """Names at boxes. The first ones choose their places, and no label covers an earlier one while there is room.
 
+    Args:
+        draw: of the image.
+        size: (width, height) of the image in pixels.
+        font: of all labels.
+        count: how many labels there will be at most.
+    """
 
-def _overlap(a: Box, b: Box) -> float:
-    """Area that two boxes share, in pixels."""
-    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    def __init__(
+        self, draw: ImageDraw.ImageDraw, size: tuple[int, int], font: ImageFont.FreeTypeFont, count: int
+    ) -> None:
+        self._draw, self._size, self._font = draw, size, font
+        self._pad = max(2, round(font.size / 6))
+        self._taken = np.zeros((count, 4))
+        self._count = 0
+
+    def write(self, text: str, box: Box, colour: tuple[int, int, int]) -> None:
+        """Write a name at its box, within the image."""
+        pad, font = self._pad, self._font
+        text = _fitting(text, self._size[0] - 2 * pad, font)
+        width = math.ceil(font.getlength(text)) + 2 * pad
+        height = sum(font.getmetrics()) + pad
+        left, top, right, bottom = box
+        corners = np.array(
+            [
+                (left, top - height),  # above the box, then inside it, then below
+                (right - width, top - height),
+                (left, top),
+                (right - width, top),
+                (left, bottom - height),
+                (left, bottom),
+            ]
+        )
+        low = corners.clip(0, [max(self._size[0] - width, 0), max(self._size[1] - height, 0)])
+        place = low[self._covered(low, low + np.array([width, height])).argmin()]  # the first of those that cover least
+        x, y = (float(v) for v in place)
+        self._taken[self._count] = x, y, x + width, y + height
+        self._count += 1
+        self._draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
+        red, green, blue = colour
+        ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
+        self._draw.text((x + pad, y + pad / 2), text, font=font, fill=ink)
+
+    def _covered(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Pixels of earlier labels that each of (P, 2) corners would cover, (P,)."""
+        taken = self._taken[: self._count]  # (n, 4)
+        sides = np.minimum(high[:, None], taken[:, 2:]) - np.maximum(low[:, None], taken[:, :2])  # (P, n, 2)
+        covered: np.ndarray = sides.clip(0).prod(axis=2).sum(axis=1)
+        return covered
 
 
 def _fitting(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
+    """As much of a text as fits into a width in pixels."""
+    text = text[:_LONGEST_NAME]
     if font.getlength(text) <= width:
         return text
     while len(text) > 1 and font.getlength(text + "…") > width:

@@ -5,7 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
+
+import numpy as np
 
 from scalablevit.data.check import (
     DataReport,
@@ -22,14 +24,13 @@ from scalablevit.data.find_images import has_image_suffix
 from scalablevit.data.image_file import ImageError
 from scalablevit.detection.coco import (
     AnnotationFrame,
+    AnnotationSource,
     CocoAnnotations,
     CocoError,
-    CocoPart,
-    CocoSplit,
     applied_orientation,
-    find_parts,
-    read_split,
 )
+from scalablevit.detection.coco.source import DataFormat
+from scalablevit.detection.split import CocoSplit, read_split
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def check_coco(
     val_fraction: float = 0.1,
     masks: bool = True,
     annotation_frame: AnnotationFrame = "auto",
+    format: DataFormat = "auto",
     min_size: int = 8,
     num_workers: int | Literal["auto"] = "auto",
     on_progress: Callable[[int, int], None] | None = None,
@@ -103,6 +105,7 @@ def check_coco(
         val_fraction: as for `CocoData`.
         masks: look at the masks, too. Annotations without any are no error: they do for boxes.
         annotation_frame: as for `CocoData`.
+        format: as for `CocoData`.
         min_size: images whose shorter side has fewer pixels are reported.
         num_workers: processes that decode; 0 decodes in this one; "auto" takes all cores, 16 at most.
         on_progress: called with (images done, all images) now and then.
@@ -113,18 +116,22 @@ def check_coco(
     check_num_workers(num_workers)
     root = Path(root).expanduser()
     try:
-        train, val = find_parts(
-            root,
+        source = AnnotationSource(
             train_annotations=train_annotations,
             val_annotations=val_annotations,
             train_images=train_images,
             val_images=val_images,
+            val_fraction=val_fraction,
+            masks=masks,
+            annotation_frame=annotation_frame,
+            format=format,
         )
-        split = _read(train, val, root=root, val_fraction=val_fraction, masks=masks, annotation_frame=annotation_frame)
+        split = read_split(root, source)
     except CocoError as error:
         problem = Problem("error", error.kind, error.path, str(error))
         return CheckReport(str(root), counts={error.kind: 1}, problems=[problem])
 
+    has_masks = _note_masks(split) if masks else None
     counts: Counter[str] = Counter()
     problems: list[Problem] = []
     for annotations in dict.fromkeys([split.train, split.val]):
@@ -147,7 +154,7 @@ def check_coco(
         num_readable=len(found.sizes),
         num_crowd=sum(len(part.rows(int(i), crowd=True)) for part, indices in parts for i in indices),
         num_empty=sum(int((part.count_objects(indices) == 0).sum()) for part, indices in parts),
-        has_masks=split.train.has_masks if masks else None,
+        has_masks=has_masks,
         classes={name: (int(train_counts[k]), int(val_counts[k])) for k, name in enumerate(split.train.class_names)},
         smallest=smallest,
         largest=largest,
@@ -157,13 +164,14 @@ def check_coco(
     )
 
 
-def _read(train: CocoPart, val: CocoPart | None, *, masks: bool, **settings: Any) -> CocoSplit:
-    try:
-        return read_split(train, val, masks=masks, **settings)
-    except CocoError as error:
-        if error.kind != "no-masks":
-            raise
-    return read_split(train, val, masks=False, **settings)
+def _note_masks(split: CocoSplit) -> bool:
+    """Whether there are masks. Annotations that were never meant to have any are not reported one by one."""
+    parts = list(dict.fromkeys([split.train, split.val]))
+    if any(part.has_mask(np.arange(len(part.labels))).any() for part in parts):
+        return True
+    for part in parts:
+        part.log.drop("no-mask")
+    return False
 
 
 class _Picture(NamedTuple):

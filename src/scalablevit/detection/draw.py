@@ -13,8 +13,9 @@ from torchvision.transforms.v2 import functional as F
 from scalablevit.data.loaders import eval_loader
 from scalablevit.detection.annotate import annotate
 from scalablevit.detection.coco.annotations import CocoAnnotations
+from scalablevit.detection.coco.json_file import Id
 from scalablevit.detection.coco.orientation import orient_boxes, orient_mask
-from scalablevit.detection.data import collate
+from scalablevit.detection.dataset import collate
 from scalablevit.detection.predict import Detection, Detector, encode_mask
 from scalablevit.safe_write import write_atomically
 from scalablevit.visualization.fonts import load_font
@@ -50,9 +51,9 @@ def draw_sheet(
     write_atomically(path, functools.partial(sheet.save, format="PNG"))
 
 
-def _annotated(annotations: CocoAnnotations, image_id: int, orientation: int) -> list[Detection]:
+def _annotated(annotations: CocoAnnotations, image_id: Id, orientation: int) -> list[Detection]:
     """What the annotation file says of an image, in the pixels of the upright one."""
-    index = int(np.flatnonzero(annotations.image_ids == image_id)[0])
+    index = annotations.position(image_id)
     width, height = annotations.sizes[index].tolist()
     objects = []
     for crowd, remark in ((False, ""), (True, " (crowd)")):
@@ -60,7 +61,9 @@ def _annotated(annotations: CocoAnnotations, image_id: int, orientation: int) ->
         boxes = orient_boxes(annotations.boxes_xyxy(rows), (width, height), orientation).tolist()
         for row, (left, top, right, bottom) in zip(rows.tolist(), boxes, strict=True):
             label = int(annotations.labels[row])
-            mask = encode_mask(orient_mask(annotations.mask(row), orientation)) if annotations.has_masks else None
+            mask = None
+            if annotations.has_mask(np.array([row]))[0]:
+                mask = encode_mask(orient_mask(annotations.mask(row), orientation))
             name = annotations.class_names[label] + remark
             objects.append(Detection(label, name, 1.0, (left, top, right, bottom), mask))
     return objects

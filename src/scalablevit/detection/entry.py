@@ -8,14 +8,18 @@ from scalablevit.tasks import DataCheck, Flag, Model, TaskEntry
 
 
 def recognizes(folder: Path, given: Mapping[str, Any]) -> bool:
-    """Whether a data folder, or a file, holds COCO annotations."""
-    patterns = ("*.json", "annotations/*.json", "*/_annotations.coco.json")
-    if not folder.is_file() and not any(any(folder.glob(pattern)) for pattern in patterns):
-        return False
-    from scalablevit.detection.coco import CocoError, find_parts
+    """Whether a data folder, or a file, holds annotations of boxes in a format that we read."""
+    from scalablevit.detection.coco import AnnotationSource, CocoError
+    from scalablevit.detection.formats import detect_format, find_parts
 
+    source = AnnotationSource()
     try:
-        find_parts(folder)
+        if detect_format(folder, source) != "coco":
+            return True
+        patterns = ("*.json", "annotations/*.json", "*/_annotations.coco.json")
+        if not folder.is_file() and not any(any(folder.glob(pattern)) for pattern in patterns):
+            return False
+        find_parts(folder, source)
     except CocoError as error:
         # a folder of images may hold some other JSON file beside them
         return folder.is_file() or error.kind != "no-annotation-file" or any(folder.glob("annotations/*.json"))
@@ -53,6 +57,11 @@ ENTRY = TaskEntry(
                 "--annotation-frame",
                 "pixel grid of the boxes where EXIF rotates an image (default: auto, by the image's size)",
                 choices=("auto", "stored", "upright"),
+            ),
+            Flag(
+                "--format",
+                "format of the annotations (default: auto, by the files in the folder)",
+                choices=("auto", "coco", "yolo", "voc", "csv"),
             ),
             Flag("--no-masks", "check boxes only", switch=False, fills="masks"),
         ),

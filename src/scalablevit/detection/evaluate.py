@@ -1,7 +1,7 @@
 """Average precision as COCO defines it, and the records it is computed from."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,49 +12,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from scalablevit.data.loaders import eval_loader
+from scalablevit.detection.average_precision import DEFAULT_MAX_DETECTIONS, AveragePrecision, average_precision
 from scalablevit.detection.coco.annotations import CocoAnnotations
+from scalablevit.detection.coco.json_file import Id
 from scalablevit.detection.coco.orientation import orient_boxes, orient_mask
-from scalablevit.detection.data import DetectionBatch, collate
+from scalablevit.detection.dataset import DetectionBatch, collate
+from scalablevit.detection.matching import MatchedFigures, matched_figures
 from scalablevit.detection.models import find_objects
 from scalablevit.detection.predict import Detection, decode_mask, detections_of, encode_mask
 from scalablevit.detection.transforms import as_input
 
-_AREAS = ("all", "small", "medium", "large")
-_MAX_DETECTIONS = 100
 _BACK = {6: 8, 8: 6}  # the EXIF orientations that do not undo themselves
-
-
-@dataclass(frozen=True)
-class AveragePrecision:
-    """COCO's average precision, each value in 0..1; None where there was nothing to find.
-
-    Attributes:
-        ap: mean over IoU thresholds 0.5, 0.55, ..., 0.95 and over classes, of 100 detections an image at most.
-        ap50: at IoU 0.5.
-        ap75: at IoU 0.75.
-        ap_small: of objects below 32 x 32 pixels.
-        ap_medium: of those up to 96 x 96.
-        ap_large: of the rest.
-        per_class: class name -> (ap, ap50).
-    """
-
-    ap: float | None
-    ap50: float | None
-    ap75: float | None
-    ap_small: float | None
-    ap_medium: float | None
-    ap_large: float | None
-    per_class: dict[str, tuple[float | None, float | None]]
-
-    def figures(self) -> dict[str, float | None]:
-        """Without the classes."""
-        names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-        return {name: getattr(self, name) for name in names}
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
-        classes = {name: {"ap": ap, "ap50": ap50} for name, (ap, ap50) in self.per_class.items()}
-        return {**self.figures(), "per_class": classes}
 
 
 @dataclass
@@ -70,7 +38,7 @@ class Findings:
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
-    image_ids: list[int] = field(default_factory=list)
+    image_ids: list[Id] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
     def add(
@@ -78,7 +46,7 @@ class Findings:
         batch: DetectionBatch,
         outputs: Sequence[Mapping[str, Tensor]],
         *,
-        category_ids: Sequence[int],
+        category_ids: Sequence[Id],
         first_label: int,
     ) -> None:
         """Take what the network returned for the readable images of a validation batch.
@@ -118,57 +86,20 @@ class Findings:
         records, image_ids, unreadable = (list(itertools.chain(*lists)) for lists in zip(*parts, strict=True))
         return Findings(records, image_ids, unreadable)
 
-    def measure(self, annotations: CocoAnnotations, kind: Literal["box", "mask"]) -> AveragePrecision:
-        """Average precision on the images that were seen."""
-        return average_precision(annotations.ground_truth(self.image_ids), self.records, kind)
+    def measure(
+        self,
+        annotations: CocoAnnotations,
+        kind: Literal["box", "mask"],
+        *,
+        max_detections: int = DEFAULT_MAX_DETECTIONS,
+    ) -> AveragePrecision:
+        """Compute average precision on the images that were seen; see `average_precision`."""
+        truth = annotations.ground_truth(self.image_ids)
+        return average_precision(truth, self.records, kind, max_detections=max_detections)
 
-
-def average_precision(
-    ground_truth: Mapping[str, Any], records: Iterable[Mapping[str, Any]], kind: Literal["box", "mask"]
-) -> AveragePrecision:
-    """COCO's figures, equal to those of pycocotools.
-
-    Args:
-        ground_truth: as a COCO file holds it: images, annotations (with iscrowd and area, and for masks
-            segmentation) and categories.
-        records: see `Findings`.
-        kind: what is compared.
-
-    Source: Lin et al., arXiv:1405.0312, and https://cocodataset.org/#detection-eval; computed by faster-coco-eval.
-    """
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
-    if not ground_truth["images"]:
-        nothing: dict[str, tuple[float | None, float | None]] = {c["name"]: (None, None) for c in categories}
-        return AveragePrecision(None, None, None, None, None, None, nothing)
-    # The evaluation writes into both lists, and takes an annotation with the id 0 for no annotation.
-    annotations = [{**annotation, "id": i} for i, annotation in enumerate(ground_truth["annotations"], 1)]
-    truth = COCO({"images": ground_truth["images"], "annotations": annotations, "categories": categories})
-    # With a box beside it, a mask would be small or large by the area of the box.
-    geometry = "bbox" if kind == "box" else "segmentation"
-    kept = ("image_id", "category_id", "score", geometry)
-    found = truth.loadRes([{key: record[key] for key in kept} for record in records])
-    evaluation = COCOeval_faster(truth, found, iouType="bbox" if kind == "box" else "segm")
-    evaluation.params.maxDets = [_MAX_DETECTIONS]
-    evaluation.evaluate()
-    evaluation.accumulate()
-    thresholds = np.asarray(evaluation.params.iouThrs)
-    # (thresholds, recalls, classes, areas); -1 where a class has nothing to find
-    precision = np.asarray(evaluation.eval["precision"])[..., 0]
-    at50, at75 = (int(np.abs(thresholds - value).argmin()) for value in (0.5, 0.75))
-    whole = precision[..., _AREAS.index("all")]
-    return AveragePrecision(
-        ap=_mean(whole),
-        ap50=_mean(whole[at50]),
-        ap75=_mean(whole[at75]),
-        ap_small=_mean(precision[..., _AREAS.index("small")]),
-        ap_medium=_mean(precision[..., _AREAS.index("medium")]),
-        ap_large=_mean(precision[..., _AREAS.index("large")]),
-        per_class={
-            category["name"]: (_mean(whole[:, :, k]), _mean(whole[at50, :, k])) for k, category in enumerate(categories)
-        },
-    )
+    def match(self, annotations: CocoAnnotations) -> MatchedFigures:
+        """Compute precision, recall, F1 and confusions on the images that were seen; see `matched_figures`."""
+        return matched_figures(annotations.ground_truth(self.image_ids), self.records)
 
 
 @torch.inference_mode()
@@ -205,6 +136,15 @@ def evaluate(
     return findings
 
 
+def counted_detections(network: nn.Module) -> int:
+    """How many detections of a class and image count in the evaluation of a detector.
+
+    COCO's 100, or as many as the network gives where `detections_per_image` is higher.
+    """
+    head: Any = getattr(network, "roi_heads", network)
+    return max(DEFAULT_MAX_DETECTIONS, int(getattr(head, "detections_per_img", 0)))
+
+
 def to_stored_frame(
     detection: Detection, orientation: int, *, width: int, height: int
 ) -> tuple[tuple[float, float, float, float], dict[str, Any] | None]:
@@ -223,8 +163,3 @@ def to_stored_frame(
     left, top, right, bottom = (round(value, 3) for value in box)
     mask = None if detection.mask is None else encode_mask(orient_mask(decode_mask(detection.mask), back))
     return (left, top, right, bottom), mask
-
-
-def _mean(precision: np.ndarray) -> float | None:
-    there = precision[precision > -1]
-    return float(there.mean()) if there.size else None

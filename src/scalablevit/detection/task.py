@@ -8,10 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from scalablevit.detection.data import DetectionBatch
-from scalablevit.detection.evaluate import AveragePrecision, Findings, evaluate
+from scalablevit.detection.dataset import DetectionBatch
+from scalablevit.detection.evaluate import AveragePrecision, Findings, counted_detections, evaluate
+from scalablevit.detection.matching import MatchedFigures
 from scalablevit.detection.models import build_detector, find_objects
 from scalablevit.detection.transforms import Preprocessing, as_input
+from scalablevit.printable import printable
 from scalablevit.safe_write import write_json
 from scalablevit.training.module import Evaluation, TrainingModule, check_variant
 from scalablevit.weights import load_weights, save_network
@@ -127,7 +129,7 @@ class DetectionTask(TrainingModule):
         if data.masks and not self.has_masks:
             _log.warning(
                 "data.masks is true, but model.detector retinanet learns from boxes alone: masks are decoded for "
-                "nothing, and objects without one are left out; set data.masks to false"
+                "nothing; set data.masks to false"
             )
         if stage == "validate" and data.is_split:
             file = data.val_annotations.path
@@ -152,7 +154,7 @@ class DetectionTask(TrainingModule):
         return loss
 
     def _num_train_images(self) -> int:
-        return len(self.trainer.datamodule.train_dataset)  # type: ignore[attr-defined]
+        return len(set(self.trainer.datamodule.train_dataset.indices.tolist()))  # type: ignore[attr-defined]
 
     def on_validation_epoch_start(self) -> None:
         """Forget what an earlier validation found, be it a complete one or not."""
@@ -176,12 +178,27 @@ class DetectionTask(TrainingModule):
         annotations = self.trainer.datamodule.val_annotations  # type: ignore[attr-defined]
         findings, self.findings = self.findings.gathered(), Findings()
         for kind in self._kinds():
-            for name, value in findings.measure(annotations, kind).figures().items():
+            precision = findings.measure(annotations, kind, max_detections=counted_detections(self.network))
+            for name, value in precision.figures().items():
                 metric = f"val/{kind}_{name}"
                 # The monitored one must be there, be it of a set without an object.
                 if value is not None or metric == self.monitor[0]:
                     shown = name in ("ap", "ap50")
                     self.log(metric, math.nan if value is None else value, prog_bar=shown, sync_dist=False)
+            if self.trainer.state.fn == "validate":  # what the user asked for; in training results.json has it
+                for name, (ap, _) in precision.per_class.items():
+                    if ap is not None:
+                        self.log(f"val/{kind}_ap/{printable(name)}", ap, sync_dist=False)
+        if self.trainer.state.fn == "validate":
+            self._log_matches(findings.match(annotations))
+
+    def _log_matches(self, matched: MatchedFigures) -> None:
+        """Log means over the classes that have objects: precision, recall and F1 at the threshold of `predict`."""
+        classes = [found for found in matched.per_class.values() if found.objects]
+        for name in ("precision", "recall", "f1"):
+            if classes:
+                mean = sum(getattr(found, name) or 0.0 for found in classes) / len(classes)
+                self.log(f"val/box_{name}", mean, sync_dist=False)
 
     def _kinds(self) -> list[Literal["box", "mask"]]:
         return ["box", "mask"] if self.has_masks else ["box"]
@@ -192,9 +209,12 @@ class DetectionTask(TrainingModule):
         return save_network(self.network, folder, metadata={**metadata, **own})
 
     def evaluate_weights(self, folder: Path) -> Evaluation:
-        """Average precision of the weights in `folder`; writes `detections.json` (every object, in COCO's format of
-        results) and `predictions.png`."""
+        """Evaluate the weights in `folder` by boxes and masks, class by class.
+
+        Writes `detections.json` (every detection, in COCO's format of results), `pr_curves.png` and `predictions.png`.
+        """
         from scalablevit.detection.draw import draw_sheet
+        from scalablevit.detection.pr_curves import draw_pr_curves
         from scalablevit.detection.predict import Detector
 
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -208,14 +228,18 @@ class DetectionTask(TrainingModule):
             device=device,
             num_workers=data.num_workers,
         )
-        measured = {kind: findings.measure(data.val_annotations, kind) for kind in self._kinds()}
+        limit = counted_detections(detector.network)
+        measured = {kind: findings.measure(data.val_annotations, kind, max_detections=limit) for kind in self._kinds()}
+        matched = findings.match(data.val_annotations)
         results: dict[str, Any] = {
             **{kind: precision.to_dict() for kind, precision in measured.items()},
+            "boxes_at_iou_50": matched.to_dict(),
             "count": len(findings.image_ids),
             "unreadable": findings.unreadable,
         }
 
         def draw() -> None:
+            draw_pr_curves(matched, folder / "pr_curves.png")
             write_json(folder / "detections.json", findings.records, indent=None)
             sheet = folder / "predictions.png"
             draw_sheet(detector, data.val_dataset, data.val_annotations, sheet, count=_SHEET_IMAGES)

@@ -156,7 +156,7 @@ class TrainTransform:
         image: Image.Image,
         boxes_xyxy: np.ndarray,
         labels: np.ndarray,
-        masks: Sequence[Callable[[], np.ndarray]] | None = None,
+        masks: Sequence[Callable[[], np.ndarray] | None] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """A view of the image, and what is seen in it.
 
@@ -212,7 +212,7 @@ def view_objects(
     image_size: tuple[int, int],
     boxes_xyxy: np.ndarray,
     labels: np.ndarray,
-    masks: Sequence[Callable[[], np.ndarray]] | None,
+    masks: Sequence[Callable[[], np.ndarray] | None] | None,
 ) -> dict[str, Tensor]:
     """What a view of an image shows of its objects; see `TrainTransform`.
 
@@ -242,16 +242,21 @@ def view_objects(
     boxes, kept = boxes[valid].as_subclass(Tensor), kept[valid]
     target = {"labels": torch.from_numpy(np.asarray(labels, np.int64))[kept]}
     if masks is not None:
-        seen = [_view_mask(view, masks[i], box) for i, box in zip(kept.tolist(), boxes, strict=True)]
+        decode = [masks[i] for i in kept.tolist()]
+        seen = [_view_mask(view, mask, box) for mask, box in zip(decode, boxes, strict=True)]
         there = torch.tensor([mask is not None for mask in seen], dtype=torch.bool)
         boxes, target["labels"] = boxes[there], target["labels"][there]
         visible = [mask for mask in seen if mask is not None]
         target["masks"] = torch.cat(visible) if visible else torch.zeros((0, *view.size), dtype=torch.uint8)
+        has_mask = torch.tensor([mask is not None for mask in decode], dtype=torch.bool)
+        target["has_mask"] = has_mask[there]
     return {"boxes": boxes, **target}
 
 
-def _view_mask(view: View, decode: Callable[[], np.ndarray], box: Tensor) -> Tensor | None:
-    """(1, h, w) uint8; None where nothing of the object is in the view."""
+def _view_mask(view: View, decode: Callable[[], np.ndarray] | None, box: Tensor) -> Tensor | None:
+    """(1, h, w) uint8, all 0 for an object without a mask; None where nothing of the mask is in the view."""
+    if decode is None:
+        return torch.zeros((1, *view.size), dtype=torch.uint8)
     whole = torch.from_numpy(np.ascontiguousarray(decode(), dtype=np.uint8))
     mask = tv_tensors.Mask(whole[None])
     if view.crop is not None:

@@ -1,4 +1,4 @@
-"""COCO annotation files: found, read, cleaned, and split into training and validation.
+"""COCO annotation files: found, read and kept as arrays.
 
 Imports neither torch nor lightning, so that checking data starts at once.
 """
@@ -8,18 +8,17 @@ from scalablevit.detection.coco.folder import CocoPart, find_parts
 from scalablevit.detection.coco.json_file import CocoError
 from scalablevit.detection.coco.orientation import AnnotationFrame, applied_orientation, orient_boxes, orient_mask
 from scalablevit.detection.coco.read import read_annotations
-from scalablevit.detection.coco.split import CocoSplit, read_split
+from scalablevit.detection.coco.source import AnnotationSource
 
 __all__ = [
     "AnnotationFrame",
+    "AnnotationSource",
     "CocoAnnotations",
     "CocoError",
     "CocoPart",
-    "CocoSplit",
     "applied_orientation",
     "find_parts",
     "orient_boxes",
     "orient_mask",
     "read_annotations",
-    "read_split",
 ]

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from scalablevit.data.check import Problem
+from scalablevit.detection.coco.json_file import CocoError, Id
 from scalablevit.detection.coco.masks import CocoMasks
 from scalablevit.detection.coco.orientation import AnnotationFrame
 from scalablevit.detection.coco.problems import ProblemLog
 
 
 class CocoAnnotations:
-    """The usable annotations of one COCO file; `read_annotations` makes them.
+    """The annotations of one COCO file; `read_annotations` makes them.
 
     Classes are numbered 0..K-1 in the order of their category ids. Everything is kept in arrays: a million
     small objects would be copied into each loading process.
@@ -28,8 +29,8 @@ class CocoAnnotations:
         path: annotation file.
         image_folder: folder that the names of the images start from; None: the images were not looked for.
         class_names: by class.
-        category_ids: COCO's category id of each class.
-        image_ids: (N,) int64, COCO's id of each image, in the order of the file.
+        category_ids: id of the category of each class, as the file has it.
+        image_ids: (N,) int64, or objects where some are texts: id of each image, in the order of the file.
         file_names: (N,) bytes, names of the image files in the image folder.
         sizes: (N, 2) int64, width and height of each image in pixels, as the annotations count them; 0 where
             neither file tells.
@@ -37,11 +38,12 @@ class CocoAnnotations:
             tell what the annotations count in.
         present: (N,) bool, whether the image file is there and its size known.
         image_of: (A,) int64, position of the image of each annotation; sorted.
-        boxes_xywh: (A, 4) float64, in pixels. Those that reach more than a pixel over the edge of the image are
-            clipped, the others are as the file has them.
+        boxes_xywh: (A, 4) float64, in pixels, as the file has them.
+        usable: (A,) bool, whether the box has an area within its image; the others are for evaluation only.
         labels: (A,) int64 in 0..K-1.
         crowd: (A,) bool; a crowd region is for evaluation only.
         areas: (A,) float64, as the file has them; NaN where it has none.
+        incomplete: (N,) bool, images of which annotations were left out.
         masks: of each annotation, where they were read.
         has_masks: whether the masks were read.
         log: what is wrong with the file.
@@ -51,7 +53,7 @@ class CocoAnnotations:
         self.path = path
         self.image_folder: Path | None = None
         self.class_names: list[str] = []
-        self.category_ids: list[int] = []
+        self.category_ids: list[Id] = []
         self.image_ids = np.zeros(0, np.int64)
         self.file_names = np.zeros(0, "S1")
         self.sizes = np.zeros((0, 2), np.int64)
@@ -59,13 +61,19 @@ class CocoAnnotations:
         self.present = np.zeros(0, bool)
         self.image_of = np.zeros(0, np.int64)
         self.boxes_xywh = np.zeros((0, 4))
+        self.usable = np.zeros(0, bool)
         self.labels = np.zeros(0, np.int64)
         self.crowd = np.zeros(0, bool)
         self.areas = np.zeros(0)
+        self.incomplete = np.zeros(0, bool)
         self.masks = CocoMasks()
         self.has_masks = False
         self.log = ProblemLog(path)
         self._first_rows = np.zeros(1, np.int64)
+        self._positions: dict[Id, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_positions": {}}  # processes that load images have no use for it
 
     def __len__(self) -> int:
         """How many images are listed."""
@@ -84,11 +92,28 @@ class CocoAnnotations:
     def keep_rows(self, rows: np.ndarray) -> None:
         """Keep the annotations of these rows, grouped by image."""
         rows = rows[np.argsort(self.image_of[rows], kind="stable")]
-        for name in ("image_of", "labels", "boxes_xywh", "crowd", "areas"):
+        for name in ("image_of", "labels", "boxes_xywh", "usable", "crowd", "areas"):
             setattr(self, name, getattr(self, name)[rows])
         if self.has_masks:
             self.masks.keep(rows)
         self._first_rows = np.searchsorted(self.image_of, np.arange(len(self) + 1))
+
+    def image_id(self, index: int) -> Id:
+        """Id of an image, as the file has it."""
+        value = self.image_ids[index]
+        return value if isinstance(value, str) else int(value)
+
+    def position(self, image_id: Id) -> int:
+        """Position of the image with this id, 0..N-1.
+
+        Raises:
+            ValueError: the file lists no such image.
+        """
+        if not self._positions:
+            self._positions.update((self.image_id(i), i) for i in range(len(self)))
+        if image_id not in self._positions:
+            raise ValueError(f"{self.path}: it lists no image with the id {image_id}; take ids of this file")
+        return self._positions[image_id]
 
     def file(self, index: int) -> Path:
         """The image file; relative if the images were not looked for."""
@@ -100,14 +125,14 @@ class CocoAnnotations:
         return os.fsdecode(self.file_names[index])
 
     def rows(self, index: int, *, crowd: bool = False) -> np.ndarray:
-        """Rows of `labels`, `boxes_xywh`, ... of the annotations of one image, (R,) int64.
+        """Rows of the annotations of one image that can be trained on, (R,) int64.
 
         Args:
             index: position of the image, 0..N-1.
             crowd: take crowd regions in the place of single objects.
         """
         rows = np.arange(self._first_rows[index], self._first_rows[index + 1])
-        return rows[self.crowd[rows] == crowd]
+        return rows[(self.crowd[rows] == crowd) & self.usable[rows]]
 
     def boxes_xyxy(self, rows: np.ndarray) -> np.ndarray:
         """Boxes within their images as left, top, right, bottom in pixels, (R, 4) float64."""
@@ -119,15 +144,39 @@ class CocoAnnotations:
         )
 
     def count_objects(self, indices: np.ndarray) -> np.ndarray:
-        """How many annotations that are no crowd each of the images has, (len(indices),) int64."""
-        counts = np.bincount(self.image_of[~self.crowd], minlength=len(self))
+        """How many objects to train on each of the images has, (len(indices),) int64."""
+        counts = np.bincount(self.image_of[~self.crowd & self.usable], minlength=len(self))
         return counts[indices]
 
+    def unlearnable(self) -> np.ndarray:
+        """Which images have annotations, but none to train on, (N,) bool: they are no images without objects."""
+        annotated = np.bincount(self.image_of, minlength=len(self)) > 0
+        result: np.ndarray = (annotated | self.incomplete) & (self.count_objects(np.arange(len(self))) == 0)
+        return result
+
     def class_counts(self, indices: np.ndarray) -> np.ndarray:
-        """How many annotations that are no crowd each class has in these images, (K,) int64."""
+        """How many objects to train on each class has in these images, (K,) int64."""
         chosen = np.zeros(len(self), bool)
         chosen[indices] = True
-        return np.bincount(self.labels[chosen[self.image_of] & ~self.crowd], minlength=len(self.class_names))
+        counted = chosen[self.image_of] & ~self.crowd & self.usable
+        return np.bincount(self.labels[counted], minlength=len(self.class_names))
+
+    def has_mask(self, rows: np.ndarray) -> np.ndarray:
+        """Which annotations have a mask, (R,) bool; without masks that were read, none."""
+        return self.masks.usable()[rows] if self.has_masks else np.zeros(len(rows), bool)
+
+    def require_masks(self) -> None:
+        """Raise a CocoError where no annotation has a mask that can be used."""
+        if self.has_mask(np.arange(len(self.labels))).any():
+            return
+        reasons = self.log.describe("no-mask", "bad-mask", "mask-size", "bad-polygon")
+        raise CocoError(
+            f"{self.path}: none of its {len(self.labels):,} annotations has a mask that can be used ('segmentation'); "
+            "train boxes only (data.masks=false with a RetinaNet), or take a file with masks:\n"
+            + "\n".join(f"  - {line}" for line in reasons),
+            kind="no-masks",
+            path=self.path,
+        )
 
     def mask(self, row: int) -> np.ndarray:
         """Decode the mask of one annotation: (H, W) uint8 of 0 and 1, in the pixels that the annotations count.
@@ -140,11 +189,11 @@ class CocoAnnotations:
         width, height = (int(side) for side in self.sizes[self.image_of[row]])
         return self.masks.decode(row, width=width, height=height)
 
-    def ground_truth(self, image_ids: Sequence[int] | None = None) -> dict[str, Any]:
-        """What COCO's evaluation compares with: the usable annotations as a COCO file holds them.
+    def ground_truth(self, image_ids: Sequence[Id] | None = None) -> dict[str, Any]:
+        """What COCO's evaluation compares with: all annotations as the file has them, boxes without area included.
 
-        Crowd regions are there; `iscrowd` and `area` are filled where they were missing; annotations are
-        numbered from 1, as the evaluation takes the id 0 for no annotation.
+        `iscrowd` and `area` are filled where they were missing; annotations are numbered from 1, as the evaluation
+        takes the id 0 for no annotation. Those without a mask have no `segmentation`.
 
         Args:
             image_ids: of the images to take; None: all whose files are there.
@@ -152,33 +201,30 @@ class CocoAnnotations:
         Raises:
             ValueError: an image id is not in the file.
         """
-        position = {int(image_id): i for i, image_id in enumerate(self.image_ids)}
         if image_ids is None:
             indices = np.flatnonzero(self.present).tolist()
         else:
-            unknown = [image_id for image_id in image_ids if image_id not in position]
-            if unknown:
-                raise ValueError(f"{self.path}: it lists no image with the id {unknown[0]}; take ids of this file")
-            indices = [position[image_id] for image_id in image_ids]
+            indices = [self.position(image_id) for image_id in image_ids]
+        has_mask = self.has_mask(np.arange(len(self.labels)))
         annotations: list[dict[str, Any]] = []
         for i in indices:
             for row in range(self._first_rows[i], self._first_rows[i + 1]):
                 annotation = {
                     "id": len(annotations) + 1,
-                    "image_id": int(self.image_ids[i]),
+                    "image_id": self.image_id(i),
                     "category_id": self.category_ids[self.labels[row]],
                     "bbox": self.boxes_xywh[row].tolist(),
                     "area": self._area(row),
                     "iscrowd": int(self.crowd[row]),
                 }
-                if self.has_masks:
+                if has_mask[row]:
                     annotation["segmentation"] = self._segmentation(row)
                 annotations.append(annotation)
         return {
             "info": {},
             "images": [
                 {
-                    "id": int(self.image_ids[i]),
+                    "id": self.image_id(i),
                     "file_name": self.file_name(i),
                     "width": int(self.sizes[i, 0]),
                     "height": int(self.sizes[i, 1]),
@@ -212,6 +258,8 @@ class CocoAnnotations:
                 f"{image}, which EXIF orientation {orientation} turns to {upright_size[0]} x {upright_size[1]}; "
                 f"{conflict} with annotation_frame {frame!r}; set annotation_frame to 'auto', which goes by the size"
             )
+        if (height, width) in (stored_size, upright_size):
+            return f"{image}, but {conflict}: width and height seem to be swapped; correct them, or export them again"
         return f"{image}, but {conflict}; put the original image back, or export the annotations again"
 
     def _segmentation(self, row: int) -> Any:
@@ -222,7 +270,7 @@ class CocoAnnotations:
         """In pixels: from the file, otherwise that of the mask, otherwise of the box."""
         if not math.isnan(self.areas[row]):
             return float(self.areas[row])
-        if self.has_masks:
+        if self.has_masks and self.masks.usable()[row]:
             width, height = (int(side) for side in self.sizes[self.image_of[row]])
             return self.masks.area(row, width=width, height=height)
         return float(self.boxes_xywh[row, 2] * self.boxes_xywh[row, 3])

@@ -3,34 +3,41 @@
 Imports neither torch nor lightning, so that checking data starts at once.
 """
 
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from scalablevit.data.layout import explain_layout
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, why_no_folder
-from scalablevit.detection.coco.json_file import CocoError
+from scalablevit.detection.coco.join import read_joined
+from scalablevit.detection.coco.json_file import CocoError, Lists
 
 
 @dataclass(frozen=True)
 class CocoPart:
-    """Annotation file of a part of the data, and the folders that may hold its images, likeliest first."""
+    """Annotations of a part of the data.
+
+    Args:
+        annotations: the file, or what stands for it in messages.
+        image_folders: that may hold the images, likeliest first.
+        lists: reads the annotations where they are not one COCO file.
+    """
 
     annotations: Path
     image_folders: list[Path]
+    lists: Callable[[], Lists] | None = None
 
 
 def find_parts(
     root: str | Path,
     *,
-    train_annotations: str | Path | None = None,
-    val_annotations: str | Path | None = None,
+    train_annotations: str | Path | Sequence[str | Path] | None = None,
+    val_annotations: str | Path | Sequence[str | Path] | None = None,
     train_images: str | Path | None = None,
     val_images: str | Path | None = None,
+    only_evaluates: bool = False,
 ) -> tuple[CocoPart, CocoPart | None]:
     """Find the annotation files of a data folder; the second is None where there is only one.
 
@@ -39,10 +46,11 @@ def find_parts(
 
     Args:
         root: the data folder, or one annotation file.
-        train_annotations: file; relative to `root`, or else as it stands.
+        train_annotations: file, or several to put together; relative to `root`, or else as it stands.
         val_annotations: likewise.
         train_images: folder, likewise; None: look for it.
         val_images: likewise.
+        only_evaluates: the first part may be the validation part, where there is no other.
 
     Raises:
         CocoError: `root` or a named file or folder is missing, or the files cannot be told apart.
@@ -51,15 +59,22 @@ def find_parts(
     is_one_file = root.is_file() and train_annotations is None
     if is_one_file:
         root, train_annotations = root.parent, root.absolute()
+    if only_evaluates and val_annotations is not None:  # the training data may be elsewhere
+        train_annotations, root = None, root if root.is_dir() else Path()
     if (missing := why_no_folder(root)) is not None:
         raise CocoError(missing, kind="missing-root", path=root)
-    train_file = _named(root, train_annotations, "train_annotations", folder=False)
-    val_file = _named(root, val_annotations, "val_annotations", folder=False)
-    roles = _annotation_files(root, leave_out=(train_file, val_file))
+    train_files = _named_files(root, train_annotations, "train_annotations")
+    val_files = _named_files(root, val_annotations, "val_annotations")
+    roles = _annotation_files(root, leave_out=(*train_files, *val_files))
+    train_file, val_file = next(iter(train_files), None), next(iter(val_files), None)
+    if only_evaluates and val_file is not None:
+        train_file = val_file
     if val_file is None and not is_one_file:
         val_file = _choose(root, roles["val"] or roles["test"], "val_annotations")
     if train_file is None:
         train_file = _choose(root, roles["train"] or roles[""], "train_annotations")
+        if train_file is None and only_evaluates:
+            train_file = val_file
         if train_file is None:
             found = f", only {val_file}, which seems to be for validation" if val_file is not None else ""
             explained = explain_layout(root, expected="coco")
@@ -70,38 +85,25 @@ def find_parts(
                 kind="no-annotation-file",
                 path=root,
             )
-    train = CocoPart(train_file, _image_folders(root, train_file, train_images, "train_images", TRAIN_NAMES))
+    if only_evaluates and val_file is not None:
+        train_images = None  # of the training part, which is not read
+    train_folders = image_folders(root, train_file, train_images, "train_images", TRAIN_NAMES)
+    train = CocoPart(train_file, train_folders, _joined(train_files))
     if val_file is None:
         return train, None
-    return train, CocoPart(val_file, _image_folders(root, val_file, val_images, "val_images", VAL_NAMES))
+    val_folders = image_folders(root, val_file, val_images, "val_images", VAL_NAMES)
+    return train, CocoPart(val_file, val_folders, _joined(val_files))
 
 
-def locate_images(names: list[str], folders: Sequence[Path]) -> tuple[Path, list[str], np.ndarray]:
-    """Find the image files of an annotation file.
+def _named_files(root: Path, given: str | Path | Sequence[str | Path] | None, argument: str) -> list[Path]:
+    """Files that the user named; one by a path, several by a list."""
+    names = [given] if given is None or isinstance(given, str | Path) else list(given)
+    files = (_named(root, name, argument, folder=False) for name in names)
+    return [file for file in files if file is not None]
 
-    Args:
-        names: as the annotations have them; those of another system or machine are understood.
-        folders: that may hold them, likeliest first; the one with most of them is taken.
 
-    Returns:
-        folder: that was taken.
-        names: in that folder.
-        present: (N,) bool, which of them are there.
-    """
-    sample = names[:: max(1, len(names) // 50)]
-    # Paths of another system or machine: Windows' separators, then folders that are not here.
-    forms = (str, _with_slashes, _base_name)
-    scores = {
-        (form, folder): sum(os.path.isfile(folder / form(name)) for name in sample)
-        for form in forms
-        for folder in folders
-    }
-    form, folder = max(scores, key=scores.__getitem__)  # the first of the best
-    if scores[form, folder] == 0:
-        # The few that are there may lie between the sampled ones.
-        form, folder = forms[0], folders[0]
-    names = [form(name) for name in names]
-    return folder, names, _are_files(folder, names)
+def _joined(files: list[Path]) -> Callable[[], Lists] | None:
+    return partial(read_joined, files) if len(files) > 1 else None
 
 
 def _named(root: Path, given: str | Path | None, argument: str, *, folder: bool) -> Path | None:
@@ -119,6 +121,11 @@ def _named(root: Path, given: str | Path | None, argument: str, *, folder: bool)
     )
 
 
+def has_annotation_file(root: Path) -> bool:
+    """Whether a data folder holds JSON files that may be annotations."""
+    return any(files for files in _annotation_files(root, leave_out=()).values())
+
+
 def _annotation_files(root: Path, *, leave_out: Sequence[Path | None]) -> dict[str, list[Path]]:
     """JSON files by role: "train", "val", "test" or ""."""
     known_files = [file.resolve() for file in leave_out if file is not None]
@@ -133,11 +140,12 @@ def _annotation_files(root: Path, *, leave_out: Sequence[Path | None]) -> dict[s
             )
             if is_other or file.resolve() in known_files:
                 continue
-            roles[_role(file.stem) or (_role(folder.name) if folder != root else "")].append(file)
+            roles[role_of(file.stem) or (role_of(folder.name) if folder != root else "")].append(file)
     return roles
 
 
-def _role(name: str) -> str:
+def role_of(name: str) -> str:
+    """Part that a name stands for: "train", "val", "test" or ""."""
     words = re.findall(r"[a-z]+", name.lower())
     if any(word in TRAIN_NAMES for word in words):
         return "train"
@@ -160,7 +168,7 @@ def _choose(root: Path, files: list[Path], argument: str) -> Path | None:
     return files[0] if files else None
 
 
-def _image_folders(
+def image_folders(
     root: Path, annotations: Path, given: str | Path | None, argument: str, part_names: Sequence[str]
 ) -> list[Path]:
     """Folders that may hold the images of an annotation file, likeliest first."""
@@ -173,27 +181,3 @@ def _image_folders(
     folders = [place / word for place in places for word in words if word]
     folders += [annotations.parent, annotations.parent / "images", root / "images", root, root / "data"]
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
-
-
-def _with_slashes(name: str) -> str:
-    return name.replace("\\", "/")
-
-
-def _base_name(name: str) -> str:
-    return _with_slashes(name).rpartition("/")[2]
-
-
-def _are_files(folder: Path, names: list[str]) -> np.ndarray:
-    """Which files are there, (N,) bool; by listing folders, as asking for each file takes minutes on a network."""
-    listings: dict[str, set[str]] = {}
-    there = np.zeros(len(names), bool)
-    for i, name in enumerate(names):
-        place, base = os.path.split(os.path.join(folder, name))
-        if place not in listings:
-            try:
-                with os.scandir(place) as entries:
-                    listings[place] = {entry.name for entry in entries}
-            except OSError:
-                listings[place] = set()
-        there[i] = base in listings[place]
-    return there

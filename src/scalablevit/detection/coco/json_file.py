@@ -3,13 +3,23 @@
 Imports neither torch nor lightning, so that checking data starts at once.
 """
 
+import codecs
 import gc
 import json
 import math
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+Id = int | str
+"""Id of an image, category or annotation: COCO's are numbers; other tools write texts."""
+Lists = tuple[list[Any], list[Any], list[Any]]
+"""Images, annotations and categories, as COCO has them."""
+_BYTES_OF_OBJECTS = 8  # memory that parsed JSON takes, for each byte of the file; about
+# Keys whose second occurrence in one object would silently replace the first.
+_KEYS = ("images", "annotations", "categories", "image_id", "category_id", "bbox", "segmentation", "file_name")
 
 
 class CocoError(ValueError):
@@ -26,7 +36,7 @@ class CocoError(ValueError):
         self.path = str(path)
 
 
-def read_lists(path: Path) -> tuple[list[Any], list[Any], list[Any]]:
+def read_lists(path: Path) -> Lists:
     """Images, annotations and categories of a COCO file, as they stand.
 
     Raises:
@@ -39,14 +49,34 @@ def integer(value: Any) -> int | None:
     """A whole number that fits 64 bits, also from 3.0; None from anything else."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 62:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63:
         return value
     return None
 
 
+def identifier(value: Any) -> Id | None:
+    """An id: a whole number that fits 64 bits, or a text; None from anything else."""
+    if isinstance(value, str):
+        return value if value.strip() and value.isprintable() else None
+    return integer(value)
+
+
+def id_order(value: Id) -> tuple[bool, Id]:
+    """Sorting key of ids: numbers by size, then texts."""
+    return isinstance(value, str), value
+
+
 def lookup(index: Mapping[Any, int], key: Any) -> int | None:
-    """What a number stands for in `index`, also for 3.0 in the place of 3; None for anything else."""
-    return index.get(key) if isinstance(key, int | float) and not isinstance(key, bool) else None
+    """Find the position of an id, also for 3.0 in the place of 3, or "3" in the place of 3; None for anything else."""
+    if isinstance(key, bool) or not isinstance(key, int | float | str):
+        return None
+    found = index.get(key)
+    if found is None:  # tools that write one id as text and the other as a number
+        number = identifier(key)
+        if isinstance(number, str):
+            return index.get(int(number)) if number.isascii() and number.isdigit() and len(number) < 20 else None
+        return None if number is None else index.get(str(number))
+    return found
 
 
 def append_numbers(numbers: Any, values: Any, count: int | None = None) -> bool:
@@ -77,35 +107,73 @@ def file_name(name: Any) -> str | None:
 
 
 def called(entry: Mapping[str, Any], number: int) -> str:
-    """What to call an annotation in messages: by its id, or else by its place in the file."""
-    entry_id = integer(entry.get("id"))
+    """Name an annotation for messages: by its id, otherwise by its place in the file."""
+    entry_id = identifier(entry.get("id"))
     return f"annotation number {number} (without an id)" if entry_id is None else f"annotation {entry_id}"
 
 
 def shown(value: Any) -> str:
     """A value for messages, in 80 characters at most."""
-    text = repr(value)
+    if isinstance(value, list | str) and len(value) > 100:  # the rest would be cut off
+        value = value[:100]
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a deeply nested {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _load(path: Path) -> Any:
-    """The JSON of a file; a CocoError says where it breaks off."""
+    """Parse the JSON of a file.
 
-    def fault(what: str, remedy: str) -> CocoError:
-        return CocoError(f"{path}: {what}; {remedy}", kind="bad-json", path=path)
-
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise fault("there is no such annotation file", "check the path") from None
-    except UnicodeDecodeError as error:
-        raise fault(
-            f"the annotation file is not UTF-8 text (byte {error.start:,})", "unpack it, or save it as UTF-8"
-        ) from None
-    except OSError as error:
-        raise fault(f"the annotation file cannot be read ({error.strerror})", "check the path and its rights") from None
+    Raises:
+        CocoError: says where the file breaks off, or why it cannot be read.
+    """
+    text = _text(path)
     if not text.strip():
-        raise fault("the annotation file is empty", "copy it again")
+        raise _fault(path, "the annotation file is empty", "copy it again")
+    content = _parse(path, text)
+    _refuse_repeated_keys(path, text, content)
+    return content
+
+
+def _fault(path: Path, what: str, remedy: str) -> CocoError:
+    return CocoError(f"{path}: {what}; {remedy}", kind="bad-json", path=path)
+
+
+def _text(path: Path) -> str:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            what = "the annotation file is no regular file, but a pipe, socket or device"
+            raise _fault(path, what, "name a JSON file")
+        memory = _memory()
+        if memory is not None and status.st_size * _BYTES_OF_OBJECTS > memory:
+            what = f"the annotation file has {status.st_size / 2**30:.1f} GiB, too much for this machine's memory"
+            raise _fault(path, what, "split it into several files, or remove masks and keys that are not needed")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise _fault(path, "there is no such annotation file", "check the path") from None
+    except OSError as error:
+        what = f"the annotation file cannot be read ({error.strerror})"
+        raise _fault(path, what, "check the path and its rights") from None
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        what = f"the annotation file is not UTF-8 text (byte {error.start:,})"
+        raise _fault(path, what, "unpack it, or save it as UTF-8") from None
+
+
+def _memory() -> int | None:
+    """Memory of the machine in bytes; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _parse(path: Path, text: str) -> Any:
     collects = gc.isenabled()
     # Without the collector, which goes through all objects again and again, a large file takes half the time.
     gc.disable()
@@ -117,16 +185,50 @@ def _load(path: Path) -> Any:
         where = f"line {error.lineno:,}, column {error.colno:,} (character {error.pos:,} of {length:,})"
         if cut:
             what = f"the annotation file is cut off: its JSON breaks off at {where}: {error.msg}"
-            raise fault(what, "copy, download or export it again") from None
-        raise fault(f"the annotation file is not valid JSON at {where}: {error.msg}", "export it again") from None
+            raise _fault(path, what, "copy, download or export it again") from None
+        raise _fault(
+            path, f"the annotation file is not valid JSON at {where}: {error.msg}", "export it again"
+        ) from None
+    except ValueError:  # Python's limit on the digits of a number
+        what = "the annotation file has a number of thousands of digits"
+        raise _fault(path, what, "export it again") from None
     except RecursionError:
-        raise fault("the annotation file is nested too deeply for COCO annotations", "export it again") from None
+        what = "the annotation file is nested too deeply for COCO annotations"
+        raise _fault(path, what, "export it again") from None
+    except MemoryError:
+        raise _fault(path, "the annotation file does not fit into memory", "split it into several files") from None
     finally:
         if collects:
             gc.enable()
 
 
-def _parts(path: Path, content: Any) -> tuple[list[Any], list[Any], list[Any]]:
+def _refuse_repeated_keys(path: Path, text: str, content: Any) -> None:
+    """Raise where an object has a key of COCO's twice: the parser keeps the last one and drops the first silently."""
+    if not isinstance(content, dict):
+        return
+    lists = [content.get(name) for name in ("images", "annotations", "categories")]
+    objects = [entry for entries in lists if isinstance(entries, list) for entry in entries if isinstance(entry, dict)]
+    # A count is fast; only what is suspicious is parsed again, pair by pair.
+    if all(
+        text.count(f'"{key}"') <= (key in content) + sum(key in entry for entry in objects) for key in _KEYS if lists
+    ):
+        return
+    repeated: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entry = dict(pairs)
+        if len(entry) != len(pairs) and not repeated:
+            names = [name for name, _ in pairs]
+            repeated.extend(name for name in entry if name in _KEYS and names.count(name) > 1)
+        return entry
+
+    json.loads(text, object_pairs_hook=note)
+    if repeated:
+        what = f"the annotation file has the key {repeated[0]!r} twice in one object, so that one of them would be lost"
+        raise _fault(path, what, "export it again, or join the two")
+
+
+def _parts(path: Path, content: Any) -> Lists:
     """Images, annotations and categories of a COCO file."""
     expected = "COCO annotations are an object with the lists 'images', 'annotations' and 'categories'"
     if not isinstance(content, dict):

@@ -41,35 +41,44 @@ class CocoMasks:
         Returns:
             For each thing that is wrong: its kind, and words that go on after the image's path.
         """
-        segmentation, problems = entry.get("segmentation"), []
-        kind, first = _NO_MASK, len(self._polygon_ends) - 1
-        last = first
+        segmentation = entry.get("segmentation")
         if isinstance(segmentation, dict):
-            try:
-                runs = run_lengths(segmentation, width=width, height=height)
-            except MaskSizeError as error:
-                problems.append(("mask-size", f"the mask of {called(entry, number)} {error}"))
-            except ValueError as error:
-                problems.append(("bad-mask", f"the mask of {called(entry, number)} {error}"))
+            return self._append_runs(segmentation, called(entry, number), width=width, height=height)
+        polygons = segmentation if isinstance(segmentation, list) else []
+        if polygons and isinstance(polygons[0], int | float):
+            polygons = [polygons]  # one polygon without the list around it
+        first = last = len(self._polygon_ends) - 1
+        problems = []
+        for polygon in polygons:
+            if append_numbers(self._points, polygon):
+                self._polygon_ends.append(len(self._points))
+                last += 1
             else:
-                kind, first = _RUNS, len(self._runs)
-                self._runs.frombytes(runs.astype(np.uint32).tobytes())
-                last = len(self._runs)
-        else:
-            polygons = segmentation if isinstance(segmentation, list) else []
-            if polygons and isinstance(polygons[0], int | float):
-                polygons = [polygons]  # one polygon without the list around it
-            for polygon in polygons:
-                if append_numbers(self._points, polygon):
-                    self._polygon_ends.append(len(self._points))
-                    kind, last = _POLYGONS, last + 1
-                else:
-                    whose = f"a polygon of {called(entry, number)} is {shown(polygon)}"
-                    problems.append(("bad-polygon", f"{whose}; it needs x and y of at least three points"))
-            if kind == _NO_MASK:
-                problems.append(("no-mask", f"{called(entry, number)} has no mask"))
-        self._kinds.append(kind)
+                whose = f"a polygon of {called(entry, number)} is {shown(polygon)}"
+                problems.append(("bad-polygon", f"{whose}; {_polygon_remedy(polygon)}"))
+        self._kinds.append(_POLYGONS if last > first else _NO_MASK)
         self._spans.extend((first, last))
+        if last == first:
+            if not problems:
+                return [("no-mask", f"{called(entry, number)} has no mask")]
+            return [("bad-mask", f"the mask of {called(entry, number)} cannot be used: {problems[0][1]}")]
+        return problems
+
+    def _append_runs(
+        self, segmentation: Mapping[str, Any], whose: str, *, width: int, height: int
+    ) -> list[tuple[str, str]]:
+        kind, first, problems = _NO_MASK, len(self._runs), []
+        try:
+            runs = run_lengths(segmentation, width=width, height=height)
+        except MaskSizeError as error:
+            problems.append(("mask-size", f"the mask of {whose} {error}"))
+        except ValueError as error:
+            problems.append(("bad-mask", f"the mask of {whose} {error}"))
+        else:
+            kind = _RUNS
+            self._runs.frombytes(runs.astype(np.uint32).tobytes())
+        self._kinds.append(kind)
+        self._spans.extend((first, len(self._runs)))
         return problems
 
     def pack(self) -> None:
@@ -81,7 +90,7 @@ class CocoMasks:
 
     def usable(self) -> np.ndarray:
         """Which annotations have a mask, (A,) bool."""
-        there: np.ndarray = self._kinds != _NO_MASK
+        there: np.ndarray = np.asarray(self._kinds) != _NO_MASK
         return there
 
     def keep(self, rows: np.ndarray) -> None:
@@ -89,7 +98,7 @@ class CocoMasks:
         self._kinds, self._spans = self._kinds[rows], self._spans[rows]
 
     def decode(self, row: int, *, width: int, height: int) -> np.ndarray:
-        """A mask, (H, W) uint8 of 0 and 1.
+        """Decode a mask: (H, W) uint8 of 0 and 1; all 0 where the annotation has none.
 
         Args:
             row: of the annotation.
@@ -97,6 +106,8 @@ class CocoMasks:
             height: likewise.
         """
         first, last = self._spans[row]
+        if self._kinds[row] == _NO_MASK:
+            return np.zeros((height, width), np.uint8)
         if self._kinds[row] == _RUNS:
             return decode_runs(self._runs[first:last], height, width)
         polygons = [self._polygon(polygon, width, height).tolist() for polygon in range(first, last)]
@@ -143,3 +154,13 @@ class CocoMasks:
 def _polygon_area(points: np.ndarray) -> float:
     x, y = points[::2], points[1::2]
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+
+
+def _polygon_remedy(polygon: Any) -> str:
+    """What is wrong with a polygon, and what to do."""
+    needed = "it needs x and y of at least three points, as one list of numbers"
+    if isinstance(polygon, dict):
+        return f"{needed}; this is a run-length code in a list: take it out of the list"
+    if isinstance(polygon, list) and polygon and isinstance(polygon[0], list):
+        return f"{needed}; these are points in lists of their own: write [x1, y1, x2, y2, ...]"
+    return needed

@@ -8,6 +8,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,16 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from scalablevit.abridged import abridged
 from scalablevit.detection.coco.annotations import CocoAnnotations
-from scalablevit.detection.coco.folder import locate_images
+from scalablevit.detection.coco.image_files import FoundFiles, example_file, locate_images
 from scalablevit.detection.coco.json_file import (
     CocoError,
+    Id,
+    Lists,
     append_numbers,
     called,
     file_name,
+    id_order,
+    identifier,
     integer,
     lookup,
     read_lists,
@@ -30,55 +35,70 @@ from scalablevit.detection.coco.json_file import (
 )
 from scalablevit.detection.coco.masks import CocoMasks
 from scalablevit.detection.coco.orientation import AnnotationFrame
-from scalablevit.detection.coco.problems import MOST_LISTED, ProblemLog
+from scalablevit.detection.coco.plausibility import shifted_ids, strange_boxes
+from scalablevit.detection.coco.problems import MOST_LISTED
 
 _SMALLEST_BOX = 0.01  # pixels; float32 still tells the sides of such a box apart in an image of 10,000 pixels
 _ROUNDING = 1.0  # pixels by which annotation tools let boxes hang over the edge of the image
 _LONGEST_SIDE = 1_000_000
-_NO_ID = -(1 << 63)
 
 
 def read_annotations(
     path: str | Path,
     image_folder: str | Path | Sequence[Path] | None,
     *,
+    lists: Lists | None = None,
     masks: bool = False,
     annotation_frame: AnnotationFrame = "auto",
-    like: CocoAnnotations | None = None,
+    like: CocoAnnotations | Sequence[str] | None = None,
 ) -> CocoAnnotations:
-    """Read an annotation file; what is wrong with single entries is counted and left out.
+    """Read an annotation file; what is wrong with single entries is counted, and they are left out.
 
     Args:
         path: the JSON file.
         image_folder: where the images are; of several folders, the one with most of them is taken. None:
             do not look for the images.
-        masks: read the masks too, and leave out annotations without one.
+        lists: images, annotations and categories in the place of those in the file, as COCO has them.
+        masks: read the masks too.
         annotation_frame: see `applied_orientation`. Where the annotations tell no size, it is that of the upright
             image for "upright", otherwise that of the stored one.
-        like: annotations of the training images, whose classes to use; categories are matched by name.
+        like: class names to use, or annotations of the training images with them; categories are matched by name.
 
     Raises:
         CocoError: (a ValueError) the file is missing, cut off, no JSON or no COCO annotations; it lists no
             images or no categories; an id stands for two things; none of its images is there; no annotation
-            can be used; with `masks`, none has a mask; it has classes that `like` lacks.
+            can be used; all boxes are fractions; it has classes that `like` lacks.
     """
     path = Path(path).expanduser()
-    images, annotations, categories = read_lists(path)
+    images, annotations, categories = read_lists(path) if lists is None else lists
     reader = _Reader(path)
-    into, log = reader.into, reader.log
+    into = reader.into
     class_of = reader.read_categories(categories)
-    index, names, sizes = reader.read_images(images)
-    reader.find_files(names, image_folder)
-    reader.fill_sizes(sizes, annotation_frame)
+    entries = reader.read_images(images)
+    reader.find_files(entries, image_folder)
+    index = reader.join_repeated(entries)
+    reader.fill_sizes(annotation_frame)
     reader.read_annotations(annotations, index, class_of, masks=masks)
+    reader.note_unlearnable()
+    if lists is not None:  # other formats have no sizes
+        into.log.drop("missing-size")
     if like is not None:
         _take_classes(into, like)
         return into
     used = np.bincount(into.labels, minlength=len(into.class_names))
     for k in np.flatnonzero(used == 0):
         message = f"{path}: no box is of the category {into.class_names[k]!r} (id {into.category_ids[k]})"
-        log.note("unused-category", path, message)
+        into.log.note("unused-category", path, message)
     return into
+
+
+@dataclass
+class _Images:
+    """Entries of 'images' that can be used, in the order of the file."""
+
+    ids: list[Id] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # (0, 0) where the file does not tell
 
 
 class _Reader:
@@ -87,20 +107,21 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.into = CocoAnnotations(path)
-        self.log: ProblemLog = self.into.log
+        self.log = self.into.log
+        self.joined: set[int] = set()  # positions of images that several entries stand for
 
-    def read_categories(self, categories: list[Any]) -> dict[int, int]:
+    def read_categories(self, categories: list[Any]) -> dict[Id, int]:
         """Set the classes; category id -> class."""
-        names: dict[int, str] = {}
+        names: dict[Id, str] = {}
         for entry in categories:
-            category_id = integer(entry.get("id")) if isinstance(entry, dict) else None
+            category_id = identifier(entry.get("id")) if isinstance(entry, dict) else None
             if category_id is None:
                 raise CocoError(
-                    f"{self.path}: the category {shown(entry)} has no whole number for an id; give it one",
+                    f"{self.path}: the category {shown(entry)} has no whole number or text for an id; give it one",
                     kind="bad-category",
                     path=self.path,
                 )
-            name = str(entry.get("name") or category_id)
+            name = _class_name(entry.get("name"), category_id)
             if names.setdefault(category_id, name) != name:
                 raise CocoError(
                     f"{self.path}: the category id {category_id} stands for {names[category_id]!r} and for {name!r}; "
@@ -108,30 +129,26 @@ class _Reader:
                     kind="duplicate-category",
                     path=self.path,
                 )
+        ids = self.into.category_ids = sorted(names, key=id_order)
         shared = {name for name, count in Counter(names.values()).items() if count > 1}
         for name in sorted(shared):
-            alike = ", ".join(str(category_id) for category_id in sorted(names) if names[category_id] == name)
+            alike = ", ".join(str(category_id) for category_id in ids if names[category_id] == name)
             self.log.note("shared-name", self.path, f"{self.path}: the categories {alike} are all named {name!r}")
-        self.into.category_ids = sorted(names)
-        self.into.class_names = [
-            f"{names[i]} ({i})" if names[i] in shared else names[i] for i in self.into.category_ids
-        ]
-        return {category_id: k for k, category_id in enumerate(self.into.category_ids)}
+        self.into.class_names = [f"{names[i]} ({i})" if names[i] in shared else names[i] for i in ids]
+        return {category_id: k for k, category_id in enumerate(ids)}
 
-    def read_images(self, images: list[Any]) -> tuple[dict[int, int], list[str], list[tuple[int, int]]]:
-        """Set the ids; image id -> position, file names, and (width, height) or (0, 0)."""
-        index: dict[int, int] = {}
-        names: list[str] = []
-        sizes: list[tuple[int, int]] = []
+    def read_images(self, images: list[Any]) -> _Images:
+        """Read the entries of 'images'."""
+        found, index = _Images(), dict[Id, int]()
         for entry in images:
-            image_id = integer(entry.get("id")) if isinstance(entry, dict) else None
+            image_id = identifier(entry.get("id")) if isinstance(entry, dict) else None
             name = file_name(entry.get("file_name")) if isinstance(entry, dict) else None
             if image_id is None or name is None:
-                lacks = "whole number for an id" if image_id is None else "usable file_name"
+                lacks = "whole number or text for an id" if image_id is None else "usable file_name"
                 self.log.note("bad-image", self.path, f"{self.path}: the image {shown(entry)} has no {lacks}")
                 continue
             if image_id in index:
-                other = names[index[image_id]]
+                other = found.names[index[image_id]]
                 if other != name:
                     raise CocoError(
                         f"{self.path}: the image id {image_id} stands for {other} and for {name}, so that nobody can "
@@ -142,73 +159,115 @@ class _Reader:
                     )
                 self.log.note("duplicate-image", name, f"{name}: the image id {image_id} is listed twice")
                 continue
-            index[image_id] = len(names)
-            names.append(name)
+            index[image_id] = len(found.ids)
+            found.ids.append(image_id)
+            found.names.append(name)
             width, height = (integer(entry.get(side)) or 0 for side in ("width", "height"))
             known = 0 < width <= _LONGEST_SIDE and 0 < height <= _LONGEST_SIDE
-            sizes.append((width, height) if known else (0, 0))
-        if not names:
+            found.sizes.append((width, height) if known else (0, 0))
+        if not found.ids:
             raise CocoError(
-                f"{self.path}: none of its {len(images)} images can be used; each needs an 'id' (a whole number) and "
-                "a 'file_name'",
+                f"{self.path}: none of its {len(images)} images can be used; each needs an 'id' (a whole number or a "
+                "text) and a 'file_name'",
                 kind="no-images",
                 path=self.path,
             )
-        self.into.image_ids = np.fromiter(index, np.int64, len(index))
-        for name, count in Counter(names).items():
-            if count > 1:
-                self.log.note("repeated-file", name, f"{name}: it stands under {count} image ids")
-        return index, names, sizes
+        return found
 
-    def find_files(self, names: list[str], image_folder: str | Path | Sequence[Path] | None) -> None:
+    def find_files(self, images: _Images, image_folder: str | Path | Sequence[Path] | None) -> None:
         """Set folder, file names and `present`."""
+        into = self.into
         if image_folder is None:
-            self.into.file_names = np.array([os.fsencode(name) for name in names])
-            self.into.present = np.ones(len(names), bool)
+            into.present = np.ones(len(images.ids), bool)
             return
         given = [image_folder] if isinstance(image_folder, str | Path) else image_folder
         folders = list(dict.fromkeys(Path(folder).expanduser() for folder in given))
-        folder, names, self.into.present = locate_images(names, folders)
-        self.into.image_folder = folder
-        self.into.file_names = np.array([os.fsencode(name) for name in names])
-        if not self.into.present.any():
-            looked = ", ".join(str(folder) for folder in folders)
-            raise CocoError(
-                f"{self.path}: none of its {len(names):,} image files is there, such as {names[0]}; looked in "
-                f"{looked}; name the folder that holds them (train_images, val_images)",
-                kind="missing-images",
-                path=folder,
-            )
-        for i in np.flatnonzero(~self.into.present):
-            path = folder / names[i]
+        found = locate_images(images.names, folders)
+        into.image_folder, into.present = found.folder, found.present
+        for i in np.flatnonzero(found.ambiguous):
+            path = found.folder / found.names[i]
+            message = f"{path}: {self.path} has {images.names[i]} and another image that lead to this one file"
+            self.log.note("ambiguous-file", path, f"{message}; restore the folders that their names start with")
+        if not into.present.any():
+            raise self._no_files(images.names, found, folders)
+        for i in np.flatnonzero(~into.present & ~found.ambiguous):
+            path = found.folder / images.names[i]
             self.log.note("missing-file", path, f"{path}: there is no such file; {self.path} lists it")
+        images.names = found.names
 
-    def fill_sizes(self, sizes: list[tuple[int, int]], frame: AnnotationFrame) -> None:
-        """Set `sizes`, from the image files where the annotations do not tell them."""
-        self.into.sizes = np.array(sizes, np.int64).reshape(-1, 2)
-        self.into.size_from_file = np.zeros(len(sizes), bool)
-        for i in np.flatnonzero(self.into.sizes[:, 0] == 0).tolist():
-            path = self.into.file(i)
-            there = self.into.present[i] and self.into.image_folder is not None
-            size = _size_in_header(path, upright=frame == "upright") if there else None
+    def _no_files(self, names: list[str], found: FoundFiles, folders: list[Path]) -> CocoError:
+        if found.ambiguous.any():
+            (line,) = self.log.describe("ambiguous-file")
+            return CocoError(f"{line}; no image is left", kind="ambiguous-file", path=found.folder)
+        looked = ", ".join(str(folder) for folder in folders)
+        there = example_file(folders)
+        example = f" (there is {there}, for instance)" if there is not None else ""
+        return CocoError(
+            f"{self.path}: none of its {len(names):,} image files is there, such as {names[0]}; looked in "
+            f"{looked}{example}; name the folder that holds them (train_images, val_images), or correct file_name",
+            kind="missing-images",
+            path=found.folder,
+        )
+
+    def join_repeated(self, images: _Images) -> dict[Id, int]:
+        """Set ids, file names and sizes with each file once; id of an entry -> position."""
+        into = self.into
+        first: dict[str, int] = {}
+        index: dict[Id, int] = {}
+        kept: list[int] = []
+        entries_of: Counter[str] = Counter(images.names)
+        for i, (image_id, name) in enumerate(zip(images.ids, images.names, strict=True)):
+            if name in first and into.present[i]:
+                position = first[name]
+                index[image_id] = position
+                if images.sizes[kept[position]] == (0, 0):
+                    images.sizes[kept[position]] = images.sizes[i]
+                continue
+            first.setdefault(name, len(kept))
+            index[image_id] = len(kept)
+            kept.append(i)
+        for name, position in first.items():
+            if entries_of[name] > 1 and into.present[kept[position]]:
+                self.joined.add(position)
+                self.log.note("repeated-file", name, f"{name}: it stands under {entries_of[name]} image ids")
+        ids = [images.ids[i] for i in kept]
+        are_numbers = all(isinstance(image_id, int) for image_id in ids)
+        into.image_ids = np.array(ids, np.int64 if are_numbers else object)
+        into.file_names = np.array([os.fsencode(images.names[i]) for i in kept])
+        into.sizes = np.array([images.sizes[i] for i in kept], np.int64).reshape(-1, 2)
+        into.present = into.present[kept]
+        into.incomplete = np.zeros(len(kept), bool)
+        return index
+
+    def fill_sizes(self, frame: AnnotationFrame) -> None:
+        """Take sizes from the image files where the annotations do not tell them."""
+        into = self.into
+        into.size_from_file = np.zeros(len(into), bool)
+        for i in np.flatnonzero(into.sizes[:, 0] == 0).tolist():
+            path = into.file(i)
+            there = into.present[i] and into.image_folder is not None
+            size = size_in_header(path, upright=frame == "upright") if there else None
             if size is None:
-                if self.into.present[i]:
+                if into.present[i]:
                     message = (
                         f"{path}: {self.path} has no width and height for it, and neither tells the file; left out"
                     )
                     self.log.note("bad-image", path, message)
-                self.into.present[i] = False
+                into.present[i] = False
                 continue
-            self.into.sizes[i], self.into.size_from_file[i] = size, True
+            into.sizes[i], into.size_from_file[i] = size, True
             self.log.note("missing-size", path, f"{path}: {self.path} has no width and height for it")
 
     def read_annotations(
-        self, annotations: list[Any], index: Mapping[int, int], class_of: Mapping[int, int], *, masks: bool
+        self, annotations: list[Any], index: Mapping[Id, int], class_of: Mapping[Id, int], *, masks: bool
     ) -> None:
         """Set everything that has a row for each annotation."""
-        image_of, labels, ids, crowd = array("q"), array("q"), array("q"), array("b")
-        areas, boxes, store = array("d"), array("d"), CocoMasks()
-        sizes = [(width, height) for width, height in self.into.sizes.tolist()]
+        into, store = self.into, CocoMasks()
+        image_of, labels, crowd, areas, boxes = array("q"), array("q"), array("b"), array("d"), array("d")
+        ids: list[Id | None] = []
+        sizes = [(width, height) for width, height in into.sizes.tolist()]
+        unknown_categories: set[Any] = set()
+        outlined_crowds = 0
         for number, entry in enumerate(annotations):
             if not isinstance(entry, dict):
                 message = f"{self.path}: annotation number {number} is {shown(entry)}, not an object"
@@ -222,45 +281,76 @@ class _Reader:
                 continue
             label = lookup(class_of, get("category_id"))
             if label is None:
-                self.log.note(
-                    "unknown-category",
-                    self.into.file(image),
-                    f"{self.into.file(image)}: {called(entry, number)} names the category {shown(get('category_id'))}",
-                )
+                what = f"{called(entry, number)} names the category {shown(get('category_id'))}"
+                self._leave_out("unknown-category", image, what)
+                if isinstance(get("category_id"), int):
+                    unknown_categories.add(get("category_id"))
                 continue
             if sizes[image][0] == 0:
                 continue  # the image is reported and cannot be used
             if not append_numbers(boxes, get("bbox"), 4):
-                self._note_box("bad-box", image, entry, number)
+                what = f"{called(entry, number)} has {shown(get('bbox'))} for a bbox [left, top, width, height]"
+                self._leave_out("bad-box", image, what)
                 continue
+            crowd.append(get("iscrowd") in (1, "1"))  # also True and 1.0
             if masks:
                 width, height = sizes[image]
                 for kind, what in store.append(entry, number, width=width, height=height):
-                    self.log.note(kind, self.into.file(image), f"{self.into.file(image)}: {what}")
+                    self.log.note(kind, into.file(image), f"{into.file(image)}: {what}")
+            outline = get("segmentation")
+            outlined_crowds += crowd[-1] and isinstance(outline, list) and len(outline) > 0
             image_of.append(image)
             labels.append(label)
-            entry_id = integer(get("id"))
-            ids.append(_NO_ID if entry_id is None else entry_id)
-            crowd.append(get("iscrowd") in (1, "1"))  # also True and 1.0
-            area = get("area")
-            areas.append(area if isinstance(area, int | float) and 0 < area < math.inf else math.nan)
+            ids.append(identifier(get("id")))
+            areas.append(_area(get("area")))
 
-        self.into.image_of, self.into.labels = np.array(image_of, np.int64), np.array(labels, np.int64)
-        self.into.boxes_xywh = np.array(boxes).reshape(-1, 4)
-        self.into.crowd, self.into.areas = np.array(crowd, bool), np.array(areas)
-        self.into.has_masks = masks
+        into.image_of, into.labels = np.array(image_of, np.int64), np.array(labels, np.int64)
+        into.boxes_xywh = np.array(boxes).reshape(-1, 4)
+        into.crowd, into.areas = np.array(crowd, bool), np.array(areas)
+        into.has_masks = masks
         store.pack()
-        self.into.masks = store
-        keep = self._clean_boxes(annotations, np.array(ids, np.int64))
-        self._refuse_nothing(annotations, keep, masks=masks)
-        if masks:
-            keep &= store.usable()
-        self.into.keep_rows(np.flatnonzero(keep))
+        into.masks = store
+        if outlined_crowds > len(ids) / 2:
+            words = (
+                f"{outlined_crowds:,} of {len(ids):,} annotations are crowds with an outline, as single objects have"
+            )
+            self.log.note("crowd-outline", self.path, f"{self.path}: {words}")
+        if hint := shifted_ids(unknown_categories, class_of):
+            self.log.explain("unknown-category", hint)
+        finite = self._check_boxes(ids)
+        keep = finite & self._without_copies(ids)
+        if not annotations:
+            message = f"{self.path}: it has no annotations ('annotations' is empty); take the file that has them"
+            raise CocoError(message, kind="no-annotations", path=self.path)
+        if not (keep & into.usable).any():
+            reasons = "\n".join(f"  - {line}" for line in self.log.describe())
+            message = f"{self.path}: none of its {len(annotations):,} annotations can be used:\n{reasons}"
+            raise CocoError(message, kind="no-annotations", path=self.path)
+        into.keep_rows(np.flatnonzero(keep))
 
-    def _clean_boxes(self, annotations: list[Any], ids: np.ndarray) -> np.ndarray:
-        """Clip boxes and note what is wrong with them; which annotations to keep, (A,) bool."""
-        boxes, sizes = self.into.boxes_xywh, self.into.sizes[self.into.image_of]
-        finite = np.isfinite(boxes).all(axis=1)
+    def note_unlearnable(self) -> None:
+        """Note images that have annotations, but none to train on."""
+        into = self.into
+        has_crowd = np.bincount(into.image_of[into.crowd], minlength=len(into)) > 0
+        for i in np.flatnonzero(into.unlearnable() & into.present).tolist():
+            kind = "only-crowd" if has_crowd[i] else "nothing-left"
+            self.log.note(kind, into.file(i), f"{into.file(i)}: no annotation of it can be learnt")
+
+    def _leave_out(self, kind: str, image: int, what: str) -> None:
+        path = self.into.file(image)
+        self.into.incomplete[image] = True
+        self.log.note(kind, path, f"{path}: {what}")
+
+    def _check_boxes(self, ids: Sequence[Id | None]) -> np.ndarray:
+        """Set `usable`, and note what is wrong with boxes; which have finite numbers, (A,) bool."""
+        into = self.into
+        boxes, sizes = into.boxes_xywh, into.sizes[into.image_of]
+        finite = np.asarray(np.isfinite(boxes).all(axis=1))
+        real = finite & ~into.crowd & (boxes[:, 2:] > 0).all(axis=1)
+        for kind, sentence in strange_boxes(boxes[real], sizes[real]):
+            self.log.note(kind, self.path, f"{self.path}: {sentence}")
+            if kind == "fraction-boxes":
+                raise CocoError(f"{self.path}: {sentence}", kind=kind, path=self.path)
         boxes[~finite] = 0
         low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
         inner_low, inner_high = low.clip(0), np.minimum(high, sizes)
@@ -268,35 +358,45 @@ class _Reader:
         outside = finite & ~empty & (inner_high - inner_low < _SMALLEST_BOX).any(axis=1)
         over = (np.maximum(inner_low - low, high - inner_high) > _ROUNDING).any(axis=1)
         over &= finite & ~empty & ~outside
-        keep = finite & ~empty & ~outside
-        self._note_rows("bad-box", ~finite, annotations, ids)
-        self._note_rows("empty-box", empty, annotations, ids)
-        self._note_rows("outside-box", outside, annotations, ids)
-        self._note_rows("clipped-box", over, annotations, ids)
-        boxes[over, :2], boxes[over, 2:] = inner_low[over], (inner_high - inner_low)[over]
+        into.usable = np.asarray(finite & ~empty & ~outside)
+        into.incomplete[into.image_of[~into.usable]] = True
+        for kind, bad in (("bad-box", ~finite), ("empty-box", empty), ("outside-box", outside), ("clipped-box", over)):
+            self._note_rows(kind, bad, ids)
+        return finite
 
-        order = np.argsort(ids, kind="stable")
-        values, first, counts = np.unique(ids[order], return_index=True, return_counts=True)
-        for k in np.flatnonzero((counts > 1) & (values != _NO_ID)):
-            one, *others = order[first[k] : first[k] + counts[k]].tolist()
-            for other in others:
-                is_copy = (
-                    self.into.image_of[one] == self.into.image_of[other]
-                    and self.into.labels[one] == self.into.labels[other]
-                    and bool((boxes[one] == boxes[other]).all())
-                )
+    def _without_copies(self, ids: Sequence[Id | None]) -> np.ndarray:
+        """Note annotations that share an id or, where entries of one file were joined, a box; which to keep."""
+        into = self.into
+        keep = np.ones(len(ids), bool)
+        counts: Counter[Id | None] = Counter(entry_id for entry_id in ids if entry_id is not None)
+        first: dict[Any, int] = {}
+        for row, entry_id in enumerate(ids):
+            if counts[entry_id] < 2 and not self.joined:
+                continue
+            what = (int(into.image_of[row]), int(into.labels[row]), *into.boxes_xywh[row].tolist())
+            is_copy = False
+            if entry_id is not None and counts[entry_id] > 1:
+                one = first.setdefault(entry_id, row)
+                if one == row:
+                    continue
+                is_copy = what == (int(into.image_of[one]), int(into.labels[one]), *into.boxes_xywh[one].tolist())
                 kind = "duplicate-annotation" if is_copy else "repeated-annotation-id"
-                keep[other] &= not is_copy
-                path = self.into.file(self.into.image_of[other])
-                self.log.note(kind, path, f"{path}: the annotation id {values[k]} is there {counts[k]} times")
+                message = f"the annotation id {entry_id} is there {counts[entry_id]} times"
+                path = into.file(int(into.image_of[row]))
+                self.log.note(kind, path, f"{path}: {message}")
+            elif what[0] in self.joined and first.setdefault(what, row) != row:
+                is_copy, path = True, into.file(what[0])
+                message = f"annotation {entry_id} is there under another image id as well"
+                self.log.note("duplicate-annotation", path, f"{path}: {message}")
+            keep[row] = not is_copy
         return keep
 
-    def _note_rows(self, kind: str, bad: Any, annotations: list[Any], ids: np.ndarray) -> None:
+    def _note_rows(self, kind: str, bad: Any, ids: Sequence[Id | None]) -> None:
         rows = np.flatnonzero(bad)
-        for row in rows[:MOST_LISTED]:
+        for row in rows[:MOST_LISTED].tolist():
             left, top, width, height = (round(float(value), 2) for value in self.into.boxes_xywh[row])
             image = int(self.into.image_of[row])
-            name = "an annotation" if ids[row] == _NO_ID else f"annotation {ids[row]}"
+            name = "an annotation" if ids[row] is None else f"annotation {ids[row]}"
             path, size = self.into.file(image), "{} x {}".format(*self.into.sizes[image])
             what = {
                 "bad-box": "has a box with a value that is not finite",
@@ -308,54 +408,52 @@ class _Reader:
         if len(rows) > MOST_LISTED:
             self.log.counts[kind] += len(rows) - MOST_LISTED
 
-    def _note_box(self, kind: str, image: int, entry: Mapping[str, Any], number: int) -> None:
-        path, box = self.into.file(image), shown(entry.get("bbox"))
-        self.log.note(kind, path, f"{path}: {called(entry, number)} has {box} for a bbox [left, top, width, height]")
 
-    def _refuse_nothing(self, annotations: list[Any], keep: np.ndarray, *, masks: bool) -> None:
-        """Raise where no annotation is left."""
-        if not annotations:
-            message = f"{self.path}: it has no annotations ('annotations' is empty); take the file that has them"
-            raise CocoError(message, kind="no-annotations", path=self.path)
-        if not keep.any():
-            reasons = "\n".join(f"  - {line}" for line in self.log.describe())
-            message = f"{self.path}: none of its {len(annotations):,} annotations can be used:\n{reasons}"
-            raise CocoError(message, kind="no-annotations", path=self.path)
-        if masks and not (keep & self.into.masks.usable()).any():
-            message = (
-                f"{self.path}: none of its {len(annotations):,} annotations has a mask that can be used "
-                "('segmentation'); train boxes only (data.masks=false with a RetinaNet), or take a file with masks"
-            )
-            raise CocoError(message, kind="no-masks", path=self.path)
+def _class_name(name: Any, category_id: Id) -> str:
+    """Name of a category in one line, without what no encoding has; its id where it has none."""
+    text = "" if name is None else " ".join(str(name).split()).encode("utf-8", "replace").decode("utf-8")
+    return text or str(category_id)
 
 
-def _take_classes(ours: CocoAnnotations, other: CocoAnnotations) -> None:
+def _area(value: Any) -> float:
+    """An area as the file has it; NaN where it is none."""
+    try:
+        return float(value) if isinstance(value, int | float) and 0 < value < math.inf else math.nan
+    except OverflowError:  # a number of hundreds of digits
+        return math.nan
+
+
+def _take_classes(ours: CocoAnnotations, other: CocoAnnotations | Sequence[str]) -> None:
     """Number the classes of `ours` as `other` does."""
-    theirs = {name: k for k, name in enumerate(other.class_names)}
+    if isinstance(other, CocoAnnotations):
+        names, their_ids, whose = other.class_names, list(other.category_ids), str(other.path)
+    else:
+        names, their_ids, whose = list(other), list[Id](range(1, len(other) + 1)), "the network"
+    theirs = {" ".join(name.split()): k for k, name in enumerate(names)}  # as `_class_name` writes them
     used = np.bincount(ours.labels, minlength=len(ours.class_names)) > 0
     unknown = [name for k, name in enumerate(ours.class_names) if used[k] and name not in theirs]
     if unknown:
         raise CocoError(
-            f"{ours.path}: it has boxes of {len(unknown)} categories that {other.path} lacks: "
-            f"{abridged(map(repr, unknown))}; name the categories alike in both files",
+            f"{ours.path}: it has boxes of {len(unknown)} categories that {whose} lacks: "
+            f"{abridged(map(repr, unknown))}; name the categories alike",
             kind="unknown-class",
             path=ours.path,
         )
     # Categories are matched by name: files that were exported one by one often number them differently.
     own_ids = dict(zip(ours.class_names, ours.category_ids, strict=True))
     new_class = np.array([theirs.get(name, -1) for name in ours.class_names], np.int64)
-    free = max([*ours.category_ids, *other.category_ids]) + 1
-    ids = []
-    for name, their_id in zip(other.class_names, other.category_ids, strict=True):
+    free = max((i for i in [*ours.category_ids, *their_ids] if isinstance(i, int)), default=0) + 1
+    ids: list[Id] = []
+    for name, their_id in zip(theirs, their_ids, strict=True):
         category_id = own_ids.get(name, their_id)
         if name not in own_ids and their_id in ours.category_ids:
             category_id, free = free, free + 1
         ids.append(category_id)
     ours.labels = new_class[ours.labels]
-    ours.class_names, ours.category_ids = list(other.class_names), ids
+    ours.class_names, ours.category_ids = list(names), ids
 
 
-def _size_in_header(path: Path, *, upright: bool) -> tuple[int, int] | None:
+def size_in_header(path: Path, *, upright: bool) -> tuple[int, int] | None:
     """(width, height) of an image as it is stored, or after EXIF's turn."""
     try:
         with Image.open(path) as image:

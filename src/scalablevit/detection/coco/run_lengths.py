@@ -32,8 +32,15 @@ def run_lengths(segmentation: Mapping[str, Any], *, width: int, height: int) -> 
     if not isinstance(size, list) or len(size) != 2 or not isinstance(counts, list | str):
         raise ValueError("lacks 'size' or 'counts'; export it again")
     if (integer(size[0]), integer(size[1])) != (height, width):
-        raise MaskSizeError(f"has the size [height, width] {shown(size)}, but its image has {[height, width]}")
+        swapped = (
+            "; these are [width, height]: swap them" if (integer(size[1]), integer(size[0])) == (height, width) else ""
+        )
+        raise MaskSizeError(f"has the size [height, width] {shown(size)}, but its image has {[height, width]}{swapped}")
     if isinstance(counts, str):
+        if counts[:2] in ("b'", 'b"'):
+            raise ValueError(
+                "has 'counts' that are bytes written by str(): write counts.decode('ascii') into the file instead"
+            )
         runs = _decompress(counts)
     else:
         try:

@@ -19,6 +19,7 @@ from scalablevit.detection.models.paste import paste_masks as paste
 from scalablevit.detection.models.precision import outputs_in_float32
 from scalablevit.detection.models.pyramid import PyramidWithFPN, group_norm
 from scalablevit.detection.models.roi_align import AlignedRoIAlign
+from scalablevit.detection.models.roi_heads import OptionalMaskHeads
 from scalablevit.detection.models.settings import MaskRCNNSettings, check_whole
 
 
@@ -60,7 +61,8 @@ def mask_rcnn(name: str, num_classes: int = 80, **options: Any) -> ScalableMaskR
     """Build a Mask R-CNN on ScalableViT; the defaults are the published model.
 
     The network takes what that of `retinanet` takes. Targets also have `masks` (R, H, W) uint8, and labels are
-    1..num_classes, as 0 is the background (`first_label`). In evaluation the dict of each image also has `masks`
+    1..num_classes, as 0 is the background (`first_label`). Objects where `has_mask` (R,) bool is False teach the boxes
+    alone. In evaluation the dict of each image also has `masks`
     (R, H, W) bool in the pixels of the image, see `ScalableMaskRCNN.forward`.
 
     Args:
@@ -87,13 +89,23 @@ def mask_rcnn(name: str, num_classes: int = 80, **options: Any) -> ScalableMaskR
         rpn_anchor_generator=anchors,
         rpn_head=rpn_head,
         **_heads(settings, num_classes + 1),  # the background is label 0
-        box_score_thresh=settings.score_thresh,
-        box_nms_thresh=settings.nms_thresh,
-        box_detections_per_img=settings.detections_per_image,
-        box_fg_iou_thresh=settings.box_fg_iou_thresh,
-        box_bg_iou_thresh=settings.box_fg_iou_thresh,
-        box_batch_size_per_image=settings.box_batch_size_per_image,
-        box_positive_fraction=settings.box_positive_fraction,
+    )
+    made = model.roi_heads
+    model.roi_heads = OptionalMaskHeads(
+        made.box_roi_pool,
+        made.box_head,
+        made.box_predictor,
+        settings.box_fg_iou_thresh,
+        settings.box_fg_iou_thresh,
+        settings.box_batch_size_per_image,
+        settings.box_positive_fraction,
+        None,  # torchvision's weights of the four offsets
+        settings.score_thresh,
+        settings.nms_thresh,
+        settings.detections_per_image,
+        made.mask_roi_pool,
+        made.mask_head,
+        made.mask_predictor,
     )
     model.rpn = ProposalNetwork(
         anchors,

@@ -1,6 +1,7 @@
 """Annotated images: boxes and masks where they belong, labels within the image, at any size."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,17 @@ def test_letters_beyond_ascii_have_glyphs(tmp_path: Path) -> None:
     image = Image.new("RGB", (600, 400), "black")
     drawn = [annotate(image, [Detection(0, name, 0.5, (9.0, 99.0, 99.0, 200.0))]).tobytes() for name in "üж"]
     assert drawn[0] != drawn[1]
+
+
+def test_thousands_of_objects_are_labelled_at_once() -> None:
+    places = np.random.default_rng(0).uniform(0, 500, (3000, 2)).tolist()
+    found = [Detection(0, "cell", 1.0, (x, y, x + 12, y + 12)) for x, y in places]
+    start = time.process_time()
+    annotate(Image.new("RGB", (704, 520)), found)
+    assert time.process_time() - start < 6
+
+
+@pytest.mark.parametrize("name", ["box\n", "a\rb\tc", "\x1b[31mred", "x" * 100_000, "\ud800", ""])
+def test_any_name_is_drawn_in_one_line(name: str) -> None:
+    drawn = annotate(Image.new("RGB", (60, 40)), [Detection(0, name, 0.5, (5.0, 15.0, 30.0, 35.0))])
+    assert drawn.size == (540, 360)

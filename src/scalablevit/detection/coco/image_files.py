@@ -1,0 +1,156 @@
+"""Image files of an annotation file, found by the names in it, whatever tool and machine wrote them.
+
+Imports neither torch nor lightning, so that checking data starts at once.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+
+from scalablevit.data.find_images import has_image_suffix
+
+_SAMPLE = 50
+_MOST_LOOKED_AT = 1000
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """Image files of an annotation file.
+
+    Attributes:
+        folder: that was taken.
+        names: paths in that folder, as they are on disk; of missing files as the annotations have them.
+        present: (N,) bool, which of them are there.
+        ambiguous: (N,) bool, names that differ in the annotations and lead to one file, as only their last parts are
+            on disk: nobody can tell whose image it is.
+    """
+
+    folder: Path
+    names: list[str]
+    present: np.ndarray
+    ambiguous: np.ndarray
+
+
+def locate_images(names: list[str], folders: Sequence[Path]) -> FoundFiles:
+    """Find the image files of an annotation file.
+
+    A name is looked for as it stands, then by its longest part from the right that is in the folder. Separators of
+    Windows, folders of another machine, `%20`, accents in either form, and upper or lower case are understood.
+
+    Args:
+        names: as the annotations have them.
+        folders: that may hold them, likeliest first; the one with most of them is taken.
+    """
+    sample = names[:: max(1, len(names) // _SAMPLE)]
+    disk = _Disk()
+    scores = {}
+    for folder in folders:
+        depths = [disk.find(folder, name)[1] for name in sample]
+        scores[folder] = (sum(depth > 0 for depth in depths), sum(depths))
+    folder = max(folders, key=scores.__getitem__)  # the first of the best
+    found, present, is_whole = [], np.zeros(len(names), bool), np.zeros(len(names), bool)
+    for i, name in enumerate(names):
+        path, depth = disk.find(folder, name)
+        found.append(path)
+        present[i] = depth > 0
+        is_whole[i] = depth >= len(_parts(name))
+    ambiguous = _ambiguous(names, found, present & ~is_whole)
+    return FoundFiles(folder, found, present & ~ambiguous, ambiguous)
+
+
+def example_file(folders: Sequence[Path]) -> Path | None:
+    """Some image in one of the folders; None where they have none."""
+    for folder in folders:
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in itertools.islice(entries, _MOST_LOOKED_AT):
+                if has_image_suffix(entry.name):
+                    return Path(entry.path)
+    return None
+
+
+def _ambiguous(names: list[str], found: list[str], is_reduced: np.ndarray) -> np.ndarray:
+    """Which names lead to a file that another name leads to as well, (N,) bool."""
+    result = np.zeros(len(names), bool)
+    if not is_reduced.any():
+        return result
+    spellings: dict[str, set[str]] = {}
+    for name, path in zip(names, found, strict=True):
+        spellings.setdefault(path, set()).add("/".join(_parts(name)))
+    for i in np.flatnonzero(is_reduced):
+        result[i] = len(spellings[found[i]]) > 1
+    return result
+
+
+class _Disk:
+    """Folders as they are listed once: asking for each file takes minutes on a network."""
+
+    def __init__(self) -> None:
+        self._listings: dict[str, dict[str, str]] = {}
+        self._folded: dict[str, dict[str, str]] = {}
+
+    def find(self, folder: Path, name: str) -> tuple[str, int]:
+        """Path in the folder as it is on disk, and how many parts of the name it fits, at most all; 0: not there."""
+        place, base = os.path.split(os.path.join(folder, name))
+        parts = _parts(name)
+        if base in self._listing(place) and self._is_file(place, base):
+            return name, len(parts)
+        for spelled in dict.fromkeys((tuple(parts), tuple(_parts(unquote(name))))):
+            for start in range(len(spelled)):
+                path = self._descend(str(folder), spelled[start:])
+                if path is None:
+                    continue
+                # The folder's own name may be what was left off: "images/1.jpg" in the folder "images".
+                above = _parts(str(folder))[-start:] if start else []
+                dropped = list(spelled[:start])[-len(above) :] if above else []
+                same = 0
+                while same < len(dropped) and _fold(dropped[-1 - same]) == _fold(above[-1 - same]):
+                    same += 1
+                depth = len(parts) if same == start else len(spelled) - start + same
+                return path, depth
+        return name, 0
+
+    def _descend(self, folder: str, parts: Sequence[str]) -> str | None:
+        path: list[str] = []
+        for part in parts:
+            place = os.path.join(folder, *path)
+            actual = part if part in self._listing(place) else self._folded_listing(place).get(_fold(part))
+            if actual is None:
+                return None
+            path.append(actual)
+        return os.path.join(*path) if self._is_file(os.path.join(folder, *path[:-1]), path[-1]) else None
+
+    def _listing(self, place: str) -> dict[str, str]:
+        """Names in a folder; "f" for files, "d" for all else."""
+        if place not in self._listings:
+            try:
+                with os.scandir(place) as entries:
+                    self._listings[place] = {entry.name: "f" if entry.is_file() else "d" for entry in entries}
+            except OSError:
+                self._listings[place] = {}
+        return self._listings[place]
+
+    def _folded_listing(self, place: str) -> dict[str, str]:
+        if place not in self._folded:
+            self._folded[place] = {_fold(name): name for name in sorted(self._listing(place), reverse=True)}
+        return self._folded[place]
+
+    def _is_file(self, place: str, base: str) -> bool:
+        return self._listing(place).get(base) == "f"
+
+
+def _parts(name: str) -> list[str]:
+    """Parts of a path of any system, without those that lead upwards or nowhere."""
+    return [part for part in re.split(r"[\\/]+", name) if part not in ("", ".", "..") and not part.endswith(":")]
+
+
+def _fold(name: str) -> str:
+    """Equal for names that differ in case or in the form of accents only."""
+    return unicodedata.normalize("NFC", name).casefold()

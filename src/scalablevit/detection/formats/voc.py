@@ -1,0 +1,152 @@
+"""Pascal VOC's format: an XML file for each image.
+
+Imports neither torch nor lightning, so that checking data starts at once.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+from xml.parsers import expat
+
+from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES
+from scalablevit.detection.coco import AnnotationSource, CocoError, CocoPart
+from scalablevit.detection.coco.json_file import Lists
+
+_LARGEST_FILE = 16 << 20  # bytes
+_FOLDERS = ("Annotations", "annotations", "labels", "xml")
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
+
+
+class _XmlError(ValueError):
+    """An XML file that cannot be read, or should not be."""
+
+
+def recognizes(root: Path) -> bool:
+    """Whether a folder holds XML files of annotations: in `Annotations`, in `train`, or beside the images."""
+    places = [root, *(root / name for name in (*_FOLDERS, *TRAIN_NAMES, *VAL_NAMES))]
+    return any(place.is_dir() and next(place.glob("*.xml"), None) is not None for place in places)
+
+
+def find_parts(root: Path, source: AnnotationSource) -> tuple[CocoPart | None, CocoPart | None]:
+    """Find the XML files of training and validation: by `ImageSets/Main/*.txt`, or by folders.
+
+    Args:
+        root: the data folder.
+        source: `train_annotations` and `val_annotations` may name folders of XML files, or lists of their names.
+
+    Raises:
+        CocoError: a list of names is missing.
+    """
+    train = _xml_files(root, source.train_annotations, TRAIN_NAMES)
+    val = _xml_files(root, source.val_annotations, VAL_NAMES)
+    if not train and not (val and source.only_evaluates):
+        everything = [file for place in (root, *(root / name for name in _FOLDERS)) for file in place.glob("*.xml")]
+        train = sorted(set(everything) - set(val))
+    parts = []
+    for files, given, words in ((train, source.train_images, TRAIN_NAMES), (val, source.val_images, VAL_NAMES)):
+        named = [root / given] if given is not None else []
+        known = [*(root / name for name in (*_IMAGE_FOLDERS, *words)), *(root / "images" / word for word in words)]
+        folders = [place for place in dict.fromkeys([*named, *known, *_parents(files), root]) if place.is_dir()]
+        parts.append(CocoPart(files[0].parent, folders, partial(_read, files)) if files else None)
+    return parts[0], parts[1]
+
+
+def _xml_files(root: Path, given: Any, words: Sequence[str]) -> list[Path]:
+    """XML files of a part."""
+    if isinstance(given, str | Path):
+        place = root / given
+        return sorted(place.rglob("*.xml")) if place.is_dir() else list(_listed(root, place))
+    for word in words:
+        if (root / "ImageSets" / "Main" / f"{word}.txt").is_file():
+            return list(_listed(root, root / "ImageSets" / "Main" / f"{word}.txt"))
+        for place in (root / word, *(root / folder / word for folder in _FOLDERS), root / word / "Annotations"):
+            if place.is_dir() and (files := sorted(place.glob("*.xml"))):
+                return files
+    return []
+
+
+def _listed(root: Path, file: Path) -> Iterator[Path]:
+    """XML files of a list of names, one a line; columns behind the name are other tools'."""
+    if not file.is_file() or file.stat().st_size > _LARGEST_FILE:
+        raise CocoError(f"{file}: there is no such folder or list of names; check it", kind="missing-file", path=file)
+    for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines():
+        if name := line.strip().split(" ")[0]:
+            found = (root / folder / f"{name}.xml" for folder in _FOLDERS)
+            yield next((path for path in found if path.is_file()), root / _FOLDERS[0] / f"{name}.xml")
+
+
+def _parents(files: Sequence[Path]) -> list[Path]:
+    return list(dict.fromkeys(file.parent for file in files))
+
+
+def _read(files: Sequence[Path]) -> Lists:
+    """Images, annotations and categories, as COCO has them; ids of annotations are FILE:NUMBER.
+
+    Corners count from 1 and include the last pixel, as VOC's do, unless some of them are 0.
+    """
+    images: list[Any] = []
+    annotations: list[Any] = []
+    names: set[str] = set()
+    faults: list[str] = []
+    for file in files:
+        try:
+            tree = _parse(file)
+        except _XmlError as error:
+            faults.append(f"{file.name}: {error}")
+            continue
+        name = (tree.findtext("filename") or "").strip() or f"{file.stem}.jpg"
+        size = tree.find("size")
+        sides = {side: _number(size.findtext(side)) if size is not None else None for side in ("width", "height")}
+        images.append({"id": file.stem, "file_name": name, **sides})
+        for number, item in enumerate(tree.iter("object"), 1):
+            label = (item.findtext("name") or "").strip()
+            names.add(label)
+            box = item.find("bndbox")
+            corners = [
+                _number(box.findtext(side)) if box is not None else None for side in ("xmin", "ymin", "xmax", "ymax")
+            ]
+            annotations.append(
+                {"id": f"{file.name}:{number}", "image_id": file.stem, "category_id": label, "corners": corners}
+            )
+    if faults and len(faults) == len(files):
+        raise CocoError(f"none of the {len(files):,} XML files can be read, such as {faults[0]}", kind="bad-xml")
+    # A file that cannot be read is an entry that cannot be used: it is reported as such.
+    images += faults
+    known = [value for entry in annotations for value in entry["corners"] if value is not None]
+    first = 1 if known and min(known) >= 1 else 0
+    for entry in annotations:
+        left, top, right, bottom = entry.pop("corners")
+        entry["bbox"] = None
+        if None not in (left, top, right, bottom):
+            entry["bbox"] = [left - first, top - first, right - left + first, bottom - top + first]
+    return images, annotations, [{"id": name, "name": name} for name in sorted(names) if name]
+
+
+def _parse(file: Path) -> ElementTree.Element:
+    """The tree of an XML file without a document type, which could name entities that grow without bound."""
+
+    def refuse(*_: Any) -> None:
+        raise _XmlError("it has a document type (<!DOCTYPE>), which annotations do not need; remove it")
+
+    try:
+        if file.stat().st_size > _LARGEST_FILE:
+            raise _XmlError("it has over 16 MiB; export it again")
+        data = file.read_bytes()
+        parser = expat.ParserCreate()
+        parser.StartDoctypeDeclHandler = refuse
+        parser.Parse(data, True)
+        return ElementTree.fromstring(data)
+    except (OSError, expat.ExpatError, ElementTree.ParseError, LookupError, RecursionError) as error:
+        raise _XmlError(f"it cannot be read ({error})") from None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

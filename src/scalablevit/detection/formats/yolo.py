@@ -1,0 +1,221 @@
+"""YOLO's format: a text file for each image, with a line for each object in fractions of the image.
+
+Imports neither torch nor lightning, so that checking data starts at once.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scalablevit.data.find_images import IMAGE_SUFFIXES, walk_images
+from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES
+from scalablevit.detection.coco import AnnotationSource, CocoError, CocoPart
+from scalablevit.detection.coco.json_file import Lists
+from scalablevit.detection.coco.read import size_in_header
+
+_LARGEST_FILE = 16 << 20  # bytes of a label file or a data.yaml
+_NAMES_FILES = ("classes.txt", "obj.names")
+
+
+def recognizes(root: Path) -> bool:
+    """Whether a folder is laid out as YOLO's: a YAML with names, or `labels` of text files beside `images`."""
+    if _yaml_of(root) is not None:
+        return True
+    places = [root, *(root / name for name in (*TRAIN_NAMES, *VAL_NAMES))]
+    return any((place / "images").is_dir() and _has_labels(place / "labels") for place in places)
+
+
+def find_parts(root: Path, source: AnnotationSource) -> tuple[CocoPart | None, CocoPart | None]:
+    """Find the images of training and validation.
+
+    Args:
+        root: the data folder, or its YAML.
+        source: `train_annotations` may name the YAML; `train_images` and `val_images` replace what it says.
+
+    Raises:
+        CocoError: the YAML cannot be used.
+    """
+    named = source.train_annotations if isinstance(source.train_annotations, str | Path) else None
+    file = root if root.is_file() else (root / named if named is not None else _yaml_of(root))
+    folder = root.parent if root.is_file() else root
+    settings = {} if file is None else _read_yaml(file)
+    base = folder if file is None else _base(file, settings)
+    names = _names(settings, folder)
+    parts = []
+    for given, key, words in (
+        (source.train_images, "train", TRAIN_NAMES),
+        (source.val_images, "val", VAL_NAMES),
+    ):
+        files = list(_images(folder, base, given, settings.get(key), words))
+        parts.append(CocoPart(file or folder, [folder], partial(_read, folder, files, names)) if files else None)
+    train, val = parts
+    if train is None and val is None:  # one folder of images, to be split
+        files = [folder / "images" / name for name in walk_images(folder / "images")]
+        train = CocoPart(file or folder, [folder], partial(_read, folder, files, names)) if files else None
+    return train, val
+
+
+def _yaml_of(root: Path) -> Path | None:
+    """The YAML of a folder that names classes."""
+    for file in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
+        if file.is_file() and file.stat().st_size < _LARGEST_FILE:
+            text = file.read_text(encoding="utf-8", errors="replace")
+            if any(line.startswith("names:") for line in text.splitlines()):
+                return file
+    return None
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > _LARGEST_FILE:
+            raise _refused(file, f"has {file.stat().st_size:,} bytes")
+        text = file.read_text(encoding="utf-8-sig")
+        if "&" in text and "*" in text:
+            # Aliases of aliases grow without bound, and no data.yaml needs one.
+            tokens = yaml.scan(text, Loader=yaml.SafeLoader)
+            if any(isinstance(token, yaml.AliasToken) for token in tokens):
+                raise _refused(file, "uses YAML aliases")
+        settings = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise _refused(file, f"cannot be read ({type(error).__name__})") from None
+    if not isinstance(settings, dict):
+        raise _refused(file, "holds no keys")
+    return settings
+
+
+def _refused(file: Path, why: str) -> CocoError:
+    return CocoError(f"{file}: the YAML {why}; write 'train', 'val' and 'names' into it", kind="bad-yaml", path=file)
+
+
+def _base(file: Path, settings: dict[str, Any]) -> Path:
+    """The folder that paths of the YAML start from."""
+    given = settings.get("path")
+    for base in (file.parent / given, Path(given)) if isinstance(given, str) and given else ():
+        if base.is_dir():
+            return base
+    return file.parent
+
+
+def _names(settings: dict[str, Any], folder: Path) -> list[str] | None:
+    names = settings.get("names")
+    if isinstance(names, dict) and names and all(isinstance(key, int) and 0 <= key < 1 << 16 for key in names):
+        return [str(names.get(i, i)) for i in range(max(names) + 1)]
+    if isinstance(names, list) and names:
+        return [str(name) for name in names]
+    for place in (folder, folder / "labels"):
+        for name in _NAMES_FILES:
+            if (place / name).is_file() and (place / name).stat().st_size < _LARGEST_FILE:
+                lines = (place / name).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+                return [line.strip() for line in lines if line.strip()]
+    return None
+
+
+def _images(folder: Path, base: Path, given: str | Path | None, listed: Any, words: Sequence[str]) -> Iterator[Path]:
+    """Image files of a part."""
+    if given is not None:
+        places: list[Path] = [folder / given]
+    elif listed:
+        # Roboflow writes ../train/images where the folder is beside the YAML.
+        names = [name for name in (listed if isinstance(listed, list) else [listed]) if isinstance(name, str)]
+        places = [path for name in names for path in _existing(base, name)]
+    else:
+        known = [folder / "images" / word for word in words] + [folder / word / "images" for word in words]
+        places = [place for place in known if place.is_dir()][:1]
+    for place in places:
+        if place.is_dir():
+            yield from (place / name for name in walk_images(place))
+        elif place.is_file() and place.suffix.lower() == ".txt" and place.stat().st_size < _LARGEST_FILE:
+            lines = place.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            yield from (path for line in lines if line.strip() for path in _existing(place.parent, line.strip()))
+        elif place.suffix.lower() in IMAGE_SUFFIXES:
+            yield place
+
+
+def _existing(base: Path, name: str) -> list[Path]:
+    inside = name
+    while inside.startswith(("../", "./")):
+        inside = inside.partition("/")[2]
+    for path in (base / name, base / inside, Path(name)):
+        if path.exists():
+            return [path]
+    return []
+
+
+def _has_labels(folder: Path) -> bool:
+    return folder.is_dir() and next(folder.rglob("*.txt"), None) is not None
+
+
+def _label_file(image: Path) -> Path:
+    """`images` in the path becomes `labels`, the last one; otherwise the file lies beside the image."""
+    parts = list(image.parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] == "images":
+            return Path(*parts[:i], "labels", *parts[i + 1 :]).with_suffix(".txt")
+    return image.with_suffix(".txt")
+
+
+def _read(root: Path, files: Sequence[Path], names: list[str] | None) -> Lists:
+    """Images, annotations and categories, as COCO has them; ids of annotations are FILE:LINE."""
+    images: list[Any] = []
+    annotations: list[Any] = []
+    highest, above_one = -1, 0
+    for file in files:
+        name = _relative(root, file)
+        size = size_in_header(file, upright=True) or (0, 0)
+        images.append({"id": name, "file_name": name, "width": size[0], "height": size[1]})
+        labels = _label_file(file)
+        if not labels.is_file():
+            continue  # an image without objects
+        if labels.stat().st_size > _LARGEST_FILE:
+            raise CocoError(f"{labels}: the label file has over 16 MiB; export it again", kind="bad-label", path=labels)
+        for number, line in enumerate(labels.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
+            if not line.strip():
+                continue
+            entry = {"id": f"{_relative(root, labels)}:{number}", "image_id": name, **_object(line, *size)}
+            above_one += entry.pop("above_one", 0)
+            highest = max(highest, entry["category_id"] if isinstance(entry["category_id"], int) else -1)
+            annotations.append(entry)
+    if above_one > len(annotations) / 2:
+        raise CocoError(
+            f"{root}: {above_one:,} of {len(annotations):,} lines have numbers above 1: YOLO's boxes are fractions of "
+            "the image (class, centre x, centre y, width, height); divide pixels by the width and height of the image",
+            kind="pixel-boxes",
+            path=root,
+        )
+    listed = names if names is not None else [str(i) for i in range(min(highest, 1 << 16) + 1)]
+    return images, annotations, [{"id": i, "name": name} for i, name in enumerate(listed)]
+
+
+def _object(line: str, width: int, height: int) -> dict[str, Any]:
+    """Category, box and outline of a line; a box that cannot be read stays as it is, for the message."""
+    words = line.split()
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        values = []
+    numbers = values[1:]
+    is_box, is_outline = len(numbers) in (4, 5), len(numbers) >= 6 and len(numbers) % 2 == 0
+    if not values or not (is_box or is_outline) or not all(math.isfinite(value) for value in values):
+        return {"category_id": 0 if not values else _class(values[0]), "bbox": line[:80]}
+    above_one = int(max(numbers[:4]) > 1.5)
+    entry: dict[str, Any] = {"category_id": _class(values[0]), "above_one": above_one}
+    if is_box:  # a fifth number is the confidence of a prediction
+        x, y, w, h = numbers[:4]
+        left, top, w, h = (x - w / 2) * width, (y - h / 2) * height, w * width, h * height
+        return {**entry, "bbox": [left, top, w, h], "area": w * h}
+    xs, ys = [x * width for x in numbers[::2]], [y * height for y in numbers[1::2]]
+    outline = [value for point in zip(xs, ys, strict=True) for value in point]
+    box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    return {**entry, "bbox": box, "segmentation": [outline]}
+
+
+def _class(value: float) -> Any:
+    return int(value) if value.is_integer() and abs(value) < 1 << 31 else value
+
+
+def _relative(root: Path, file: Path) -> str:
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()

@@ -1,0 +1,225 @@
+"""Data folders of other formats: recognised, read to the same boxes, and their faults named."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scalablevit.detection.check import check_coco
+from scalablevit.detection.coco import AnnotationSource, CocoError
+from scalablevit.detection.entry import recognizes
+from scalablevit.detection.formats import detect_format
+from scalablevit.detection.split import read_split
+
+# image -> (class, left, top, right, bottom)
+TRAIN = {"a": [("cat", 10, 20, 50, 60), ("dog", 0, 0, 25, 30)], "b": [("dog", 30, 10, 70, 40)], "c": []}
+VAL = {"d": [("cat", 5, 5, 25, 45)]}
+NAMES = ["cat", "dog"]
+
+
+def draw(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(str(path)) + ord(path.stem[0])).integers(0, 256, (80, 100, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def yolo_line(name: str, left: int, top: int, right: int, bottom: int) -> str:
+    x, y, w, h = (left + right) / 200, (top + bottom) / 160, (right - left) / 100, (bottom - top) / 80
+    return f"{NAMES.index(name)} {x} {y} {w} {h}"
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def yolo(root: Path, layout: str = "images/{part}") -> None:
+    for part, images in (("train", TRAIN), ("val", VAL)):
+        for name, boxes in images.items():
+            image = root / layout.format(part=part) / f"{name}.png"
+            draw(image)
+            if boxes:
+                label = root / layout.format(part=part).replace("images", "labels") / f"{name}.txt"
+                write(label, "\n".join(yolo_line(*box) for box in boxes) + "\n")
+    where = "" if layout == "images/{part}" else "../"
+    lines = [f"{part}: {where}{layout.format(part=part)}" for part in ("train", "val")]
+    write(root / "data.yaml", "\n".join([*lines, "nc: 2", "names: [cat, dog]"]))
+
+
+def voc(root: Path) -> None:
+    for part, images in (("train", TRAIN), ("val", VAL)):
+        write(root / "ImageSets" / "Main" / f"{part}.txt", "\n".join(images))
+        for name, boxes in images.items():
+            draw(root / "JPEGImages" / f"{name}.png")
+            objects = "".join(
+                f"<object><name>{label}</name><bndbox><xmin>{left + 1}</xmin><ymin>{top + 1}</ymin>"
+                f"<xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
+                for label, left, top, right, bottom in boxes
+            )
+            size = "<size><width>100</width><height>80</height><depth>3</depth></size>"
+            text = f"<annotation><filename>{name}.png</filename>{size}{objects}</annotation>"
+            write(root / "Annotations" / f"{name}.xml", text)
+
+
+def csv(root: Path) -> None:
+    for part, images in (("train", TRAIN), ("val", VAL)):
+        lines = ["path,x1,y1,x2,y2,class"]
+        for name, boxes in images.items():
+            draw(root / "images" / f"{name}.png")
+            lines += [
+                f"images/{name}.png,{left},{top},{right},{bottom},{label}" for label, left, top, right, bottom in boxes
+            ]
+            lines += [f"images/{name}.png,,,,,"] if not boxes else []
+        write(root / f"{part}.csv", "\n".join(lines))
+
+
+WRITERS: dict[str, Any] = {
+    "yolo": yolo,
+    "yolo of Roboflow": lambda root: yolo(root, "{part}/images"),
+    "voc": voc,
+    "csv": csv,
+}
+
+
+def boxes_of(annotations: Any) -> dict[str, list[tuple[str, float, float, float, float]]]:
+    found = {}
+    for i in range(len(annotations)):
+        rows = annotations.rows(i)
+        corners = annotations.boxes_xyxy(rows).round(6).tolist()
+        names = [annotations.class_names[k] for k in annotations.labels[rows]]
+        found[Path(annotations.file_name(i)).stem] = [(n, *c) for n, c in zip(names, corners, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("written", WRITERS)
+def test_every_format_reads_to_the_same_boxes(tmp_path: Path, written: str) -> None:
+    WRITERS[written](tmp_path)
+    assert detect_format(tmp_path, AnnotationSource()) == written.split()[0]
+    assert recognizes(tmp_path, {})
+    split = read_split(tmp_path, AnnotationSource())
+    assert split.train.class_names == NAMES
+    assert boxes_of(split.train) == TRAIN
+    assert boxes_of(split.val) == VAL
+    assert split.train.present.all()
+    report = check_coco(tmp_path)
+    assert report.ok, report.to_text()
+    assert (report.num_train, report.num_val, report.num_empty) == (3, 1, 1)
+    assert report.classes == {"cat": (1, 1), "dog": (2, 0)}
+    named = read_split(tmp_path, AnnotationSource(format=detect_format(tmp_path, AnnotationSource())))
+    assert boxes_of(named.train) == TRAIN
+
+
+def test_outlines_of_yolo_are_masks(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    write(tmp_path / "labels" / "train" / "a.txt", "1 0.1 0.25 0.5 0.25 0.5 0.75 0.1 0.75\n")
+    train = read_split(tmp_path, AnnotationSource(masks=True)).train
+    assert train.boxes_xyxy(train.rows(0)).tolist() == [[10, 20, 50, 60]]
+    assert train.mask(0).sum() == 40 * 40
+    assert train.has_mask(np.array([0, 1])).tolist() == [True, False]
+
+
+def test_yolo_without_a_yaml_and_without_a_validation_part(tmp_path: Path) -> None:
+    yolo(tmp_path, "images")
+    (tmp_path / "data.yaml").unlink()
+    split = read_split(tmp_path, AnnotationSource(val_fraction=0.3))
+    assert split.is_split
+    assert len(split.train) == 4
+    assert split.train.class_names == ["0", "1"]
+    write(tmp_path / "labels" / "classes.txt", "cat\ndog\n")
+    assert read_split(tmp_path, AnnotationSource()).train.class_names == NAMES
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("7 0.5 0.5 0.1 0.1", "unknown-category"),
+        ("0.5 0.5 0.5 0.1 0.1", "unknown-category"),
+        ("0 0.5 0.5 0.1", "bad-box"),
+        ("cat 0.5 0.5 0.1 0.1", "bad-box"),
+        ("0 nan 0.5 0.1 0.1", "bad-box"),
+        ("0 1e400 0.5 0.1 0.1", "bad-box"),
+        ("0 0.5 0.5 0 0.1", "empty-box"),
+    ],
+)
+def test_a_bad_line_is_named_by_file_and_line(tmp_path: Path, line: str, kind: str) -> None:
+    yolo(tmp_path)
+    write(tmp_path / "labels" / "train" / "b.txt", f"1 0.5 0.5 0.2 0.2\n{line}\n")
+    train = read_split(tmp_path, AnnotationSource()).train
+    assert train.problem_counts == {kind: 1}
+    assert "labels/train/b.txt:2" in train.problems[0].message
+
+
+def test_pixels_in_the_place_of_fractions(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    for name in TRAIN:
+        write(tmp_path / "labels" / "train" / f"{name}.txt", "0 50 40 20 20\n")
+    with pytest.raises(CocoError, match=r"3 of 3 lines have numbers above 1.*divide pixels"):
+        read_split(tmp_path, AnnotationSource())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("names: [cat\n", "cannot be read"),
+        ("names: &a [x, *a]\n", "aliases"),
+        ("names: 3\n", "no training part was found"),
+    ],
+)
+def test_a_bad_yaml_is_one_message(tmp_path: Path, text: str, words: str) -> None:
+    write(tmp_path / "data.yaml", text)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(CocoError, match=words):
+        read_split(tmp_path, AnnotationSource())
+
+
+BOMB = """<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>
+<annotation><filename>a.png</filename><object><name>&b;</name></object></annotation>"""
+
+
+@pytest.mark.parametrize("text", [BOMB, "<annotation>", "", "<a/>" * 2, "\x00"])
+def test_an_xml_file_that_cannot_be_used_is_reported_and_never_expanded(tmp_path: Path, text: str) -> None:
+    voc(tmp_path)
+    write(tmp_path / "Annotations" / "b.xml", text)
+    train = read_split(tmp_path, AnnotationSource()).train
+    assert train.problem_counts["bad-image"] == 1
+    assert "b.xml: it" in train.problems[0].message
+    assert sorted(boxes_of(train)) == ["a", "c"]
+    for name in TRAIN:
+        write(tmp_path / "Annotations" / f"{name}.xml", text)
+    with pytest.raises(CocoError, match="none of the 3 XML files can be read"):
+        read_split(tmp_path, AnnotationSource())
+
+
+def test_voc_corners_that_count_from_0(tmp_path: Path) -> None:
+    voc(tmp_path)
+    file = tmp_path / "Annotations" / "a.xml"
+    file.write_text(file.read_text().replace("<xmin>1</xmin>", "<xmin>0</xmin>"))
+    train = read_split(tmp_path, AnnotationSource()).train
+    assert train.boxes_xyxy(train.rows(0))[1].tolist() == [0, 1, 25, 30]
+
+
+def test_a_table_without_its_columns_and_lines_that_are_no_boxes(tmp_path: Path) -> None:
+    csv(tmp_path)
+    table = tmp_path / "train.csv"
+    table.write_text(table.read_text() + "images/a.png,1,2,x,4,cat\n\nimages/zz.png,1,2,3,4,cat\nimages/a.png,1\n")
+    train = read_split(tmp_path, AnnotationSource()).train
+    assert train.problem_counts["bad-box"] == 1
+    assert train.problem_counts["missing-file"] == 1
+    write(tmp_path / "train.csv", "a,b\n1,2\n")
+    with pytest.raises(CocoError, match="must name the columns path, x1"):
+        read_split(tmp_path, AnnotationSource(train_annotations="train.csv"))
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(ValueError, match="format must be one of auto, coco, yolo, voc, csv, got 'x'"):
+        AnnotationSource(format="x")  # type: ignore[arg-type]
+
+
+def test_links_and_pipes_among_labels_do_not_hang(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    (tmp_path / "labels" / "train" / "a.txt").unlink()
+    os.mkfifo(tmp_path / "labels" / "train" / "a.txt")
+    assert boxes_of(read_split(tmp_path, AnnotationSource()).train)["a"] == []
