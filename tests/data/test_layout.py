@@ -105,7 +105,7 @@ def too_deep(root: Path) -> None:
     [
         (yolo, "yolo", "labels.*a class and a box on each line.*detection recipe"),
         (yolo_of_roboflow, "yolo", r"data\.yaml"),
-        (voc, "voc", r"Pascal VOC.*\.xml.*COCO JSON"),
+        (voc, "voc", r"Pascal VOC.*\.xml.*detection recipe"),
         (labelme, "labelme", r"labelme.*\.json.*convert"),
         (labelme_in_parts, "labelme", "labelme"),
         (coco, "coco", r"instances_train2017\.json.*--config finetune_mask_rcnn"),

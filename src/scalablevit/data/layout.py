@@ -146,14 +146,14 @@ def _yolo(root: Path) -> Layout | None:
     return None
 
 
-_YOLO_REMEDY = "use a detection recipe, after converting the labels to COCO JSON where it does not read them"
+_YOLO_REMEDY = "use a detection recipe, which reads it as it is"
 
 
 def _voc(root: Path) -> Layout | None:
     for folder in _near(root):
         for file in _files(folder, ".xml"):
             if "<annotation" in _head(file) and "<object" in _head(file) + _tail(file):
-                remedy = "convert its boxes to COCO JSON for a detection recipe"
+                remedy = "use a detection recipe, which reads its boxes as they are"
                 if _has_folder(root, "segmentationclass"):
                     remedy += (
                         ", or use a segmentation recipe with --data.images JPEGImages --data.masks SegmentationClass"

@@ -79,9 +79,11 @@ def settings_for_evaluation(
 
 
 def _place(value: Any) -> str | None:
-    """A path in one form; names such as "auto" stay names."""
+    """A path in one form, or a list of them; names such as "auto" stay names."""
     if value is None:
         return None
+    if isinstance(value, list | tuple):
+        return ", ".join(str(_place(item)) for item in value)
     path = os.path.expanduser(os.fspath(value))
     return os.path.realpath(path) if os.path.exists(path) else path
 
