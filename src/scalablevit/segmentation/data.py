@@ -152,13 +152,20 @@ class MaskFolderData(TaskData):
             max_substitutes=0,
             **shared,
         )
-        palette = probe(self.train_dataset, "training")
-        probe(self.val_dataset, "validation")
+        palette = None if self.settings.is_evaluation else probe(self.train_dataset, "training")
+        val_palette = probe(self.val_dataset, "validation")
+        palette = palette or (val_palette if self.settings.is_evaluation else None)
         self._preprocessing = self.settings.preprocessing(palette or tuple(class_colours(len(self._class_names))))
 
     def _find_classes(self) -> MaskClasses:
-        root, pairs = self._scan.root, [*self._scan.train, *self._scan.val]
+        root, pairs, trained = self._scan.root, [*self._scan.train, *self._scan.val], self.settings.trained_class_names
         source = ClassSource(root, self.settings)
+        if trained is not None:
+            self._survey = survey_masks(self._scan, in_colours=source.in_colours, everything=False)
+            self._survey.warn(None)
+            classes = source.classes_of_network(trained, self._survey.labels)
+            self._survey.warn(classes)
+            return classes
         if source.path is None:
             _log.info("%s: it has no classes.txt, so the labels of all %s masks are read", root, f"{len(pairs):,}")
         self._survey = survey_masks(self._scan, in_colours=source.in_colours, everything=source.path is None)
@@ -211,6 +218,9 @@ class MaskFolderData(TaskData):
         """What was found, in a few lines for people."""
         scan, settings = self._scan, self._preprocessing
         origin = "set aside from training" if scan.is_split else scan.val_folder
+        if scan.is_split and self.settings.val_fraction == 1:
+            origin = "all that there are"
+        training = f"training    {len(self.train_dataset):,} images with masks"
         resized = "as they are"
         if settings.short_side is not None or settings.long_side is not None:
             short, long = (side if side is not None else "any" for side in (settings.short_side, settings.long_side))
@@ -219,7 +229,7 @@ class MaskFolderData(TaskData):
         return "\n".join(
             [
                 f"data        {scan.root}",
-                f"training    {len(self.train_dataset):,} images with masks",
+                *([] if self.settings.is_evaluation else [training]),
                 f"validation  {len(self.val_dataset):,} images with masks ({origin})",
                 f"classes     {self.num_classes:,}: {abridged(self._class_names, 8)}",
                 f"masks       {self.label_map.describe()}",

@@ -60,7 +60,7 @@ class LabelMap:
         in_colours: labels are colours, packed by `pack_colours`.
 
     Raises:
-        ValueError: `num_classes` is out of range, or entries leave a class without a label.
+        ValueError: `num_classes` is out of range, or entries name a class beyond it.
     """
 
     num_classes: int
@@ -79,11 +79,12 @@ class LabelMap:
         if self.entries is None:
             return
         object.__setattr__(self, "entries", tuple((int(label), int(index)) for label, index in self.entries))
-        lacking = sorted(set(range(self.num_classes)) - {index for _, index in self.entries})
         beyond = sorted({index for _, index in self.entries} - {*range(self.num_classes), IGNORED})
-        if lacking or beyond:
-            what = f"no label for class index {lacking[0]}" if lacking else f"a label for class index {beyond[0]}"
-            raise ValueError(f"the label map has {what}, but there are {self.num_classes} classes; correct it")
+        if beyond:
+            raise ValueError(
+                f"the label map has a label for class index {beyond[0]}, but there are {self.num_classes} classes; "
+                "correct it"
+            )
 
     @property
     def first_label(self) -> int:
@@ -97,13 +98,18 @@ class LabelMap:
 
     @cached_property
     def class_labels(self) -> tuple[int, ...]:
-        """The label that stands for each class in files, by class index."""
+        """The label that stands for each class in files, by class index; -1 for a class that these files have not."""
         if self.entries is None:
             return tuple(range(self.first_label, self.last_label + 1))
         first: dict[int, int] = {}
         for label, index in self.entries:
             first.setdefault(index, label)
-        return tuple(first[index] for index in range(self.num_classes))
+        return tuple(first.get(index, -1) for index in range(self.num_classes))
+
+    @cached_property
+    def by_label(self) -> dict[int, int]:
+        """Class index of every label that is a class or ignored, 255 where it is ignored."""
+        return {label: self._class_of(label) for label in self._known}
 
     def show(self, label: int) -> str:
         """A label for people: a number, or a colour as #rrggbb."""

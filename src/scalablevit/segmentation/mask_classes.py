@@ -3,10 +3,12 @@
 Imports neither torch nor lightning, so that checking data starts at once.
 """
 
-from collections.abc import Collection
+import unicodedata
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scalablevit.abridged import abridged
 from scalablevit.segmentation.class_names import find_class_file, read_class_names
 from scalablevit.segmentation.label_map import LabelMap
 from scalablevit.segmentation.label_map_file import LabelMapFile, find_label_map, read_label_map
@@ -88,6 +90,41 @@ class ClassSource:
             names = names_of_labels(found, reduce_zero_label=settings.reduce_zero_label, ignore_labels=settings.ignored)
         label_map = LabelMap(len(names), settings.reduce_zero_label, settings.ignored)
         return MaskClasses(names, label_map, self.class_file)
+
+    def classes_of_network(self, trained: Sequence[str], found: Collection[int]) -> MaskClasses:
+        """Map the labels of data on which a network is evaluated to the network's classes, by their names.
+
+        Args:
+            trained: classes of the network, by index.
+            found: labels that occur.
+
+        Raises:
+            ValueError: the data have classes, with pixels, that the network has not.
+        """
+        settings = self.settings
+        if self.path is None:  # labels are numbered as those that the network was trained on
+            return MaskClasses(
+                list(trained), LabelMap(len(trained), settings.reduce_zero_label, settings.ignored), None
+            )
+        own = self.classes()
+        index_of = {unicodedata.normalize("NFC", name): index for index, name in enumerate(trained)}
+        entries = []
+        unknown: dict[str, None] = {}
+        for label, index in sorted(own.label_map.by_label.items()):
+            target = IGNORED if index == IGNORED else index_of.get(own.names[index])
+            if target is None and label in found:
+                unknown[own.names[index]] = None
+            entries.append((label, IGNORED if target is None else target))
+        if unknown:
+            raise ValueError(
+                f"{self.path}: {len(unknown)} classes are not among the {len(trained)} of the network "
+                f"({abridged(map(repr, trained), 8)}): {abridged(map(repr, unknown), 8)}; name them as the network "
+                "does, or ignore them by a label_map or ignore_labels"
+            )
+        label_map = LabelMap(
+            len(trained), ignore_labels=(), entries=tuple(entries), in_colours=own.label_map.in_colours
+        )
+        return MaskClasses(list(trained), label_map, self.path)
 
     def _by_label_map(self, path: Path, file: LabelMapFile) -> MaskClasses:
         """Classes in the order of a class file that was named, or that names the same ones; else of the label map."""

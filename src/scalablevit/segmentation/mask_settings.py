@@ -35,6 +35,7 @@ class MaskSettings:
             CVAT's labelmap.txt in the folder, if there is one; None: labels are class indices.
         mask_frame: for images turned by an EXIF orientation: "stored": masks are drawn over the stored pixels;
             "upright": over the upright image; "auto": whichever their size fits, and "stored" if it fits both.
+        trained_class_names: set by `scalablevit validate`: classes of the network that is evaluated, by index.
 
     Raises:
         ValueError: a value is out of range.
@@ -54,9 +55,10 @@ class MaskSettings:
     class_names_file: str | Path | None = None
     label_map: str | Path | None = "auto"
     mask_frame: MaskFrame = "auto"
+    trained_class_names: list[str] | None = None
 
     def __post_init__(self) -> None:
-        check_val_fraction(self.val_fraction)
+        check_val_fraction(self.val_fraction, trained_class_names=self.trained_class_names)
         if self.mask_frame not in ("auto", "stored", "upright"):
             raise ValueError(f"mask_frame must be 'auto', 'stored' or 'upright', got {self.mask_frame!r}")
         if self.val_list is not None and self.train_list is None:
@@ -68,6 +70,11 @@ class MaskSettings:
         """The pattern that an argument gives."""
         given = getattr(self, argument)
         return None if given is None else NamePattern(given, argument)
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether a trained network is evaluated on the data, and nothing is trained."""
+        return self.trained_class_names is not None
 
     @property
     def ignored(self) -> tuple[int, ...]:

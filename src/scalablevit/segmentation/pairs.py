@@ -130,10 +130,12 @@ def _scan(root: Path, settings: MaskSettings) -> PairScan:
     except ValueError as error:
         raise _LayoutError("split-list", str(error)) from None
     parts = [[pairs[index] for index in part] for part in listed.parts]
+    if len(parts) == 2 and settings.is_evaluation:
+        return PairScan(root, [], parts[1], str(lists[1]), [], listed.problems)
     if len(parts) == 2:
         return PairScan(root, parts[0], parts[1], str(lists[1]), [], listed.problems)
     train, val = split_by_hash(parts[0], settings.val_fraction, name=lambda pair: pair.image)
-    return PairScan(root, train, val, None, [], listed.problems)
+    return PairScan(root, [] if settings.is_evaluation else train, val, None, [], listed.problems)
 
 
 def _lists(root: Path, settings: MaskSettings, folders: "_Folders") -> list[Path] | None:
@@ -167,17 +169,19 @@ def _find_folders(root: Path, settings: MaskSettings) -> _Folders:
             image_folder = mask_folder = root
     if image_folder is not None and mask_folder is not None:
         parts = [_find_both(image_folder, mask_folder, *part) for part in _parts(settings.train, settings.val)]
-        if parts[0] is None and parts[1] is not None:
+        if parts[0] is None and parts[1] is not None and not settings.is_evaluation:
             raise _LayoutError(
                 "missing-folder",
                 f"{image_folder}: it has a validation folder {parts[1][0].name!r} but no training folder; add "
                 f"{image_folder / 'train'}, or name it with train",
             )
-        return _not_the_same(_Folders(parts[0] or (image_folder, mask_folder), parts[1]), settings)
+        return _not_the_same(_Folders(parts[0] or parts[1] or (image_folder, mask_folder), parts[1]), settings)
+    val_folder = _find(root, settings.val, VAL_NAMES)
     train_folder = _find(root, settings.train, TRAIN_NAMES)
+    if train_folder is None and settings.is_evaluation:
+        train_folder = val_folder
     if train_folder is None:
         raise _LayoutError("unknown-layout", _why_unknown(root, settings))
-    val_folder = _find(root, settings.val, VAL_NAMES)
     if val_folder is None and settings.val != "auto":
         raise _LayoutError("missing-folder", f"{root}: it has no folder {settings.val!r}; check the name given as val")
     train_pair = _find_inside(train_folder, images, masks)
@@ -294,10 +298,16 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _pair_all(root: Path, folders: _Folders, settings: MaskSettings) -> PairScan:
+    if settings.is_evaluation and folders.val is not None:
+        val, unpaired = _pair_up(root, *folders.val, settings)
+        problems = _pairing_problems(val, unpaired, *folders.val)
+        return PairScan(root, [], val, os.path.relpath(folders.val[0], root), problems, unpaired)
     train, unpaired = _pair_up(root, *folders.train, settings)
     problems = _pairing_problems(train, unpaired, *folders.train)
     if folders.val is None:
         train, val = split_by_hash(train, settings.val_fraction, name=lambda pair: pair.image)
+        if settings.is_evaluation:
+            train = []
         if len(train) == 1 and not val and not problems:
             message = (
                 f"{folders.train[0]}: it has one image with a mask only, too few to set one aside for validation; add "

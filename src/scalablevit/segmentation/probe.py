@@ -89,9 +89,10 @@ def _has_a_class(dataset: MaskDataset, index: int) -> bool:
 def _class_palette(palette: Iterable[tuple[int, int, int]] | None, label_map: LabelMap) -> Palette | None:
     """Colours of the classes in a mask's palette; None where it has too few or two alike."""
     if label_map.in_colours:
-        return tuple(unpack_colour(label) for label in label_map.class_labels)
+        lacks = min(label_map.class_labels) < 0
+        return None if lacks else tuple(unpack_colour(label) for label in label_map.class_labels)
     colours = tuple(palette or ())
-    if len(colours) <= max(label_map.class_labels):
+    if len(colours) <= max(label_map.class_labels) or min(label_map.class_labels) < 0:
         return None
     colours = tuple(colours[label] for label in label_map.class_labels)
     return colours if len(set(colours)) == label_map.num_classes else None

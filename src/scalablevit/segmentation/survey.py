@@ -112,12 +112,14 @@ class MaskSurvey:
 
     def _class_problems(self, classes: MaskClasses) -> Iterator[Problem]:
         root = str(self.root)
-        found = list(one_class_problem(root, self.labels, classes.label_map, classes.names))
-        yield from found
+        training, validation = self.class_pixels(classes.label_map)
+        if self.training:
+            yield from one_class_problem(root, self.labels, classes.label_map, classes.names)
+        else:  # a network is evaluated
+            training = validation
         # Gaps between numbers are no surprise where labels alone number the classes.
         if classes.named_by is not None:
-            pixels = zip(*self.class_pixels(classes.label_map), strict=True)
-            counts = dict(zip(classes.names, pixels, strict=True))
+            counts = dict(zip(classes.names, zip(training, validation, strict=True), strict=True))
             yield from class_problems(root, counts, named=True, read=self.read)
 
 

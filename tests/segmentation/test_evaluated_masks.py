@@ -1,0 +1,91 @@
+"""A trained network is evaluated on other masks: all of them, with classes matched by name."""
+
+import logging
+
+import numpy as np
+import pytest
+from mask_folders import write_folder, write_image, write_mask
+
+from scalablevit.segmentation.data import MaskFolderData
+
+TRAINED = ["sky", "sea", "sand"]
+SETTINGS = {"crop_size": [16, 24], "short_side": None, "long_side": None, "num_workers": 0, "augmentation": None}
+
+
+def data(root, **settings):
+    return MaskFolderData(root, **{**SETTINGS, "trained_class_names": TRAINED, "val_fraction": 1.0, **settings})
+
+
+def write_pairs(root, count=5):
+    for i in range(count):
+        write_image(root / f"images/{i}.png", seed=i)
+        write_mask(root / f"masks/{i}.png")
+
+
+def classes_of(made):
+    return made.val_dataset[0].mask[0, :3].tolist()
+
+
+def test_all_of_a_folder_without_parts_is_measured(tmp_path):
+    write_pairs(tmp_path)
+    made = data(tmp_path)
+    assert (len(made.train_dataset), len(made.val_dataset)) == (0, 5)
+    assert "validation  5 images with masks (all that there are)" in made.summary()
+    assert "training " not in made.summary()
+    with pytest.raises(ValueError, match="val_fraction must be between 0 and 1"):
+        MaskFolderData(tmp_path, val_fraction=1.0, **SETTINGS)
+
+
+@pytest.mark.parametrize("layout", ["ade", "parts"])
+def test_a_validation_part_alone_is_enough(tmp_path, layout):
+    write_folder(tmp_path)
+    for path in tmp_path.glob("*/training/*"):
+        path.unlink()
+    for path in tmp_path.glob("*/training"):
+        path.rmdir()
+    if layout == "parts":
+        (tmp_path / "test").mkdir()
+        (tmp_path / "images/validation").rename(tmp_path / "test/images")
+        (tmp_path / "annotations/validation").rename(tmp_path / "test/masks")
+    assert len(data(tmp_path).val_dataset) == 2
+
+
+def test_classes_in_another_order_are_matched_by_name(tmp_path):
+    write_pairs(tmp_path)
+    (tmp_path / "classes.txt").write_text("sand\nsky\nsea\n")
+    made = data(tmp_path)
+    assert made.class_names == TRAINED
+    assert classes_of(made) == [2, 0, 1]
+
+
+def test_a_set_without_one_class_is_measured_and_told(tmp_path, caplog):
+    write_pairs(tmp_path)
+    for path in tmp_path.glob("masks/*"):
+        write_mask(path, np.arange(24)[None].repeat(16, axis=0) % 2)
+    (tmp_path / "classes.txt").write_text("sea\nsky\n")
+    with caplog.at_level(logging.WARNING):
+        made = data(tmp_path)
+    assert classes_of(made) == [1, 0, 1]
+    assert "1 of 3 classes never occur: 'sand'" in caplog.text
+    assert "training" not in caplog.text
+
+
+def test_a_class_that_the_network_has_not(tmp_path):
+    write_pairs(tmp_path)
+    (tmp_path / "classes.txt").write_text("sky\nsea\nsnow\n")
+    with pytest.raises(ValueError, match=r"not among the 3 of the network \('sky', 'sea', 'sand'\): 'snow'"):
+        data(tmp_path)
+    assert classes_of(data(tmp_path, ignore_labels=[2])) == [0, 1, 255]
+    (tmp_path / "classes.txt").write_text("sky\nsea\nsand\nsnow\n")
+    assert classes_of(data(tmp_path)) == [0, 1, 2], "it has no pixels"
+
+
+def test_numbers_without_names_are_those_of_training(tmp_path):
+    write_pairs(tmp_path)
+    assert classes_of(data(tmp_path, reduce_zero_label=True)) == [255, 0, 1]
+
+
+def test_colours_are_matched_by_name_too(tmp_path):
+    write_pairs(tmp_path)
+    (tmp_path / "labelmap.txt").write_text("sand:1,1,1::\nsea:0,0,0::\nsky:2,2,2::\n")
+    assert classes_of(data(tmp_path)) == [1, 2, 0]
