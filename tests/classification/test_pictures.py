@@ -53,7 +53,7 @@ def test_evaluation_counts(dataset: ImageFolderDataset) -> None:
         assert result.top1 == 6 / 8
         assert result.top5 is None
         assert result.confusion.tolist() == [[3, 0, 0], [0, 3, 0], [0, 2, 0]]
-    assert result.summary()["top1"] == 0.75
+    assert result.summary(["a", "b", "c"])["top1"] == 0.75
 
 
 def test_top5() -> None:

@@ -173,6 +173,7 @@ class ImageFolderSettings:
         value_range: values that become black and white, in grayscale of more than 8 bits a pixel, such as [0, 4095];
             null: see `read_image`.
         augmentation: how training images are varied; null: not at all.
+        sampling: "all": an epoch has each training image once; "balanced": as many images, of each class equally many.
         trained_class_names: set by `scalablevit validate`: classes of the network that is evaluated, by index.
 
     Raises:
@@ -191,10 +192,13 @@ class ImageFolderSettings:
     interpolation: str = "bicubic"
     value_range: tuple[float, float] | None = None
     augmentation: Augmentation | None = _IMAGENET_AUGMENTATION
+    sampling: Literal["all", "balanced"] = "all"
     trained_class_names: list[str] | None = None
 
     def __post_init__(self) -> None:
         check_val_fraction(self.val_fraction, trained_class_names=self.trained_class_names)
+        if self.sampling not in ("all", "balanced"):
+            raise ValueError(f"sampling must be 'all' or 'balanced', got {self.sampling!r}")
 
     def preprocessing(self) -> Preprocessing:
         """Settings of the network's input."""
@@ -319,6 +323,10 @@ class ImageFolderData(TaskData):
     def preprocessing(self) -> Preprocessing:
         """How an image becomes the network's input in evaluation."""
         return self._preprocessing
+
+    def balanced_classes(self) -> Sequence[int] | None:
+        """The class of each training image, with `sampling` "balanced"."""
+        return self.train_dataset.targets.tolist() if self.settings.sampling == "balanced" else None
 
     def summary(self) -> str:
         """What was found, in a few lines for people."""

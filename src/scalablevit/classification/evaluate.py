@@ -1,5 +1,6 @@
 """Measuring a classifier on a set of images, in one process."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalablevit.classification.data import ImageFolderDataset, collate
+from scalablevit.data.class_report import class_report, confusion_as_json, macro_mean
 from scalablevit.data.loaders import eval_loader
 
 
@@ -50,9 +52,19 @@ class Evaluation:
         K = self.probabilities.shape[1]
         return torch.bincount(self.targets * K + self.probabilities.argmax(1), minlength=K * K).view(K, K)
 
-    def summary(self) -> dict[str, Any]:
-        """The figures, as JSON takes them."""
-        return {"top1": self.top1, "top5": self.top5, "count": self.count, "unreadable": self.unreadable}
+    def summary(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """The figures, as JSON takes them: of all images, of each class, and the confusion matrix."""
+        confusion = self.confusion.numpy()
+        per_class = class_report(class_names, confusion)
+        return {
+            "top1": self.top1,
+            "top5": self.top5,
+            **{f"macro_{figure}": macro_mean(per_class, figure) for figure in ("precision", "recall", "f1")},
+            "count": self.count,
+            "unreadable": self.unreadable,
+            "per_class": per_class,
+            **confusion_as_json(confusion),
+        }
 
 
 @torch.inference_mode()

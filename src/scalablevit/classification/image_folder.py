@@ -232,6 +232,12 @@ def _layout_problems(scan: FolderScan) -> list[Problem]:
     empty = [name for name, files in scan.train.items() if not files and not scan.val.get(name)]
     problems += [_empty_class(scan.train_folder / name) for name in empty]
     problems += _look_alikes(scan)
+    if unlearned := [name for name, files in scan.train.items() if not files and scan.val.get(name)]:
+        message = (
+            f"{scan.train_folder}: {len(unlearned)} classes have validation images and no training images: "
+            f"{abridged(map(repr, unlearned))}; the network cannot learn them: add images, or remove the classes"
+        )
+        problems.append(Problem("warning", "class-without-training", str(scan.train_folder), message))
     if not scan.is_split:
         problems.extend(_validation_folder_problems(scan))
     elif not empty and not any(scan.val.values()):

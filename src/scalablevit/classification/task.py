@@ -1,9 +1,12 @@
 """Training and validating a classifier."""
 
-from dataclasses import dataclass
+import logging
+import math
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
@@ -13,9 +16,13 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.classification.data import NOTHING_READABLE_TARGET, ClassificationBatch, why_unreadable
+from scalablevit.classification.losses import soft_cross_entropy, soft_targets, weights_of_classes
 from scalablevit.classification.transforms import Preprocessing
 from scalablevit.training.module import Evaluation, TrainingModule, check_variant
+from scalablevit.training.settings import TrainingSettings
 from scalablevit.weights import load_model, load_weights, save_model
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,17 +50,16 @@ class MixupSettings:
                 raise ValueError(f"mixup.{name} must be between 0 and 1, got {getattr(self, name)}")
         if self.mixup_alpha == self.cutmix_alpha == 0:
             raise ValueError("mixup needs mixup_alpha or cutmix_alpha above 0; leave mixup out to mix nothing")
+        if self.prob == 0:
+            raise ValueError("mixup.prob 0 mixes nothing: raise it, or leave mixup out")
 
 
-class ClassificationTask(TrainingModule):
-    """A ScalableViT classifier with its loss and its metrics.
+@dataclass(frozen=True)
+class ClassificationSettings(TrainingSettings):
+    """How a classifier is built and trained.
 
     Args:
-        variant: name of the network, see `scalablevit.backbone.VARIANTS`.
-        class_names: names of the classes by index; the command line takes them from the data.
-        preprocessing: how an image becomes the network's input, as `Preprocessing.to_dict` gives it; the
-            command line takes it from the data.
-        weights: where to start from: anything `load_weights` reads; None: from scratch. A head for other
+        weights: where to start from: anything `load_weights` reads; null: from scratch. A head for other
             classes is replaced.
         head: "published" or "plain" (see `ScalableViT`); "auto": what the variant has.
         drop_path_rate: drop-path probability of the last block, in [0, 1).
@@ -64,8 +70,49 @@ class ClassificationTask(TrainingModule):
         compile: train through torch.compile.
         network_options: further arguments of `ScalableViT`, such as {lim: false}.
         label_smoothing: share of the target spread over all classes, in [0, 1).
-        mixup: mixing of images; None: none.
-        training: how it is trained: optimizer, schedule, seed and the other arguments of `TrainingSettings`.
+        mixup: mixing of images; null: none.
+        class_weights: "balanced" (each class counts the same in total), weights by class index, or by class name;
+            scaled to mean 1 over the training images; null: every image counts the same.
+        focal_gamma: exponent of the focal loss, above 0; null: cross-entropy.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    weights: str | None = None
+    head: Literal["auto", "published", "plain"] = "auto"
+    drop_path_rate: float = 0.0
+    window_size: int | list[int] | list[list[int]] = 7
+    scale_value: bool = False
+    grad_checkpointing: bool = False
+    compile: bool = False
+    network_options: dict[str, Any] | None = None
+    label_smoothing: float = 0.1
+    mixup: MixupSettings | None = None
+    class_weights: Literal["balanced"] | list[float] | dict[str, float] | None = None
+    focal_gamma: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"model.label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if self.focal_gamma is not None and not (math.isfinite(self.focal_gamma) and self.focal_gamma > 0):
+            raise ValueError(f"model.focal_gamma must be above 0 or null, got {self.focal_gamma}; 2 is usual")
+
+    def training(self) -> dict[str, Any]:
+        """Arguments of `TrainingSettings` by name."""
+        return {field.name: getattr(self, field.name) for field in fields(TrainingSettings)}
+
+
+class ClassificationTask(TrainingModule):
+    """A ScalableViT classifier with its loss and its metrics.
+
+    Args:
+        variant: name of the network, see `scalablevit.backbone.VARIANTS`.
+        class_names: names of the classes by index; the command line takes them from the data.
+        preprocessing: how an image becomes the network's input, as `Preprocessing.to_dict` gives it; the
+            command line takes it from the data.
+        settings: arguments of `ClassificationSettings`.
 
     Raises:
         ValueError: no such variant, weights that do not fit, or an argument out of range.
@@ -74,83 +121,122 @@ class ClassificationTask(TrainingModule):
     task = "classification"
     monitor = ("val/top1", "max")
     network: ScalableViT
+    settings: ClassificationSettings
 
-    def __init__(
-        self,
-        variant: str,
-        *,
-        class_names: list[str],
-        preprocessing: dict[str, Any],
-        weights: str | None = None,
-        head: Literal["auto", "published", "plain"] = "auto",
-        drop_path_rate: float = 0.0,
-        window_size: int | list[int] | list[list[int]] = 7,
-        scale_value: bool = False,
-        grad_checkpointing: bool = False,
-        compile: bool = False,
-        network_options: dict[str, Any] | None = None,
-        label_smoothing: float = 0.1,
-        mixup: MixupSettings | None = None,
-        **training: Any,
-    ) -> None:
-        super().__init__(**training)
+    def __init__(self, variant: str, *, class_names: list[str], preprocessing: dict[str, Any], **settings: Any) -> None:
+        own = ClassificationSettings(**settings)
+        super().__init__(**own.training())
         check_variant(variant)
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"model.label_smoothing must be in [0, 1), got {label_smoothing}")
+        self.settings = own
         self.variant = variant
         self.class_names = class_names
         self.preprocessing = Preprocessing.from_dict(preprocessing)
-        self.label_smoothing = label_smoothing
-        K = len(class_names)
-        self.model_args: dict[str, Any] = {
-            "num_classes": K,
-            "in_chans": self.preprocessing.in_chans,
-            "window_size": window_size,
-            "scale_value": scale_value,
-            **({} if head == "auto" else {"head": head}),
-            **(network_options or {}),
-        }
-        # Initialisation is part of the run's seed, wherever the task is built.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.settings.seed)
-            numbers = {**VARIANTS[variant], "drop_path_rate": drop_path_rate, **self.model_args}
-            try:
-                self.network = ScalableViT(**numbers)
-            except TypeError as error:
-                raise ValueError(f"model.network_options: {error}; see ScalableViT for its arguments") from error
-        self.network.set_grad_checkpointing(grad_checkpointing)
-        self.load_report = None if weights is None else load_weights(self.network, weights, class_names=class_names)
-        if compile:
+        self.network = self._build_network()
+        self.network.set_grad_checkpointing(own.grad_checkpointing)
+        self.load_report = (
+            None if own.weights is None else load_weights(self.network, own.weights, class_names=class_names)
+        )
+        if own.compile:
             self.network.compile()
-        self.mixup = None
-        if mixup is not None:
-            self.mixup = Mixup(
-                mixup.mixup_alpha,
-                mixup.cutmix_alpha,
-                prob=mixup.prob,
-                switch_prob=mixup.switch_prob,
-                label_smoothing=label_smoothing,
-                num_classes=K,
-            )
+        K = len(class_names)
+        self.mixup = self._build_mixup(K)
+        self._class_weights: Tensor | None = None  # setup() asks the data how many images each class has
         self.unreadable.explain = why_unreadable
         self.val_loss = MeanMetric()
         self.val_top1 = MulticlassAccuracy(num_classes=K, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes=K, top_k=5, average="micro") if K > 5 else None
 
+    def _build_network(self) -> ScalableViT:
+        settings = self.settings
+        self.model_args: dict[str, Any] = {
+            "num_classes": len(self.class_names),
+            "in_chans": self.preprocessing.in_chans,
+            "window_size": settings.window_size,
+            "scale_value": settings.scale_value,
+            **({} if settings.head == "auto" else {"head": settings.head}),
+            **(settings.network_options or {}),
+        }
+        # Initialisation is part of the run's seed, wherever the task is built.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            numbers = {**VARIANTS[self.variant], "drop_path_rate": settings.drop_path_rate, **self.model_args}
+            try:
+                return ScalableViT(**numbers)
+            except TypeError as error:
+                raise ValueError(f"model.network_options: {error}; see ScalableViT for its arguments") from error
+
+    def _build_mixup(self, num_classes: int) -> Mixup | None:
+        mixup = self.settings.mixup
+        if mixup is None:
+            return None
+        return Mixup(
+            mixup.mixup_alpha,
+            mixup.cutmix_alpha,
+            prob=mixup.prob,
+            switch_prob=mixup.switch_prob,
+            label_smoothing=self.settings.label_smoothing,
+            num_classes=num_classes,
+        )
+
+    def setup(self, stage: str) -> None:
+        """Weigh the classes by the training images, and refuse settings that would do nothing."""
+        super().setup(stage)
+        if stage != "fit":
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.mixup is not None and getattr(data, "batch_size", None) == 1:
+            raise ValueError(
+                "model.mixup mixes images of a batch in pairs, and data.batch_size is 1: raise it, or set "
+                "model.mixup to null"
+            )
+        given = self.settings.class_weights
+        if given is None:
+            return
+        targets = getattr(getattr(data, "train_dataset", None), "targets", None)
+        if targets is None:
+            raise ValueError("model.class_weights needs data whose train_dataset has targets; set it to null")
+        counts = np.bincount(np.asarray(targets), minlength=len(self.class_names)).tolist()
+        self._class_weights = weights_of_classes(given, self.class_names, counts)
+        if given == "balanced" and getattr(getattr(data, "settings", None), "sampling", "all") == "balanced":
+            log.warning(
+                "model.class_weights balanced beside data.sampling balanced corrects twice for rare classes: keep one"
+            )
+
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         """Mean loss of a batch."""
         nothing_left = bool((batch.targets == NOTHING_READABLE_TARGET).any())
         self.unreadable.collect(batch.unreadable, nothing_left=nothing_left)
-        images, targets = batch.images, batch.targets
-        # timm's Mixup pairs a batch with its own mirror image and so wants an even number.
-        if self.mixup is not None and len(images) % 2 == 0:
-            images, soft_targets = self.mixup(images, targets)
-            loss = torch.sum(-soft_targets * F.log_softmax(self.network(images).float(), dim=-1), dim=-1).mean()
-        else:
-            logits = self.network(images).float()
-            loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-        self.log_train_loss(loss, len(images))
+        loss = self._loss(batch.images, batch.targets)
+        self.log_train_loss(loss, len(batch.images))
         return loss
+
+    def _loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        settings, weights = self.settings, self._class_weights
+        if self.mixup is None and weights is None and settings.focal_gamma is None:
+            logits = self.network(images).float()
+            return F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
+        if self.mixup is None:
+            spread = soft_targets(targets, len(self.class_names), settings.label_smoothing)
+        else:
+            images, spread = self._mixed(images, targets)
+        return soft_cross_entropy(
+            self.network(images).float(),
+            spread,
+            class_weights=None if weights is None else weights.to(images.device),
+            focal_gamma=settings.focal_gamma,
+        )
+
+    def _mixed(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix images and targets in pairs; of an odd number the last stays as it is."""
+        assert self.mixup is not None
+        paired = len(images) - len(images) % 2  # timm pairs a batch with its own mirror image
+        alone = soft_targets(targets[paired:], len(self.class_names), self.settings.label_smoothing)
+        if paired == 0:
+            return images, alone
+        mixed, spread = self.mixup(images[:paired], targets[:paired])
+        if paired == len(images):
+            return mixed, spread
+        return torch.cat([mixed, images[paired:]]), torch.cat([spread, alone.to(spread)])
 
     def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> None:
         """Count hits; images that could not be read do not count."""
@@ -200,4 +286,4 @@ class ClassificationTask(TrainingModule):
             draw_predictions(result, data.val_dataset, self.class_names, folder / "predictions.png")
 
         top5 = f", top-5 {result.top5:.2%}" if result.top5 is not None else ""
-        return Evaluation(result.summary(), f"top-1 {result.top1:.2%}{top5}", result.count, draw)
+        return Evaluation(result.summary(self.class_names), f"top-1 {result.top1:.2%}{top5}", result.count, draw)

@@ -9,6 +9,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker
 from scalablevit.data.randomness import isolated_cpu_randomness, seed_cpu, seed_for
 from scalablevit.data.workers import prepare_worker, raise_for_workers, timeout_seconds, waiting_for_data
 
+_MOST_EPOCHS = 2**20
+
 
 class SampleKey(NamedTuple):
     """What a `ShardedSampler` hands to a `SeededDataset`: which sample, and in which epoch it is drawn."""
@@ -38,6 +40,8 @@ class ShardedSampler(DistributedSampler[Any]):
             by at most 1.
         groups: a number for each sample: batches hold samples of one number, such as of landscapes or of
             portraits. What fills no batch over all ranks comes last, mixed. None: any samples.
+        classes: a class for each sample: every epoch draws as many samples as there are, of each class equally many
+            (samples of rare classes come several times); None: each sample once.
         batches_per_step: how many batches of a rank make an optimizer step. With `drop_last`, batches at the end
             that make no whole step are dropped too, unless there is no whole one.
 
@@ -57,6 +61,7 @@ class ShardedSampler(DistributedSampler[Any]):
         drop_last: bool,
         pad: bool,
         groups: Sequence[int] | None = None,
+        classes: Sequence[int] | None = None,
         batches_per_step: int = 1,
     ) -> None:
         if num_samples < 1:
@@ -68,6 +73,8 @@ class ShardedSampler(DistributedSampler[Any]):
             raise ValueError(f"rank must lie in 0..world_size - 1, got rank {rank} of world_size {world_size}")
         if groups is not None and len(groups) != num_samples:
             raise ValueError(f"groups needs a number for each of {num_samples} samples, got {len(groups)}")
+        if classes is not None and (groups is not None or len(classes) != num_samples):
+            raise ValueError(f"classes needs a number for each of {num_samples} samples, and no groups")
         # the parent's __init__ is left out on purpose: it knows neither batches nor unpadded shards
         self.num_replicas = world_size
         self.rank = rank
@@ -79,6 +86,7 @@ class ShardedSampler(DistributedSampler[Any]):
         self.skip_batches = 0
         self._dataset_size = num_samples
         self._groups = None if groups is None else torch.as_tensor(groups)
+        self._classes = None if classes is None else torch.as_tensor(classes)
         if drop_last:
             batches = num_samples // (world_size * batch_size)
             if batches > batches_per_step:
@@ -98,12 +106,19 @@ class ShardedSampler(DistributedSampler[Any]):
         order = self._order()
         for i in range(start, self.num_samples):
             position = (i * self.num_replicas + self.rank) % size
-            yield SampleKey(position if order is None else int(order[position]), epoch)
+            drawn = position if order is None else int(order[position])
+            # A sample that comes again in an epoch is augmented in another way.
+            yield SampleKey(drawn % size, epoch + _MOST_EPOCHS * (drawn // size))
 
     def _order(self) -> torch.Tensor | None:
-        """The epoch's order of all samples; None: the data set's own."""
+        """The epoch's order of all samples; None: the data set's own.
+
+        With `classes`, a sample that comes for the n-th time has n - 1 times the number of samples added.
+        """
         generator = torch.Generator().manual_seed(seed_for(self.seed, self.epoch))
         size = self._dataset_size
+        if self._classes is not None and self.shuffle:
+            return _balanced_order(self._classes, generator)
         order = torch.randperm(size, generator=generator) if self.shuffle else None
         if self._groups is None:
             return order
@@ -126,6 +141,21 @@ class ShardedSampler(DistributedSampler[Any]):
     def __len__(self) -> int:
         """How many samples this rank draws in an epoch."""
         return self.num_samples
+
+
+def _balanced_order(classes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """(N,) samples, of each class equally many to one, each class's members by turns; see `ShardedSampler._order`."""
+    size, present = len(classes), classes.unique()
+    drawn = []
+    # Which classes get the one that is left over hangs on the epoch.
+    for place, label in enumerate(present[torch.randperm(len(present), generator=generator)]):
+        members = (classes == label).nonzero()[:, 0]
+        quota = size // len(present) + (place < size % len(present))
+        rounds = -(-quota // len(members))
+        turns = [members[torch.randperm(len(members), generator=generator)] + size * turn for turn in range(rounds)]
+        drawn.append(torch.cat([members[:0], *turns])[:quota])
+    order = torch.cat(drawn)
+    return order[torch.randperm(size, generator=generator)]
 
 
 class SeededDataset(Dataset[Any]):
@@ -223,6 +253,7 @@ def train_loader(
     collate_fn: Callable[[list[Any]], Any] | None = None,
     drop_last: bool = True,
     groups: Sequence[int] | None = None,
+    classes: Sequence[int] | None = None,
     batches_per_step: int = 1,
 ) -> ResumableLoader:
     """Shuffled, augmented and resumable: the loader to train from.
@@ -240,7 +271,8 @@ def train_loader(
         collate_fn: list of samples -> batch; None: torch's default.
         drop_last: drop what does not fill a batch on every rank; otherwise the last batch is smaller and the
             ranks are evened out by repeating samples.
-        groups: as for `ShardedSampler`, as is `batches_per_step`.
+        groups: as for `ShardedSampler`, as are `classes` and `batches_per_step`.
+        classes: see `groups`.
         batches_per_step: see `groups`.
     """
     sampler = ShardedSampler(
@@ -253,6 +285,7 @@ def train_loader(
         drop_last=drop_last,
         pad=True,
         groups=groups,
+        classes=classes,
         batches_per_step=batches_per_step,
     )
     return ResumableLoader(

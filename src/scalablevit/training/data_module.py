@@ -96,6 +96,10 @@ class TaskData(LightningDataModule):
         """A number for each training sample: batches hold samples of one number; None: any samples."""
         return None
 
+    def balanced_classes(self) -> Sequence[int] | None:
+        """A class for each training sample, of which an epoch draws equally many; None: each sample once."""
+        return None
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled and augmented; the same number of batches on all ranks, and whole optimizer steps of them."""
         return train_loader(
@@ -107,6 +111,7 @@ class TaskData(LightningDataModule):
             world_size=self._world_size,
             collate_fn=self._collate,
             groups=self.batch_groups(),
+            classes=self.balanced_classes(),
             batches_per_step=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
         )
 
