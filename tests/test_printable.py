@@ -1,5 +1,6 @@
 """Names of files and classes are shown as they are, and never obeyed."""
 
+import json
 import unicodedata
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scalablevit.printable import plot_text, printable, real_name
+from scalablevit.safe_write import write_json
 
 
 @pytest.mark.parametrize(
@@ -59,3 +61,9 @@ def test_matplotlib_draws_dollar_signs(text: str) -> None:
     drawn = figure.text(0, 0, plot_text(text))
     shown, is_math = drawn._preprocess_math(drawn.get_text())  # type: ignore[attr-defined]
     assert (shown, is_math) == (text, False)
+
+
+def test_json_files_take_names_that_are_not_utf8(tmp_path: Path) -> None:
+    for content in ({"name": "grün"}, {"name": "caf\udce9"}):
+        write_json(tmp_path / "a.json", content)
+        assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == content

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from scalablevit.printable import printable
+
 
 def abridged(names: Iterable[object], most: int = 5) -> str:
     """The first names and how many more there are: "ant, bee and 3 more".
@@ -10,6 +12,6 @@ def abridged(names: Iterable[object], most: int = 5) -> str:
         names: of classes, files, ...; `map(repr, names)` puts each in quotes.
         most: how many to name.
     """
-    words = [str(name) for name in names]
+    words = [printable(name) for name in names]
     more = f" and {len(words) - most:,} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more

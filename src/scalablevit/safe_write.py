@@ -63,7 +63,11 @@ def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None
         WriteError: the system refused to write; what stood at `path` is intact.
     """
     text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # a file name that is not UTF-8
+        data = (json.dumps(content, indent=indent) + "\n").encode()
+    write_atomically(path, lambda file: file.write(data))
 
 
 def sweep_leftovers(folder: str | os.PathLike[str]) -> None:

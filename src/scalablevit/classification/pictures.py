@@ -13,6 +13,7 @@ from scalablevit.classification.data import ImageFolderDataset
 from scalablevit.classification.evaluate import Evaluation
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_image
+from scalablevit.printable import printable
 
 _RIGHT, _WRONG = "#1a7f37", "#b3261e"
 _THUMBNAIL = 256
@@ -104,4 +105,5 @@ def draw_predictions(
 
 
 def _short(name: str, most: int) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+    shown = printable(name)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"

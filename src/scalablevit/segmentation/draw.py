@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from scalablevit.printable import printable
 from scalablevit.segmentation.label_map import LabelMap
 from scalablevit.segmentation.labels import class_pixels
 from scalablevit.visualization.fonts import load_font
@@ -139,4 +140,5 @@ def _percent(share: float) -> str:
 
 
 def short(name: str, most: int) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+    shown = printable(name)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
+from scalablevit.printable import printable
 from scalablevit.safe_write import write_atomically
 from scalablevit.segmentation.draw import MOST_LEGEND_ENTRIES, Colours, short
 
@@ -54,7 +55,7 @@ def draw_predictions(
         cells[1].imshow(table[known], interpolation="nearest")
         cells[2].imshow(table[labels], interpolation="nearest")
         for cell, text in zip(cells, ("picture", "ground truth", title), strict=True):
-            cell.set_title(text, fontsize=9, parse_math=False)
+            cell.set_title(printable(text), fontsize=9, parse_math=False)
     order = [int(k) for k in np.argsort(-seen, kind="stable") if seen[k] and k < K]
     names = [(short(class_names[k], 24), palette[k]) for k in order[:MOST_LEGEND_ENTRIES]]
     if seen[K]:

@@ -8,6 +8,8 @@ from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 
+from scalablevit.printable import printable
+
 _MOST_METRICS = 5
 
 
@@ -82,7 +84,7 @@ class EpochLines(Checkpoint):
         parts.append(f"{time.monotonic() - self._began:.0f} s")
         # The live bar's own console puts the line above it.
         console = getattr(trainer.progress_bar_callback, "_console", None) or Console(soft_wrap=True)
-        console.print("   ".join(parts), highlight=False)
+        console.print(printable("   ".join(parts)), highlight=False, markup=False, emoji=False)
 
 
 def epoch_of(epoch: int, max_epochs: int | None) -> str:

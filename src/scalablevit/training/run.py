@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from scalablevit.data.workers import kill_workers
+from scalablevit.printable import printable
 from scalablevit.safe_write import write_atomically
 from scalablevit.training.devices import threads_per_process
 from scalablevit.training.early_stopping import why_ended_early
@@ -192,4 +193,6 @@ def explained(checkpoint: Path | None) -> Iterator[None]:
 
 
 def _print(text: str, *, stderr: bool = False) -> None:
-    Console(soft_wrap=True, stderr=stderr).print(text, highlight=False, markup=False)
+    Console(soft_wrap=True, stderr=stderr).print(
+        printable(text, multiline=True), highlight=False, markup=False, emoji=False
+    )

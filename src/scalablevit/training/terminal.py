@@ -7,6 +7,8 @@ import warnings
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 
+from scalablevit.printable import printable
+
 
 def rank() -> int:
     """Rank of this process, known before the ranks have met."""
@@ -21,7 +23,7 @@ class _Terminal(logging.Handler):
         alone = dist.is_available() and dist.is_initialized() and record.name.endswith(".unreadable")
         if rank() == 0 or alone:
             # looked up at each call: a live bar puts its own stream there
-            sys.stderr.write(f"{record.levelname.lower()}: {record.getMessage()}\n")
+            sys.stderr.write(f"{record.levelname.lower()}: {printable(record.getMessage(), multiline=True)}\n")
 
 
 def quiet_lightning() -> None:
