@@ -29,6 +29,7 @@ from scalablevit.layers import (
 from scalablevit.layers.head import PUBLISHED_HIDDEN_DIM
 from scalablevit.ops.layout import channels_first
 from scalablevit.ops.windows import as_window
+from scalablevit.weights.classes import check_class_names
 from scalablevit.weights.published_names import to_native_names
 
 WindowSize = int | tuple[int, int]
@@ -613,7 +614,9 @@ SCALED_VALUE_VARIANTS = ("scalablevit_small",)
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """timm's hook: names of any published checkpoint become ours."""
+    """timm's hook: names of any published checkpoint become ours; class names must be as many as classes."""
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
+    check_class_names(state_dict, names, "the checkpoint beside timm's config.json")
     return to_native_names(state_dict)
 
 

@@ -198,6 +198,14 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
                     opened(path)
 
 
+def test_an_address_and_a_folder_of_that_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"weights are read from files; download the file"):
+        filled("https://example.org/weights.pth")
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(WeightsError, match=r"model\.safetensors is a folder; give a file with weights"):
+        filled(tmp_path)
+
+
 def test_a_folder_names_the_weights_that_it_has(tmp_path: Path) -> None:
     torch.save(PLAIN, tmp_path / "pytorch_model.bin")
     with pytest.raises(FileNotFoundError, match=r"the folder holds pytorch_model.bin: give .*pytorch_model.bin"):

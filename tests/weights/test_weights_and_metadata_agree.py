@@ -105,6 +105,22 @@ def test_timm_refuses_a_folder_whose_numbers_disagree(wrong: int, tmp_path: Path
         timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
 
 
+def test_timm_refuses_a_folder_whose_names_are_not_as_many_as_its_classes(tmp_path: Path) -> None:
+    write("classifier", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for names in (NAMES[:9], [*NAMES, "k"]):
+        config["label_names"] = config["pretrained_cfg"]["label_names"] = names
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(WeightsError, match=f"its weights have 10 classes .*names {len(names)}"):
+            timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+
+
+def test_a_network_of_other_classes_than_its_metadata_names() -> None:
+    metadata = {"task": "classification", "class_names": ["a", "b"], "preprocessing": CLASSIFIER_INPUT}
+    with pytest.raises(WeightsError, match="network has 3 classes, its metadata names 2"):
+        Classifier.from_metadata(ScalableViT(**{**VARIANTS[NAME], "num_classes": 3}), metadata, source="file")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_missing_or_surplus_or_misshapen_tensor_is_named(kind: str, tmp_path: Path) -> None:
     path = write(kind, tmp_path)

@@ -117,7 +117,14 @@ class Classifier:
             class_names = list(metadata["class_names"])
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{source} lacks class names or preprocessing ({error}); train it with fit") from error
-        in_chans = getattr(network, "in_chans", preprocessing.in_chans)  # of a network of the caller's own, unknown
+        # of a network of the caller's own, both numbers may be unknown
+        num_classes = getattr(network, "num_classes", len(class_names))
+        if num_classes != len(class_names):
+            raise WeightsError(
+                f"{source} does not fit what it describes: its network has {num_classes} classes, its metadata names "
+                f"{len(class_names)}"
+            )
+        in_chans = getattr(network, "in_chans", preprocessing.in_chans)
         if in_chans != preprocessing.in_chans:
             raise WeightsError(
                 f"{source} does not fit what it describes: its network takes {in_chans} channel(s), its preprocessing "

@@ -12,6 +12,7 @@ from scalablevit.weights.source import WeightsError
 _MOST_UNPACKED = 4
 _CLONE = 'load it where you trust it, and save its state dict: safetensors.torch.save_file(state_dict, "x.safetensors")'
 _SPECIAL = (
+    (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),

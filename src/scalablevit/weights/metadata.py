@@ -98,6 +98,8 @@ def read_metadata(source: str | os.PathLike[str]) -> dict[str, Any]:
             raise WeightsError(f"{path} is not a safetensors file but a pickle of PyTorch, which holds no metadata")
         with safe_open(path, "pt") as file:
             return parse_metadata(file.metadata(), path)
+    except PermissionError:
+        raise
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is truncated or not a safetensors file ({first_line(error)})") from error
 

@@ -21,10 +21,12 @@ def weights_file(source: str | os.PathLike[str]) -> Path:
     Raises:
         FileNotFoundError: no such file or folder, or a folder without weights.
     """
-    path = Path(str(source).removeprefix("local-dir:"))
+    path = Path(str(source).removeprefix("local-dir:")).expanduser()
     remedy = f"give a .safetensors or .pth file, or a folder with {WEIGHTS_FILE}"
     if "\0" in str(path):
         raise FileNotFoundError(f"no weights at {str(path)!r}: a path has no null character; {remedy}")
+    if str(source).startswith(("http://", "https://")):
+        raise FileNotFoundError(f"no weights at {source}: weights are read from files; download the file, and {remedy}")
     if not path.is_dir():
         if not path.exists():
             near = _similar_name(path)
