@@ -30,7 +30,7 @@ def parser() -> Parser:
     found.epilog = (
         "MODEL is any name that timm knows, plain:VARIANT (our network as published code writes it), "
         "twins_svt_small:4d, vit_pytorch:scalable_vit or vit_pytorch:scalable_vit_paper; MODEL@MODE runs it in a mode "
-        "of its own. Lists give every combination."
+        "of its own. A run folder stands for its variant. Lists give every combination."
     )
     add = found.add_argument
     add(

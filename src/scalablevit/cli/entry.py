@@ -10,9 +10,9 @@ from typing import NoReturn
 
 from scalablevit import __version__
 from scalablevit.cli.errors import UsageError, fail, is_user_error, message_of
-from scalablevit.cli.familiar import command_hint
+from scalablevit.cli.familiar import command_hint, did_you_mean
 from scalablevit.cli.terminal import tolerate_any_character
-from scalablevit.cli.words import Parser, did_you_mean
+from scalablevit.cli.words import Parser
 
 COMMANDS = ("fit", "validate", "predict", "info", "bench", "check-data", "recipes")
 """Each is a module of this package with a `SUMMARY` and a `main(words)` that returns the exit code."""

@@ -1,6 +1,7 @@
 """Words that people bring from other programs, and what they are called here."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 _FIT = "scalablevit fit --config finetune_folder --data.root FOLDER --model.weights WEIGHTS"
 _COMMANDS = {
@@ -92,3 +93,9 @@ def flag_hint(name: str, *, program: str, known: Sequence[str], positional: str 
 def key_of(name: str) -> str:
     """The recipe's key that a flag of `fit` stands for; the flag itself where it is no short one."""
     return KEYS.get(name.replace("_", "-"), name) if "." not in name else name
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """A question for the nearest of the known words; None where nothing is near."""
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean {close[0]}?" if close else None

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scalablevit.cli.errors import UsageError
-from scalablevit.cli.familiar import key_of
+from scalablevit.cli.familiar import KEYS, did_you_mean, key_of
 from scalablevit.tasks import TaskEntry, entry_of, load
+
+_LIGHTNING = ("--seed_everything", "--print_config", "--trainer", "--help")
 
 
 @dataclass
@@ -61,8 +63,19 @@ def split(words: Sequence[str], *, values: Sequence[str], flags: Sequence[str] =
             text = value if equals else next(todo, "")
             found.keys += [_whole(name, text), text]
         else:
+            _refuse_misspelt(name, [*values, *flags])
             found.keys.append(key_of(name) + equals + value)
     return found
+
+
+def _refuse_misspelt(name: str, known: Sequence[str]) -> None:
+    """Name the short flag that was meant; everything else is checked with the recipe."""
+    is_short = name.startswith("--") and "." not in name and key_of(name) == name
+    if not is_short or name in _LIGHTNING:
+        return
+    hint = did_you_mean(name, [*KEYS, *known, "--config", "--data", "--model", "--device"])
+    if hint is not None:
+        raise UsageError(f"there is no key {name}; {hint}")
 
 
 def _whole(name: str, value: str) -> str:

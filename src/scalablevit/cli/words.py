@@ -1,13 +1,12 @@
 """Read the words of a command line: parsers whose errors say how to correct them."""
 
 import argparse
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from scalablevit.cli.errors import UsageError
-from scalablevit.cli.familiar import flag_hint
+from scalablevit.cli.familiar import did_you_mean, flag_hint
 from scalablevit.tasks import Flag
 
 
@@ -55,12 +54,6 @@ class Parser(argparse.ArgumentParser):
 def device(text: str) -> str:
     """Name of a device; "gpu" stands for the kind that torch knows here."""
     return "cuda" if text == "gpu" else text
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str | None:
-    """A question for the nearest of the known words; None where nothing is near."""
-    close = difflib.get_close_matches(word, list(known), 1)
-    return f"did you mean {close[0]}?" if close else None
 
 
 def parser_of(command: str, summary: str, **options: Any) -> Parser:
