@@ -14,7 +14,7 @@ from scalablevit.segmentation import InferenceSettings, Preprocessing, Segmentat
 from scalablevit.segmentation.dataset import SegmentationBatch
 from scalablevit.segmentation.inference import segment
 from scalablevit.segmentation.label_map import LabelMap
-from scalablevit.segmentation.task import segmentation_loss
+from scalablevit.segmentation.losses import segmentation_loss
 from scalablevit.training.settings import OptimizerSettings
 from scalablevit.weights import load_weights
 
@@ -224,6 +224,10 @@ def test_a_segmenter_of_other_classes_gives_all_but_the_class_layers(segmenter: 
     ("options", "message"),
     [
         ({"auxiliary_weight": -1}, "auxiliary_weight must be at least 0"),
+        ({"dice_weight": -1}, "dice_weight must be at least 0"),
+        ({"focal_gamma": float("nan")}, "focal_gamma must be at least 0"),
+        ({"cross_entropy_weight": 0}, "are both 0"),
+        ({"cross_entropy_weight": 0, "dice_weight": 1, "focal_gamma": 2.0}, "focal_gamma 2.0 has no effect"),
         ({"segmenter_options": {"depth": 3}}, "upernet has no option depth"),
         ({"network_options": {"depth": 3}}, "network_options cannot have depth"),
         ({"optimizer": OptimizerSettings(), "weights": "nowhere.pth"}, "nowhere.pth"),
@@ -249,3 +253,46 @@ def test_weights_from_before_label_maps_predict_class_indices(tmp_path: Path) ->
     common = {"task": "segmentation", "class_names": made.class_names, "preprocessing": preprocessing()}
     made.save_weights(tmp_path, common)
     assert Segmenter.load(tmp_path, device="cpu").label_map is None
+
+
+def in_fit(made: SegmentationTask, pixels: list[int]) -> SegmentationTask:
+    """The task as it is when training begins, on data with so many pixels of each class."""
+    data = SimpleNamespace(class_pixels=lambda: pixels, batch_size=2, max_unreadable=0)
+    made.trainer = SimpleNamespace(datamodule=data, world_size=1, accumulate_grad_batches=1)  # type: ignore[assignment]
+    made.setup("fit")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("given", "weights"),
+    [
+        ("balanced", [1 / 3, 2 / 3, 10 / 3]),
+        ([1.0, 1.0, 4.0], [10 / 13, 10 / 13, 40 / 13]),
+        ({"class 2": 4.0}, [10 / 13, 10 / 13, 40 / 13]),
+    ],
+)
+def test_class_weights_reach_both_losses(given: Any, weights: list[float]) -> None:
+    made = in_fit(task(class_weights=given, dice_weight=0.5, focal_gamma=1.0), [100, 50, 10])
+    expected = torch.tensor(weights) * (160 / (torch.tensor(weights) * torch.tensor([100, 50, 10])).sum())
+    data = batch(masks())
+    with torch.no_grad():
+        logits, auxiliary = made.network.forward_with_auxiliary(data.images)
+        losses = [
+            segmentation_loss(x, data.masks, class_weights=expected, focal_gamma=1.0, dice_weight=0.5)
+            for x in (logits, auxiliary)
+        ]
+        torch.testing.assert_close(made.training_step(data, 0), losses[0] + 0.4 * losses[1])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([1.0], "needs 3 weights"),
+        ({"cat": 2.0}, "names 'cat', which are no classes"),
+        ([0.0, 0.0, 0.0], "one above 0"),
+        ([1.0, -1.0, 1.0], "at least 0"),
+    ],
+)
+def test_class_weights_that_do_not_fit(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        in_fit(task(class_weights=given), [1, 1, 1])

@@ -204,6 +204,10 @@ class MaskFolderData(TaskData):
         """Which label of a mask file is which class."""
         return self._label_map
 
+    def class_pixels(self) -> list[int]:
+        """Pixels of each class in the training masks that were read before training, by class index."""
+        return self._survey.class_pixels(self._label_map)[0]
+
     @property
     def palette(self) -> list[tuple[int, int, int]]:
         """RGB colour in 0..255 of each class: of the masks' palette, where they have one."""

@@ -1,13 +1,13 @@
 """Training and validating a segmenter."""
 
 import logging
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -18,8 +18,10 @@ from scalablevit.segmentation.evaluate import Example, PixelConfusion, evaluate
 from scalablevit.segmentation.inference import InferenceSettings
 from scalablevit.segmentation.label_map import LabelMap
 from scalablevit.segmentation.labels import IGNORED
+from scalablevit.segmentation.losses import segmentation_loss
 from scalablevit.segmentation.models import SegmentationModel, build_segmenter
 from scalablevit.segmentation.transforms import Preprocessing
+from scalablevit.training.class_weights import weights_of_classes
 from scalablevit.training.module import Evaluation, TrainingModule, check_variant
 from scalablevit.training.settings import TrainingSettings
 from scalablevit.weights import load_network, load_weights, save_network
@@ -51,6 +53,12 @@ class SegmentationSettings(TrainingSettings):
             warned of.
         ignored_in_mean: divide the loss by all pixels of a batch, ignored ones too, as mmsegmentation does unless told
             otherwise; False: by those with a class.
+        class_weights: factors on the pixels of each class in the loss: "balanced" (each class counts the same in
+            total, by the training masks that are read before training), weights by class index or by class name; None:
+            all count alike.
+        focal_gamma: exponent of focal loss, which takes the place of cross-entropy, at least 0; None: cross-entropy.
+        cross_entropy_weight: of cross-entropy or focal loss in the loss, at least 0.
+        dice_weight: of Dice loss in the loss, at least 0.
         inference: how the network is applied in validation and, but for scales and flip, in prediction. A null short
             and long side are those of `preprocessing`.
 
@@ -68,12 +76,24 @@ class SegmentationSettings(TrainingSettings):
     segmenter_options: dict[str, Any] | None = None
     auxiliary_weight: float = _AUXILIARY_WEIGHT
     ignored_in_mean: bool = False
+    class_weights: Literal["balanced"] | list[float] | dict[str, float] | None = None
+    focal_gamma: float | None = None
+    cross_entropy_weight: float = 1.0
+    dice_weight: float = 0.0
     inference: InferenceSettings = _DEFAULT_INFERENCE
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.auxiliary_weight < 0:
-            raise ValueError(f"model.auxiliary_weight must be at least 0, got {self.auxiliary_weight}")
+        for name in ("auxiliary_weight", "focal_gamma", "cross_entropy_weight", "dice_weight"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"model.{name} must be at least 0, got {value}")
+        if self.cross_entropy_weight == 0 and self.dice_weight == 0:
+            raise ValueError("model.cross_entropy_weight and model.dice_weight are both 0; raise one of them")
+        if self.cross_entropy_weight == 0 and self.focal_gamma is not None:
+            raise ValueError(
+                f"model.focal_gamma {self.focal_gamma} has no effect with model.cross_entropy_weight 0: leave one out"
+            )
 
     def training(self) -> dict[str, Any]:
         """Arguments of `TrainingSettings` by name."""
@@ -115,6 +135,21 @@ class SegmentationTask(TrainingModule):
         )
         self.val_confusion = PixelConfusion(len(class_names))
         self.val_loss = MeanMetric()
+        self._class_weights: Tensor | None = None  # setup() asks the data how many pixels each class has
+
+    def setup(self, stage: str) -> None:
+        """Weigh the classes before a fit; see `TrainingModule.setup` too.
+
+        Raises:
+            ValueError: the class weights do not fit the classes.
+        """
+        super().setup(stage)
+        given = self.settings.class_weights
+        if stage != "fit" or given is None:
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        pixels = data.class_pixels() if hasattr(data, "class_pixels") else [1] * len(self.class_names)
+        self._class_weights = weights_of_classes(given, self.class_names, pixels)
 
     def _inference_settings(self) -> InferenceSettings:
         """The recipe's, at the size of the data where it names none."""
@@ -162,14 +197,26 @@ class SegmentationTask(TrainingModule):
         few = len(set(batch.unreadable)) <= self.unreadable.max_files
         self.unreadable.collect(batch.unreadable, nothing_left=few and not all(batch.readable))
         logits, auxiliary = self.network.forward_with_auxiliary(batch.images)
-        loss = segmentation_loss(logits, batch.masks, ignored_in_mean=self.settings.ignored_in_mean)
+        loss = self._loss(logits, batch.masks)
         parts = {}
         if auxiliary is not None:
-            side = segmentation_loss(auxiliary, batch.masks, ignored_in_mean=self.settings.ignored_in_mean)
+            side = self._loss(auxiliary, batch.masks)
             parts = {"loss_decoder": loss, "loss_auxiliary": side}
             loss = loss + self.settings.auxiliary_weight * side
         self.log_train_loss(loss, len(batch.images), parts)
         return loss
+
+    def _loss(self, logits: Tensor, masks: Tensor) -> Tensor:
+        settings, weights = self.settings, self._class_weights
+        return segmentation_loss(
+            logits,
+            masks,
+            ignored_in_mean=settings.ignored_in_mean,
+            class_weights=None if weights is None else weights.to(logits.device),
+            focal_gamma=settings.focal_gamma,
+            cross_entropy_weight=settings.cross_entropy_weight,
+            dice_weight=settings.dice_weight,
+        )
 
     def validation_step(self, batch: SegmentationBatch, batch_idx: int) -> None:
         """Count pixels; pictures that could not be read do not count."""
@@ -255,16 +302,3 @@ class SegmentationTask(TrainingModule):
         right = (example.labels == example.mask)[known]
         title = f"prediction, {right.mean():.1%} right" if right.size else "prediction"
         return picture, example.mask[::step, ::step], example.labels[::step, ::step], title
-
-
-def segmentation_loss(logits: Tensor, masks: Tensor, *, ignored_in_mean: bool = False) -> Tensor:
-    """Cross-entropy of pixels, in float32. Without a pixel of a class it is 0, and its gradient 0 for every parameter.
-
-    Args:
-        logits: (B, K, H, W).
-        masks: (B, H, W) int64 class indices, 255 where ignored.
-        ignored_in_mean: divide the sum by all pixels; False: by those with a class.
-    """
-    total = F.cross_entropy(logits.float(), masks, ignore_index=IGNORED, reduction="sum")
-    count = masks.numel() if ignored_in_mean else (masks != IGNORED).sum().clamp_min(1)
-    return total / count
