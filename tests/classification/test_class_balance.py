@@ -9,9 +9,10 @@ import torch.nn.functional as F
 
 from scalablevit.classification import ClassificationTask, MixupSettings, Preprocessing
 from scalablevit.classification.data import ClassificationBatch
-from scalablevit.classification.losses import soft_cross_entropy, soft_targets, weights_of_classes
+from scalablevit.classification.losses import soft_cross_entropy, soft_targets
 from scalablevit.data.class_report import class_report, confusion_as_json, macro_mean
 from scalablevit.data.loaders import ShardedSampler
+from scalablevit.training.class_weights import weights_of_classes
 
 PREPROCESSING = Preprocessing((16, 16), 1.0, "bicubic", (0.5,), (0.5,)).to_dict()
 NAMES = ["ant", "bee", "fly"]

@@ -167,3 +167,16 @@ def test_an_image_made_smaller_is_labelled_at_its_own_size(monkeypatch: pytest.M
     logits = network(image[None])
     expected = torch.nn.functional.interpolate(logits, size=(50, 101), mode="bilinear")[0].argmax(0)
     assert (labels != expected).float().mean() < 1e-3
+
+
+def test_results_have_figures_of_each_class_and_the_confusion() -> None:
+    confusion = torch.tensor([[6, 2, 0], [1, 3, 0], [0, 0, 0]])
+    summary = Evaluation(Scores(confusion), 1, []).summary(["a", "b", "c"])
+    assert summary["confusion"] == confusion.tolist()
+    first, second, third = summary["classes"]
+    assert (first["precision"], first["recall"], first["f1"]) == (6 / 7, 6 / 8, 12 / 15)
+    assert (second["iou"], second["precision"], second["recall"]) == (3 / 6, 3 / 5, 3 / 4)
+    assert (third["iou"], third["precision"], third["recall"], third["f1"]) == (None, None, None, None)
+    assert summary["f1"] == pytest.approx((12 / 15 + 6 / 9) / 2)
+    assert first["accuracy"] == first["recall"]
+    assert first["pixels"] == first["support"] == 8

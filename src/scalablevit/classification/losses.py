@@ -1,12 +1,7 @@
 """The loss of a classifier: cross-entropy, with class weights or as focal loss."""
 
-from collections.abc import Mapping, Sequence
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from scalablevit.abridged import abridged
 
 
 def soft_targets(targets: Tensor, num_classes: int, label_smoothing: float) -> Tensor:
@@ -38,41 +33,3 @@ def soft_cross_entropy(
     if class_weights is not None:
         parts = parts * class_weights
     return parts.sum(dim=-1).mean()
-
-
-def weights_of_classes(
-    given: str | Sequence[float] | Mapping[str, float], class_names: Sequence[str], counts: Sequence[int]
-) -> Tensor:
-    """Turn the recipe's class weights into a factor for each class, with mean 1 over the training images.
-
-    Args:
-        given: "balanced" (each class counts the same in total), or weights by class index or by class name; classes
-            that are not named get 1.
-        class_names: by class index.
-        counts: training images of each class.
-
-    Returns:
-        (K,) float32.
-
-    Raises:
-        ValueError: names no class, another number of weights, or one that is negative or not finite.
-    """
-    numbers = torch.tensor(counts, dtype=torch.float64)
-    if isinstance(given, str):
-        if given != "balanced":
-            raise ValueError(f"model.class_weights must be 'balanced', a list, an object or null, got {given!r}")
-        weights = 1.0 / numbers.clamp(min=1.0)
-    elif isinstance(given, Mapping):
-        if unknown := [name for name in given if name not in class_names]:
-            raise ValueError(
-                f"model.class_weights names {abridged(map(repr, unknown))}, which are no classes; they are "
-                f"{abridged(map(repr, class_names), 8)}"
-            )
-        weights = torch.tensor([float(given.get(name, 1.0)) for name in class_names], dtype=torch.float64)
-    else:
-        weights = torch.tensor([float(weight) for weight in given], dtype=torch.float64)
-    if len(weights) != len(class_names):
-        raise ValueError(f"model.class_weights needs {len(class_names)} weights, one per class, got {len(weights)}")
-    if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()) or not bool((weights * numbers).any()):
-        raise ValueError(f"model.class_weights must be at least 0, and one above 0, got {given}")
-    return (weights * numbers.sum() / (weights * numbers).sum()).float()

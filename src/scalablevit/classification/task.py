@@ -16,8 +16,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.classification.data import NOTHING_READABLE_TARGET, ClassificationBatch, why_unreadable
-from scalablevit.classification.losses import soft_cross_entropy, soft_targets, weights_of_classes
+from scalablevit.classification.losses import soft_cross_entropy, soft_targets
 from scalablevit.classification.transforms import Preprocessing
+from scalablevit.training.class_weights import weights_of_classes
 from scalablevit.training.module import Evaluation, TrainingModule, check_variant
 from scalablevit.training.settings import TrainingSettings
 from scalablevit.weights import load_model, load_weights, save_model

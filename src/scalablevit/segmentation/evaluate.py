@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchmetrics import Metric
 
+from scalablevit.data.class_report import class_report, confusion_as_json, macro_mean
 from scalablevit.data.loaders import eval_loader
 from scalablevit.segmentation.bands import most_likely_classes
 from scalablevit.segmentation.dataset import SegmentationBatch, collate
@@ -150,24 +151,26 @@ class Evaluation:
     examples: list[Example] = field(default_factory=list)
 
     def summary(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """The figures, as JSON takes them; null for the IoU of a class that is neither there nor predicted."""
+        """The figures, as JSON takes them: of all pixels, of each class, and the confusion matrix in pixels.
+
+        A class has its `iou` (null where it is neither there nor predicted), `precision`, `recall` (`accuracy` is the
+        same), `f1`, `support` (its true pixels, also `pixels`) and `predicted` pixels.
+        """
         scores = self.scores
+        confusion = scores.confusion.numpy()
+        report = class_report(class_names, confusion)
         return {
             "miou": _number(scores.miou),
             "mean_accuracy": _number(scores.mean_accuracy),
             "accuracy": _number(scores.accuracy),
+            "f1": macro_mean(report, "f1"),
             "count": self.count,
             "unreadable": self.unreadable,
             "classes": [
-                {"class": name, "iou": _number(iou), "accuracy": _number(accuracy), "pixels": pixels}
-                for name, iou, accuracy, pixels in zip(
-                    class_names,
-                    scores.iou.tolist(),
-                    scores.class_accuracy.tolist(),
-                    scores.confusion.sum(1).tolist(),
-                    strict=True,
-                )
+                {"class": row["class"], "iou": _number(iou), "accuracy": row["recall"], "pixels": row["support"], **row}
+                for row, iou in zip(report, scores.iou.tolist(), strict=True)
             ],
+            **confusion_as_json(confusion),
         }
 
 
