@@ -295,7 +295,7 @@ def test_validate_gives_the_figure_of_the_results(
 def test_validate_takes_the_last_checkpoint_where_there_is_no_best(run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "not validated yet"))
     best, last = (copy / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
-    said = f"warning: there is no {best}, which the first validation writes; measuring {last}\n"
+    said = f"warning: there is no {best}, which the first validation writes; evaluating {last}\n"
     assert said not in scalablevit("validate", copy).err
     best.unlink()
     named = scalablevit("validate", copy, "--checkpoint", last, "--json")

@@ -17,11 +17,26 @@ def test_workers_keep_their_cores_whatever_was_set_before(
     before = torch.get_num_threads()
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     run = SimpleNamespace(
-        trainer=SimpleNamespace(strategy=strategy, num_devices=devices), data=SimpleNamespace(num_workers=workers)
+        threads=None,
+        trainer=SimpleNamespace(strategy=strategy, num_devices=devices),
+        data=SimpleNamespace(num_workers=workers),
     )
     try:
         for _ in range(2):
             Run.share_cores(cast(Any, run))
             assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_threads_of_the_recipe_are_taken() -> None:
+    before = torch.get_num_threads()
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    run = SimpleNamespace(
+        threads=3, trainer=SimpleNamespace(strategy=strategy, num_devices=1), data=SimpleNamespace(num_workers=5)
+    )
+    try:
+        Run.share_cores(cast(Any, run))
+        assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

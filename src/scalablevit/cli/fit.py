@@ -43,10 +43,11 @@ def main(words: list[str]) -> int:
     first = [] if not words or words[0].startswith("-") else ["--config", _recipe_named(words[0])]
     given = split([*first, *words[len(first) // 2 :]], values=("--run", "--resume", "--allow-class"))
     run, resume, configs = given.taken.get("--run"), given.taken.get("--resume"), given.configs
+    checkpoint = None
     if resume is not None:
         if run is not None or configs:
             raise UsageError("--resume continues a run with its own recipe: leave out --run and --config")
-        resume = _run_of(resume)
+        resume, checkpoint = _run_of(resume)
         run, configs = resume, [str(Path(resume) / "recipe.yaml")]
         if not Path(configs[0]).is_file():
             raise ValueError(f"--resume {resume}: there is no run to resume ({configs[0]} is missing)")
@@ -63,7 +64,14 @@ def main(words: list[str]) -> int:
 
     quiet_lightning()
     with memory_advice("fit", lambda: entry_of_recipes(recipes)):
-        _fit(TrainingCommand("fit", recipes, given.keys, run=folder, resume=resume is not None, allowed=given.allowed))
+        command = TrainingCommand(
+            *("fit", recipes, given.keys),
+            run=folder,
+            resume=resume is not None,
+            checkpoint=checkpoint,
+            allowed=given.allowed,
+        )
+        _fit(command)
     return 0
 
 
@@ -84,18 +92,18 @@ def _recipe_named(word: str) -> str:
     return word
 
 
-def _run_of(resume: str) -> str:
-    """The run folder that --resume means, which may be named by its last checkpoint.
+def _run_of(resume: str) -> tuple[str, Path | None]:
+    """The run folder that --resume means, and the checkpoint where one of its files is named.
 
     Raises:
         ValueError: another file is named.
     """
     path = Path(resume)
     if not path.is_file():
-        return resume
+        return resume, None
     run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    if path.name == "last.ckpt" and (run / "recipe.yaml").is_file():
-        return str(run)
+    if path.suffix == ".ckpt" and (run / "recipe.yaml").is_file():
+        return str(run), None if path.name == "last.ckpt" else path
     raise ValueError(
         f"--resume {resume}: a run resumes from its last.ckpt, by its folder: --resume RUN; to start another run from "
         f"these weights: fit --config NAME --model.weights {resume}"

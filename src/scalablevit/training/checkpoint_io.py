@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from scalablevit.safe_write import WriteError, write_atomically
+from scalablevit.training.invocation import invocation
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         except (RuntimeError, EOFError, OSError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(
-                f"{os.fspath(path)} is truncated or not a checkpoint ({reason}): "
-                "take another file of the run folder's checkpoints"
+                f"{os.fspath(path)} is truncated or not a checkpoint ({reason}): take another file of its folder"
             ) from error
         if not isinstance(checkpoint, dict):
             raise ValueError(f"{os.fspath(path)} holds a {type(checkpoint).__name__}, not a checkpoint")
@@ -98,7 +98,14 @@ class RunCheckpointIO(SafeCheckpointIO):
         Raises:
             ValueError: the file is no checkpoint of a run.
         """
-        checkpoint = super().load_checkpoint(path, *args, **kwargs)
+        try:
+            checkpoint = super().load_checkpoint(path, *args, **kwargs)
+        except ValueError as error:
+            best = Path(path).with_name("best.ckpt")
+            if Path(path).name == "best.ckpt" or not self._is_whole(best):
+                raise
+            again = invocation("fit", "--resume", best)
+            raise ValueError(f"{error}. {best} is whole; to resume from it: {again}") from error
         missing = {"pytorch-lightning_version", "state_dict", "epoch", "global_step"} - checkpoint.keys()
         if missing:
             raise ValueError(
@@ -106,3 +113,10 @@ class RunCheckpointIO(SafeCheckpointIO):
                 "Take RUN/checkpoints/last.ckpt or best.ckpt; weights alone go to fit --model.weights"
             )
         return checkpoint
+
+    def _is_whole(self, path: Path) -> bool:
+        try:
+            super().load_checkpoint(path, map_location="cpu")
+        except (OSError, ValueError):
+            return False
+        return True

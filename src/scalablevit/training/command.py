@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -18,12 +20,15 @@ from scalablevit.training.null_words import says_null, with_nulls
 from scalablevit.training.recipe_errors import RecipeError, lacking, nullable_keys, origin_of, readable
 from scalablevit.training.recipe_file import check_numbers, read_recipe
 from scalablevit.training.resources import explained_resources
+from scalablevit.training.resume_rules import absolute_paths, changes, moved_root
 from scalablevit.training.run import Run
 from scalablevit.training.run_folder import RunFolder, claim
 from scalablevit.training.terminal import quiet_lightning, rank
 from scalablevit.training.trainer import MANAGED_OPTIONS, build_trainer
 
 __all__ = ["TrainingCommand", "quiet_lightning"]
+
+log = logging.getLogger(__name__)
 
 _LARGEST_SEED = 2**32 - 1  # numpy's
 
@@ -37,7 +42,7 @@ class TrainingCommand(LightningCLI):
         args: words of the command line behind them, `--KEY VALUE`.
         run: folder of the run.
         resume: go on with the run in it.
-        checkpoint: for "validate": what to load.
+        checkpoint: for "validate": what to load; with `resume`: what to go on from; None: the last.
         allowed: full names of classes that the recipe of a run folder may name, beside the known ones.
 
     Raises:
@@ -68,6 +73,11 @@ class TrainingCommand(LightningCLI):
             check_classes(settings[str(recipe)], recipe=recipe, allowed=allowed)
         imports = only_allowed_imports(allowed) if of_runs else contextlib.nullcontext()
         class_paths = _class_paths(settings.values())
+        self._recipe_before = settings[str(recipes[0])] if resume else {}
+        self._words = args
+        self.changes: Mapping[str, tuple[Any, Any]] = {}
+        if of_runs:
+            args = self._moved_root(settings[str(of_runs[0])]) + args
         try:
             with imports, explained_resources():
                 if says_null(args):
@@ -82,6 +92,14 @@ class TrainingCommand(LightningCLI):
             if origin is error:
                 raise
             raise origin from None
+
+    def _moved_root(self, recipe: Mapping[str, Any]) -> list[str]:
+        """Words that find the data of a run that was moved together with them."""
+        root = moved_root(recipe, was_at=self.folder.earlier_place(), is_at=self.folder.path)
+        if root is None:
+            return []
+        log.warning("the data are not where they were; taken from %s", root)
+        return ["--data.root", root]
 
     def _parse(self, recipes: Sequence[Path], args: list[str]) -> None:
         """Have LightningCLI check every key and build data, task and trainer."""
@@ -127,7 +145,12 @@ class TrainingCommand(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check the resolved recipe, then take the run folder."""
         # skip_none=False: a null that overrides a default would be lost otherwise.
-        self.recipe_text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
+        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
+        recipe = absolute_paths(yaml.safe_load(text))
+        header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+        self.recipe_text = header + yaml.safe_dump(recipe, sort_keys=False)
+        if self.resume:
+            self.changes = changes(self._recipe_before, recipe, self._words)
         self._check_trainer_options()
         for part in ("model", "data"):
             if self.config[part] is None:
@@ -141,10 +164,10 @@ class TrainingCommand(LightningCLI):
         # Ranks that a launcher starts repeat the command line; only the first one takes the folder.
         if self.verb == "fit" and rank() == 0:
             try:
-                self.folder = claim(self.folder.path, self.resume)
+                self.folder = claim(self.folder.path, self.resume, checkpoint=self.checkpoint)
             except OSError as error:
                 raise RecipeError(
-                    f"cannot make the run folder {self.folder.path} ({error.strerror}); name another by --run"
+                    f"cannot write into the run folder {self.folder.path} ({error.strerror}); name another by --run"
                 ) from error
 
     def _evaluate_all_that_is_new(self) -> None:
@@ -167,6 +190,9 @@ class TrainingCommand(LightningCLI):
                     f"trainer.{name} is managed by the run folder {self.folder.path}; remove it from the recipe"
                 )
         check_devices(trainer["accelerator"], trainer["devices"])
+        threads = self.config["threads"]
+        if threads is not None and threads < 1:
+            raise RecipeError(f"--threads must be at least 1 or null, got {threads}")
         if trainer["max_epochs"] == 0:
             raise RecipeError("--epochs (trainer.max_epochs) must be at least 1, got 0")
 
@@ -205,7 +231,9 @@ class TrainingCommand(LightningCLI):
             trainer=self.trainer,
             recipe_text=self.recipe_text,
             seed=int(self.config["seed_everything"]),
-            resume=self.resume,
+            resume=(self.checkpoint or self.folder.last) if self.resume else None,
+            threads=self.config["threads"],
+            changes=self.changes,
         )
 
 

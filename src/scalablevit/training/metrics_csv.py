@@ -104,7 +104,15 @@ class CSVMetrics(Logger):
 
     def _read(self) -> dict[int, dict[str, float]]:
         """The rows of an earlier part of the run."""
-        return {int(row.pop("epoch")): row for row in read_metrics(self.path)} if self.path.is_file() else {}
+        if not self.path.is_file():
+            return {}
+        try:
+            return {int(row.pop("epoch")): row for row in read_metrics(self.path)}
+        except (ValueError, KeyError, OverflowError, csv.Error) as error:
+            aside = self.path.with_name("metrics.damaged.csv")
+            self.path.replace(aside)
+            log.warning("%s cannot be read (%s): kept as %s, and begun anew", self.path, error, aside.name)
+            return {}
 
 
 def format_number(value: float) -> str:

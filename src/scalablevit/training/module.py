@@ -25,6 +25,7 @@ from scalablevit.training import schedules
 from scalablevit.training.early_stopping import Patience
 from scalablevit.training.nonfinite_guard import NonFiniteGuard
 from scalablevit.training.param_groups import parameter_groups
+from scalablevit.training.resume_rules import check_step
 from scalablevit.training.settings import TrainingSettings
 from scalablevit.training.weight_averaging import WarmedUpAveraging
 from scalablevit.weights import LoadReport, holds_scaled_values, load_weights
@@ -216,6 +217,8 @@ class TrainingModule(LightningModule):
         fused = device in ("cuda", "cpu") and self.trainer.precision != "16-mixed"
         optimizer = torch.optim.AdamW(groups, lr=self.peak_lr, betas=settings.betas, eps=settings.eps, fused=fused)
         scheduler = LambdaLR(optimizer, self._lr_factor())
+        names = ("initial_lr", "weight_decay", "betas", "eps")
+        self._hyperparameters = [{name: group[name] for name in names} for group in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _lr_factor(self) -> partial[float]:
@@ -330,6 +333,16 @@ class TrainingModule(LightningModule):
         with self.train_loss.sync_context():  # over all ranks
             checkpoint["train_loss"] = (float(self.train_loss.mean_value), float(self.train_loss.weight))
         checkpoint["trained"] = {"task": self.task, "variant": self.variant, "class_names": self.class_names}
+        checkpoint["trained"] |= self._step()
+
+    def _step(self) -> dict[str, int | None]:
+        """How many samples the run takes at a time, and has."""
+        dataset = getattr(getattr(self.trainer, "datamodule", None), "train_dataset", None)
+        return {
+            "samples_per_step": self.samples_per_step,
+            "samples_per_pass": self._batch_size() * self.trainer.world_size,
+            "num_samples": None if dataset is None else len(dataset),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up loader and loss; refuse the checkpoint of another network or of other classes, which may fit by
@@ -345,6 +358,9 @@ class TrainingModule(LightningModule):
         if weight > 0:  # the sum over all ranks counts once
             self.train_loss.update(total / weight, weight=weight if self.global_rank == 0 else 0.0)
         theirs = checkpoint.get("trained") or {}
+        if self.trainer.state.fn == "fit":
+            progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+            check_step(theirs, self._step(), is_within_epoch=not progress.get("is_last_batch", True))
         if theirs.get("task") != self.task:
             raise ValueError(f"the checkpoint is not one of {self.task}: take one of this run's checkpoints")
         if theirs["variant"] != self.variant:
@@ -361,13 +377,24 @@ class TrainingModule(LightningModule):
             )
 
     def on_train_start(self) -> None:
-        """Let the training loader go on where the checkpoint's stood."""
+        """Let the training loader go on where the checkpoint's stood, under the optimizer settings of the recipe."""
+        if self.trainer.ckpt_path is not None:
+            self._apply_hyperparameters()
         # Lightning restores a loader's state only if the loader is made after the checkpoint was read, which
         # Trainer.estimated_stepping_batches (in configure_optimizers) prevents
         loader = self.trainer.train_dataloader
         if self._loader_state is not None and isinstance(loader, ResumableLoader):
             loader.load_state_dict(self._loader_state)
         self._loader_state = None
+
+    def _apply_hyperparameters(self) -> None:
+        """Put the recipe's learning rate, decay and so on in the place of those that the checkpoint restored."""
+        scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
+        scheduler.base_lrs = [fresh["initial_lr"] for fresh in self._hyperparameters]
+        groups = self.trainer.optimizers[0].param_groups
+        for group, fresh, factor in zip(groups, self._hyperparameters, scheduler.lr_lambdas, strict=True):
+            group.update(fresh, lr=fresh["initial_lr"] * factor(scheduler.last_epoch))
+        scheduler._last_lr = [group["lr"] for group in groups]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the step and log the learning rate of the fastest group."""

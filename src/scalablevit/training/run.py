@@ -42,7 +42,9 @@ class Run:
         trainer: see `build_trainer`.
         recipe_text: the resolved recipe, as YAML.
         seed: of the run.
-        resume: go on from the folder's last checkpoint.
+        resume: the checkpoint to go on from; None: a new run.
+        threads: CPU threads of each process; None: those that the data workers leave.
+        changes: of the recipe, on resume: key -> (before, after).
     """
 
     folder: RunFolder
@@ -51,7 +53,9 @@ class Run:
     trainer: Trainer
     recipe_text: str
     seed: int
-    resume: bool = False
+    resume: Path | None = None
+    threads: int | None = None
+    changes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     _has_begun: bool = field(default=False, init=False)
 
     def fit(self) -> None:
@@ -59,12 +63,11 @@ class Run:
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         stop = next(callback for callback in callbacks if isinstance(callback, StopOnSignal))
         callbacks.insert(0, LambdaCallback(on_train_start=self._begin))
-        checkpoint = self.folder.last if self.resume else None
         try:
-            with stop.held(), explained(checkpoint):
+            with stop.held(), explained(self.resume):
                 self.announce(is_training=True)
                 self.share_cores()
-                self.trainer.fit(self.module, self.data, ckpt_path=checkpoint)
+                self.trainer.fit(self.module, self.data, ckpt_path=self.resume)
                 if self.trainer.is_global_zero:
                     self._finish()
         except BaseException as error:
@@ -92,16 +95,23 @@ class Run:
         Returns:
             metric's name -> value.
         """
-        self.announce(is_training=False)
+        self.announce(is_training=False, checkpoint=checkpoint)
+        if self.threads is not None:
+            self.share_cores()
         try:
             with explained(checkpoint):
                 (metrics,) = self.trainer.validate(self.module, self.data, ckpt_path=checkpoint, verbose=False)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
+        dataset = getattr(self.data, "val_dataset", None)
+        if dataset is not None and self.trainer.is_global_zero:
+            unreadable = len(self.module.unreadable.files)
+            without = f", without {unreadable} that could not be read" if unreadable else ""
+            _print(f"evaluated   {len(dataset) - unreadable:,} images{without}", stderr=True)
         return metrics
 
     @rank_zero_only
-    def announce(self, *, is_training: bool) -> None:
+    def announce(self, *, is_training: bool, checkpoint: Path | None = None) -> None:
         """Print what is about to happen."""
         lines = [self.data.summary()] if hasattr(self.data, "summary") else []
         count = sum(p.numel() for p in self.module.network.parameters())
@@ -111,20 +121,29 @@ class Run:
             lines.append(f"weights     {self.module.load_report}")
         if is_training:
             lines.append(f"run         {self.folder.path}")
+            lines += [f"changed     {key}: {old} -> {new}" for key, (old, new) in self.changes.items()]
+        if checkpoint is not None:
+            lines.append(f"checkpoint  {checkpoint}")
         # standard output of validate is for the metrics
         _print("\n".join(lines), stderr=not is_training)
 
     def share_cores(self) -> None:
         """On a CPU, leave the data workers their cores."""
         if self.trainer.strategy.root_device.type == "cpu":
-            workers = int(getattr(self.data, "num_workers", 0))
-            torch.set_num_threads(threads_per_process(self.trainer.num_devices, workers))
+            if self.threads is None:
+                workers = int(getattr(self.data, "num_workers", 0))
+                self.threads = threads_per_process(self.trainer.num_devices, workers)
+            torch.set_num_threads(self.threads)
 
     def _begin(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the recipe as training starts, not before: a run that cannot begin leaves nothing behind."""
         self._has_begun = True
         if trainer.is_global_zero:
             self.write_recipe()
+            if self.resume is not None and self.resume != self.folder.last and self.folder.last.is_file():
+                aside = self.folder.last.with_name("last.set-aside.ckpt")
+                self.folder.last.replace(aside)
+                _print(f"resumed from {self.resume}; {self.folder.last.name} is kept as {aside}")
 
     def _clean_up(self, error: BaseException) -> None:
         """End the other processes of a run that failed; remove what a run without a step left behind."""
@@ -135,14 +154,15 @@ class Run:
                 process.kill()
         if rank() != 0:
             return
-        has_stepped = self.resume or self.trainer.global_step > 0 or self.folder.last.is_file()
+        has_stepped = self.resume is not None or self.trainer.global_step > 0 or self.folder.last.is_file()
         if self._has_begun and not has_stepped:
             for file in (self.folder.recipe, self.folder.environment, self.folder.metrics):
                 file.unlink(missing_ok=True)
 
     def write_recipe(self) -> None:
         """Keep the resolved recipe and the environment; `fit --config RUN/recipe.yaml` repeats the run."""
-        text = self.recipe_text
+        # threads give the last bits of a sum: a resumed run takes as many
+        text = re.sub(r"(?m)^threads: null$", f"threads: {self.threads or 'null'}", self.recipe_text)
         if self.module.arguments_from_weights:
             recipe = yaml.safe_load(text)
             recipe["model"]["init_args"].update(self.module.arguments_from_weights)

@@ -46,15 +46,21 @@ class RunFolder:
         Raises:
             WriteError: the disk is full, or the folder cannot be written.
         """
-        entry = environment(seed=seed)
+        entry = environment(seed=seed) | {"folder": os.path.abspath(self.path)}
         earlier: list[dict[str, Any]] = []
         if self.environment.is_file():
             try:
                 previous = json.loads(self.environment.read_text())
                 earlier = [*previous.pop("earlier", []), previous]
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, TypeError, RecursionError):
                 log.warning("%s cannot be read and is replaced", self.environment)
         write_json(self.environment, {**entry, "earlier": earlier} if earlier else entry)
+
+    def earlier_place(self) -> Any:
+        """Where the folder stood when its run was started last, as environment.json has it; None: unknown."""
+        with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
+            return json.loads(self.environment.read_text()).get("folder")
+        return None
 
     def acquire(self) -> None:
         """Lock the folder, which must exist, for this process; sweep what killed writes left behind.
@@ -76,13 +82,14 @@ class RunFolder:
                     folder.rmdir()
 
 
-def claim(path: str | os.PathLike[str], resume: bool) -> RunFolder:
+def claim(path: str | os.PathLike[str], resume: bool, *, checkpoint: Path | None = None) -> RunFolder:
     """Take `path` for a run, on rank zero before its other ranks start: make the folder, lock it, refuse to mix two
     runs.
 
     Args:
         path: the run folder.
         resume: go on with the run in it, from its last checkpoint.
+        checkpoint: go on from this one.
 
     Returns:
         the folder, locked until `release`.
@@ -95,7 +102,7 @@ def claim(path: str | os.PathLike[str], resume: bool) -> RunFolder:
     if folder.path.exists() and not folder.path.is_dir():
         raise ValueError(f"the run folder {folder.path} is a file: name another folder")
     if resume:
-        if not folder.last.is_file():
+        if not (checkpoint or folder.last).is_file():
             raise ValueError(
                 f"there is nothing to resume in {folder.path}: {folder.last} is missing. "
                 "Name another run folder, or start anew without resuming"
