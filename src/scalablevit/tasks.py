@@ -122,6 +122,7 @@ class TaskEntry:
         found: reference to a function from a prediction to the image's size and a list of
             `scalablevit.data.found_objects.FoundObject`; empty: the task finds none.
         model_key: key of a run's metadata that names the model; empty: the only one.
+        exports: `scalablevit export` can export its networks.
         out_of_memory: command -> what to change where memory runs out.
     """
 
@@ -137,6 +138,7 @@ class TaskEntry:
     csv_columns: tuple[str, ...] = ()
     found: str = ""
     predict_flags: tuple[Flag, ...] = ()
+    exports: bool = False
     out_of_memory: Mapping[str, str] = field(default_factory=dict)
 
 

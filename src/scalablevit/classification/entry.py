@@ -9,6 +9,7 @@ ENTRY = TaskEntry(
     predictor="scalablevit.classification.predict:Classifier",
     columns=("class", "probability"),
     csv_columns=("class", "probability"),
+    exports=True,
     predict_flags=(Flag("--top", "number of classes to print (default: 5)", metavar="N", type=int),),
     check=DataCheck(
         kind="classes",

@@ -18,8 +18,7 @@ _COMMANDS = {
     "resume": "resume a run with scalablevit fit --resume RUN",
     "version": "see the version with scalablevit --version",
     "help": "see the commands with scalablevit --help",
-    "export": "this version exports no networks: the weights of a run are RUN/model.safetensors, for "
-    "scalablevit.load_model",
+    **dict.fromkeys(("onnx", "convert", "deploy", "openvino"), "export a network with scalablevit export RUN"),
 }
 _POSITIONAL = ""
 _FLAGS: dict[str, tuple[str, ...]] = {

@@ -1,1 +1,1 @@
-"""Trained networks on their way out: prepared for inference. Free of the training engine."""
+"""Trained networks on their way out: prepared for inference, or exported. Free of the training engine."""

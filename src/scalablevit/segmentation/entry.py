@@ -25,6 +25,7 @@ ENTRY = TaskEntry(
     columns=("class", "share"),
     csv_columns=("class", "pixels", "share"),
     found="scalablevit.segmentation.found:found_in",
+    exports=True,
     predict_flags=(
         Flag("--tile", "predict in tiles of N pixels, for images of any size", metavar="N", type=int),
         Flag(

@@ -1,0 +1,136 @@
+"""`scalablevit export`."""
+
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scalablevit.cli.errors import UsageError
+from scalablevit.cli.importing import importing
+from scalablevit.cli.terminal import tell
+from scalablevit.cli.trained_run import is_run
+from scalablevit.cli.words import Parser, parser_of
+from scalablevit.tasks import entries, load
+
+SUMMARY = "Export a network to ONNX, OpenVINO or PyTorch, checked by its runtime"
+
+
+class _Source(NamedTuple):
+    """What to export, and what its file shall tell of it."""
+
+    network: Any
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    metadata: dict[str, Any]
+    output_names: list[str]
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    found = parser_of("export", SUMMARY)
+    found.add_argument("model", metavar="RUN|VARIANT", help="run folder, its model.safetensors, or a variant's name")
+    found.add_argument(
+        "--format", default="onnx", choices=("onnx", "openvino", "torch"),
+        help="onnx (.onnx), openvino (.xml and .bin) or torch (.pt2) (default: onnx)",
+    )  # fmt: skip
+    found.add_argument("--output", metavar="FILE", help="(default: beside the weights, or VARIANT here)")
+    found.add_argument(
+        "--size", type=int, nargs="+", metavar="N",
+        help="fix the image to this side, or height and width, in pixels (default: free)",
+    )  # fmt: skip
+    found.add_argument("--batch", type=int, metavar="N", help="fix the number of images (default: free)")
+    found.add_argument(
+        "--uint8", action="store_true", help="take bytes (N, H, W, C), not floats in 0..1 of (N, C, H, W)"
+    )
+    found.add_argument(
+        "--pyramid", action="store_true", help="of a variant: the four feature maps in place of the classifier"
+    )
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Run the command."""
+    args = parser().parse_args(words)
+    if args.size is not None and len(args.size) > 2:
+        raise UsageError(f"--size takes a side, or height and width, got {args.size}")
+    size = None if args.size is None else (args.size[0], args.size[-1])
+    with importing():
+        from scalablevit.deploy.export import export
+        from scalablevit.deploy.export_formats import FORMATS
+
+    chosen = FORMATS[args.format]
+    output = _output(args, chosen.suffix)
+    try:
+        chosen.check_installed(args.format)
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error
+    source = _run(args) if is_run(args.model) else _variant(args)
+    tell(f"exporting to {args.format} and checking with {chosen.runtime}; this takes from seconds to minutes")
+    done = export(
+        source.network,
+        output,
+        format=args.format,
+        mean=source.mean,
+        std=source.std,
+        metadata=source.metadata,
+        output_names=source.output_names,
+        size=size,
+        batch=args.batch,
+        uint8=args.uint8,
+    )
+    for check in done.checks:
+        print(f"images {' x '.join(map(str, check.shape))}: largest relative difference {check.difference:.1e}")
+    print(f"{done.path}: {done.path.stat().st_size / 1e6:.1f} MB, checked with {done.runtime}")
+    return 0
+
+
+def _output(args: argparse.Namespace, suffix: str) -> Path:
+    if args.output is not None:
+        return Path(args.output)
+    if not is_run(args.model):
+        return Path(f"{args.model}{suffix}")
+    path = Path(args.model)
+    return (path / "model").with_suffix(suffix) if path.is_dir() else path.with_suffix(suffix)
+
+
+def _run(args: argparse.Namespace) -> _Source:
+    """The network of a run, with what its weights say of it."""
+    if args.pyramid:
+        raise UsageError("--pyramid is for a variant's name; a run is exported as it was trained")
+    with importing():
+        from scalablevit.visualization.palette import class_colours
+        from scalablevit.weights import open_trained
+
+        trained = open_trained(args.model)
+    entry = entries().get(trained.task)
+    if entry is None or not entry.exports:
+        known = ", ".join(entry.name for entry in entries().values() if entry.exports)
+        raise ValueError(f"{args.model} holds weights for {trained.task!r}; export knows {known}")
+    predictor = load(entry.predictor).load(trained, device="cpu")
+    palette = getattr(predictor, "palette", None) or class_colours(len(predictor.class_names))
+    metadata = {**trained.metadata, "colours": [list(colour) for colour in palette]}
+    preprocessing = predictor.preprocessing
+    return _Source(predictor.network, preprocessing.mean, preprocessing.std, metadata, ["logits"])
+
+
+def _variant(args: argparse.Namespace) -> _Source:
+    """A network of random weights: for measuring speed, and for whoever fills in weights later."""
+    with importing():
+        import torch
+        from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+        from scalablevit.backbone import VARIANTS, ScalableViT, create_backbone
+
+    if args.model not in VARIANTS:
+        raise ValueError(f"{args.model} is neither a run folder nor a variant; variants are {', '.join(VARIANTS)}")
+    tell(f"{args.model} has random weights: name a run folder to export what was trained")
+    torch.manual_seed(0)
+    metadata: dict[str, Any] = {"architecture": args.model, "weights": "random"}
+    network: torch.nn.Module
+    if args.pyramid:
+        pyramid = network = create_backbone(args.model)
+        metadata |= {"task": "features", "strides": pyramid.strides, "channels": pyramid.channels}
+        names = [f"stride_{stride}" for stride in pyramid.strides]
+    else:
+        network, names = ScalableViT(**VARIANTS[args.model]), ["logits"]
+        metadata |= {"task": "classification"}
+    return _Source(network.eval(), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, metadata, names)

@@ -1,0 +1,55 @@
+"""`scalablevit export`: what it writes, what it says, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from untrained import write_classifier
+
+from scalablevit.cli import main
+from scalablevit.deploy import export_formats
+
+
+def test_a_run_is_exported_with_what_its_weights_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_classifier(tmp_path / "run", ["cat", "dog", "[cow]"])
+    assert main(["export", str(run), "--format", "torch", "--size", "32", "--batch", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "images 1 x 3 x 32 x 32: largest relative difference" in said
+    assert f"{run / 'model.pt2'}: " in said
+    extra = {"scalablevit.json": ""}
+    module = torch.export.load(run / "model.pt2", extra_files=extra).module()
+    metadata = json.loads(extra["scalablevit.json"])
+    assert metadata["class_names"] == ["cat", "dog", "[cow]"]
+    assert len(metadata["colours"]) == 3
+    assert metadata["preprocessing"]["crop_ratio"] == 0.875
+    (logits,) = module(torch.rand(1, 3, 32, 32))
+    assert logits.shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["nowhere"], 1, "nowhere is neither a run folder nor a variant; variants are scalablevit_small"),
+        (["scalablevit_atto", "--size", "1", "2", "3"], 2, "--size takes a side, or height and width"),
+        (["scalablevit_atto", "--format", "torch", "--output", "m.onnx"], 1, "ends in .pt2, got m.onnx"),
+        (["scalablevit_atto", "--format", "torch", "--batch", "0"], 1, "batch must be at least 1 image, got 0"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_exported_is_said(
+    words: list[str], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", *words, *([] if "--format" in words else ["--format", "torch"])]) == code
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_runtime_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(export_formats, "find_spec", lambda name: None)
+    assert main(["export", "scalablevit_atto", "--format", "openvino"]) == 1
+    said = capsys.readouterr().err
+    assert "export to openvino needs openvino: python -m pip install 'scalablevit[openvino]'" in said
+    assert "Traceback" not in said
