@@ -6,8 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from tiny_runs import write_pictures
 
 from command_line import scalablevit
@@ -101,3 +103,13 @@ def test_check_data_shows_names_as_they_are(tmp_path: Path) -> None:
     assert r"esc\x1b[31m/bad.png" in told.out
     report = json.loads(scalablevit("check-data", data, "--json").out)
     assert set(report["classes"]) == set(names)
+
+
+def test_check_data_reads_a_range_of_values(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data")
+    pixels = np.full((16, 16), 900, dtype=np.uint16)
+    Image.fromarray(pixels).save(data / "train" / "red" / "deep.png")
+    assert scalablevit("check-data", data, "--value-range", "0", "1000").code == 0
+    wrong = scalablevit("check-data", data, "--value-range", "5", "5")
+    assert wrong.code == 1
+    assert "value_range" in wrong.err

@@ -18,6 +18,13 @@ ENTRY = TaskEntry(
         flags=(
             Flag("--train", "name of the training folder in it", metavar="NAME"),
             Flag("--val", "name of the validation folder in it", metavar="NAME"),
+            Flag(
+                "--value-range",
+                "values that become black and white in images of more than 8 bits, such as 0 4095",
+                metavar="V",
+                type=float,
+                nargs=2,
+            ),
         ),
     ),
     cost="scalablevit.classification.cost:parts",
