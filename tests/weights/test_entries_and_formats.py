@@ -16,6 +16,7 @@ from torch import Tensor
 
 import scalablevit
 from scalablevit.backbone import VARIANTS, ScalableViT
+from scalablevit.classification import ClassificationTask
 from scalablevit.weights import WeightsError, holds_scaled_values, load_weights, read_metadata
 
 
@@ -57,6 +58,22 @@ def test_averaged_weights_are_reported_and_can_be_chosen(plain: str, averaged: s
         assert torch.equal(weight, AVERAGED["head.fc.weight"])
         assert f"it also holds weights in {plain}" in report
     assert holds_scaled_values(f"{path}#{averaged}") is False
+
+
+def test_a_recipe_chooses_the_entry(tmp_path: Path) -> None:
+    torch.save({"model": PLAIN, "model_ema": AVERAGED}, tmp_path / "c.pth")
+    preprocessing = {"image_size": [32, 32], "crop_ratio": 1.0, "interpolation": "bilinear"}
+    preprocessing |= {"mean": [0.5] * 3, "std": [0.2] * 3}
+    task = ClassificationTask(
+        "scalablevit_atto",
+        class_names=["a", "b", "c"],
+        preprocessing=preprocessing,
+        weights=f"{tmp_path / 'c.pth'}#model_ema",
+    )
+    assert torch.equal(task.network.head.fc.weight, AVERAGED["head.fc.weight"])
+    assert task.load_report is not None
+    assert task.load_report.entry == "model_ema"
+    assert task.load_report.other_entries == ["model"]
 
 
 def test_averaged_weights_alone_are_taken(tmp_path: Path) -> None:

@@ -143,6 +143,14 @@ def test_classes_of_other_names_stay_fresh_in_a_wrapper_too() -> None:
     assert set(report.adapted) == {"module.head.fc.weight", "module.head.fc.bias"}
 
 
+def test_a_compiled_network_is_written_under_its_own_names(tmp_path: Path) -> None:
+    model = torch.compile(atto(1))
+    scalablevit.save_model(model, tmp_path, architecture=NAME, model_args={"num_classes": 3}, metadata={})
+    again, _ = scalablevit.load_model(tmp_path)
+    assert list(again.state_dict()) == list(atto().state_dict())
+    assert torch.equal(again.head.fc.weight, atto(1).head.fc.weight)
+
+
 def test_what_cannot_be_filled_says_what_to_do() -> None:
     state = atto(1).state_dict()
     with pytest.raises(WeightsError, match=r"was prepared for inference by optimize\(\), .*load the weights into the"):

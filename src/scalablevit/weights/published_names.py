@@ -1,4 +1,4 @@
-"""From the names in published checkpoints to ours."""
+"""Rename parameters of published checkpoints to ours."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _OURS = re.compile(r"^(?:stages|blocks|patch_embeds|pos_block|norm_list|norms)\.
 def to_native_names(state_dict: Mapping[str, T]) -> dict[str, T]:
     """Rename the entries of a state dict: released classifiers, dense backbones, or ours, which stay as they are.
 
-    Wrappers' prefixes (`module.`, `backbone.`, ...) go. Where only some entries lie under the prefix that holds the
-    network (a detector with a neck), the others keep their names.
+    Prefixes of wrappers (`module.`, `backbone.`, ...) are removed. Where only some entries have the prefix of the
+    network, as in a detector with a neck, the others keep their names.
 
     Args:
         state_dict: any mapping from names to values.
@@ -60,7 +60,7 @@ def to_native_names(state_dict: Mapping[str, T]) -> dict[str, T]:
 
 
 def _network_prefix(names: Mapping[str, object]) -> str:
-    """The shortest chain of wrappers' prefixes under which names of the network stand; "" where there is none."""
+    """Return the shortest chain of wrappers' prefixes before names of the network; "" where there is none."""
     best: str | None = None
     for name in names:
         prefix, rest = "", name

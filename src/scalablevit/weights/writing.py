@@ -21,14 +21,15 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], *, metadata: Ma
     """Write a safetensors file, under a temporary name first, so that an interrupted write loses nothing.
 
     Args:
-        model: its state dict is written, under its own names.
+        model: its state dict is written, under its own names but for the mark of torch.compile.
         path: file to write.
         metadata: anything JSON can hold; `read_metadata` gives it back.
 
     Raises:
         WriteError: (an OSError) the disk is full or the folder cannot be written; an earlier file is intact.
     """
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    named = {key.replace("_orig_mod.", ""): tensor for key, tensor in model.state_dict().items()}
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in named.items()}
     content = safetensors.torch.save(state, {"format": "pt", METADATA_KEY: json.dumps(dict(metadata or {}))})
     write_atomically(path, lambda file: file.write(content))
 
@@ -41,7 +42,7 @@ def save_model(
     model_args: Mapping[str, Any],
     metadata: Mapping[str, Any],
 ) -> Path:
-    """Write a folder that `load_model`, and timm by `local-dir:`, build the network from.
+    """Write a folder from which `load_model`, timm (`local-dir:`) and transformers build the network.
 
     Args:
         model: classifier to write.
