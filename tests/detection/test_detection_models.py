@@ -429,3 +429,41 @@ def test_objects_without_a_mask_teach_boxes_and_no_masks() -> None:
     model.zero_grad()
     sum(without.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        (
+            "retinanet",
+            {"detections_per_image": 600, "topk_candidates": 50},
+            "limited to about 250 by topk_candidates 50",
+        ),
+        ("mask_rcnn", {"detections_per_image": 2000}, "limited to about 1000 by rpn_post_nms_top_n_test 1000"),
+        ("mask_rcnn", {"detections_per_image": 600}, ""),
+        ("mask_rcnn", {"rpn_post_nms_top_n_test": 50}, ""),
+    ],
+)
+def test_a_limit_that_is_raised_in_one_place_only_is_told(
+    kind: str, options: dict[str, Any], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny(kind, **options)
+    assert words in caplog.text
+    assert bool(words) == bool(caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"fpn_channels": "wide"}, "fpn_channels must be a whole number, got 'wide'"),
+        ({"min_size": 3.5}, "min_size must be a whole number"),
+        ({"score_thresh": "high"}, r"score_thresh must lie in \[0, 1\], got 'high'"),
+        ({"nms_thresh": float("nan")}, "nms_thresh must lie in"),
+        ({"anchor_sizes": [1, 2, "x", 4, 5]}, "anchor_sizes must be 5 sides"),
+        ({"wings": 2}, "has no option wings; it has in_chans, "),
+    ],
+)
+def test_settings_of_the_wrong_type_are_one_message(options: dict[str, Any], words: str) -> None:
+    for build in (retinanet, mask_rcnn):
+        with pytest.raises(ValueError, match=words):
+            build("scalablevit_atto", 3, **options)

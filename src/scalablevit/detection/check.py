@@ -132,14 +132,18 @@ def check_coco(
         return CheckReport(str(root), counts={error.kind: 1}, problems=[problem])
 
     has_masks = _note_masks(split) if masks else None
+    images = [_Image("training", split.train, int(i)) for i in split.train_indices]
+    images += [_Image("validation", split.val, int(i)) for i in split.val_indices]
+    return _report(split, _examine(images, annotation_frame, min_size, num_workers, on_progress), has_masks)
+
+
+def _report(split: CocoSplit, found: "_Findings", has_masks: bool | None) -> CheckReport:
+    """Put together what annotations and images were found to be."""
     counts: Counter[str] = Counter()
     problems: list[Problem] = []
     for annotations in dict.fromkeys([split.train, split.val]):
         counts.update(annotations.problem_counts)
         problems += annotations.problems
-    pictures = [_Picture("training", split.train, int(i)) for i in split.train_indices]
-    pictures += [_Picture("validation", split.val, int(i)) for i in split.val_indices]
-    found = _examine(pictures, annotation_frame, min_size, num_workers, on_progress)
     problems += found.problems
     counts.update(problem.kind for problem in found.problems)
     smallest, largest = size_range(found.sizes)
@@ -148,7 +152,7 @@ def check_coco(
     val_counts = split.val.class_counts(split.val_indices)
     parts = ((split.train, split.train_indices), (split.val, split.val_indices))
     return CheckReport(
-        str(root),
+        str(split.root),
         num_train=len(split.train_indices),
         num_val=len(split.val_indices),
         num_readable=len(found.sizes),
@@ -174,7 +178,7 @@ def _note_masks(split: CocoSplit) -> bool:
     return False
 
 
-class _Picture(NamedTuple):
+class _Image(NamedTuple):
     part: Literal["training", "validation"]
     annotations: CocoAnnotations
     position: int
@@ -191,7 +195,7 @@ class _Findings:
 
 
 def _examine(
-    pictures: list[_Picture],
+    images: list[_Image],
     frame: AnnotationFrame,
     min_size: int,
     num_workers: int | Literal["auto"],
@@ -200,13 +204,13 @@ def _examine(
     """Decode all images and compare them with what their annotations say."""
     found = _Findings()
     seen: list[tuple[bytes, ImageFile]] = []
-    paths = [picture.path for picture in pictures]
+    paths = [image.path for image in images]
     looks = look_at_all(look_at_image, paths, num_workers=num_workers, on_progress=on_progress)
-    for picture, path, look in zip(pictures, paths, looks, strict=True):
+    for image, path, look in zip(images, paths, looks, strict=True):
         if isinstance(look, ImageError):
             found.problems.append(Problem("error", look.kind, path, str(look)))
             continue
-        annotations, position = picture.annotations, picture.position
+        annotations, position = image.annotations, image.position
         width, height = (int(side) for side in annotations.sizes[position])
         orientation = applied_orientation((width, height), look.stored_size, look.orientation, frame=frame)
         if orientation is None:
@@ -217,7 +221,7 @@ def _examine(
             annotated_size = None if annotations.size_from_file[position] else (width, height)
             found.problems.append(_orientation_note(path, annotated_size, look, orientation, frame))
         found.sizes.append((width, height))
-        seen.append((look.digest, ImageFile(picture.part, path)))
+        seen.append((look.digest, ImageFile(image.part, path)))
         if min(width, height) < min_size:
             message = f"{path}: only {width} x {height} pixels; look at it, it may be a thumbnail or a spacer"
             found.problems.append(Problem("warning", "tiny", path, message))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -12,6 +13,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from scalablevit.backbone import SCALED_VALUE_VARIANTS, PyramidBackbone, WindowSize, create_backbone
 
+_log = logging.getLogger(__name__)
+
+DEFAULT_DETECTIONS = 100
 DEFAULT_ANCHOR_SIZES = (32, 64, 128, 256, 512)
 # Settings of the backbone that are not in `network_options`.
 _OWN_BACKBONE_OPTIONS = ("in_chans", "scale_value", "window_size", "drop_path_rate", "grad_checkpointing")
@@ -61,7 +65,7 @@ class DetectorSettings:
     head_norm: bool = False
     score_thresh: float = 0.05
     nms_thresh: float = 0.5
-    detections_per_image: int = 100
+    detections_per_image: int = DEFAULT_DETECTIONS
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -113,6 +117,17 @@ class DetectorSettings:
         """Length of the anchors of each level, in pixels."""
         return DEFAULT_ANCHOR_SIZES if self.anchor_sizes is None else self.anchor_sizes
 
+    def _warn_of_limit(self, name: str, boxes: int) -> None:
+        """Warn where more detections are asked for than there are boxes before the last suppression."""
+        if self.detections_per_image > max(boxes, DEFAULT_DETECTIONS):
+            _log.warning(
+                "detections_per_image %d is limited to about %d by %s %d: raise both",
+                self.detections_per_image,
+                boxes,
+                name,
+                getattr(self, name),
+            )
+
     def _check_channels(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.in_chans:
@@ -154,6 +169,7 @@ class RetinaNetSettings(DetectorSettings):
         super().__post_init__()
         check_whole("num_convs", self.num_convs, least=0)
         _check_background(self.bg_iou_thresh, self.fg_iou_thresh, "")
+        self._warn_of_limit("topk_candidates", len(self.strides) * self.topk_candidates)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +239,7 @@ class MaskRCNNSettings(DetectorSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_background(self.rpn_bg_iou_thresh, self.rpn_fg_iou_thresh, "rpn_")
+        self._warn_of_limit("rpn_post_nms_top_n_test", self.rpn_post_nms_top_n_test)
 
 
 def check_whole(name: str, value: Any, *, least: int) -> None:
