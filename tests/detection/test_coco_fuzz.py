@@ -8,6 +8,8 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from scalablevit.detection.average_precision import average_precision
 from scalablevit.detection.coco import CocoError, read_annotations
 
@@ -58,6 +60,7 @@ def damaged(rng: random.Random) -> bytes:
     return data
 
 
+@pytest.mark.slow
 def test_damaged_annotations_are_read_or_refused(tmp_path: Path) -> None:
     rng = random.Random(20260)
     file = tmp_path / "a.json"
