@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scalablevit.data.split import settings_for_evaluation
 from scalablevit.detection import CocoData
 
 TRAINED = ["ant", "bee", "wasp"]
@@ -77,3 +78,12 @@ def test_a_class_that_the_network_lacks_is_named(tmp_path: Path) -> None:
 def test_a_folder_with_a_validation_part_only(tmp_path: Path) -> None:
     write(tmp_path / "val", {1: "ant"}, file="_annotations.coco.json")
     assert len(evaluated(tmp_path).val_dataset) == 10
+
+
+def test_settings_of_boxes_are_compared_with_those_of_training() -> None:
+    own = {"root": "a", "masks": True, "train_annotations": ["x.json", "y.json"], "trained_class_names": None}
+    own |= {"val_annotations": None, "val_fraction": 0.1}
+    same = settings_for_evaluation(own, dict(own), class_names=TRAINED)
+    assert same == {"trained_class_names": TRAINED}
+    other = settings_for_evaluation({**own, "val_annotations": "z.json"}, own, class_names=TRAINED)
+    assert other == {"trained_class_names": TRAINED, "val_fraction": 1.0}

@@ -79,11 +79,13 @@ def settings_for_evaluation(
 
 
 def _place(value: Any) -> str | None:
-    """A path in one form, or a list of them; names such as "auto" stay names."""
+    """A path in one form, or a list of them; other values, and names such as "auto", stay as they are."""
     if value is None:
         return None
     if isinstance(value, list | tuple):
         return ", ".join(str(_place(item)) for item in value)
+    if not isinstance(value, str | os.PathLike):
+        return str(value)  # detection's `masks` is a switch, segmentation's a folder
     path = os.path.expanduser(os.fspath(value))
     return os.path.realpath(path) if os.path.exists(path) else path
 
