@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 # What depends on the versions of torch, torchvision, timm, Triton, NumPy and the export packages.
 LOWEST_TESTS := tests/backbone tests/layers tests/ops tests/weights tests/deploy
 
-.PHONY: help demo demo-detection demo-segmentation test test-fast test-lowest lint lock bench benchmarks clean
+.PHONY: help demo demo-detection demo-segmentation test test-fast test-lowest fuzz lint lock bench benchmarks clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test               run all tests"
 	@echo "make test-fast          run the tests that are not marked slow: under 2 minutes on two cores"
 	@echo "make test-lowest        run the tests of the network with the lowest versions of all dependencies"
+	@echo "make fuzz               read thousands of mutated files (part of make test)"
 	@echo "make lint               check style, types and import rules"
 	@echo "make lock               rewrite constraints.txt and constraints-lowest.txt"
 	@echo "make bench              compare the speed with the plain definition of the network, on this CPU"
@@ -66,6 +67,9 @@ test-fast: $(STAMP)
 
 test-lowest: $(LOWEST_STAMP)
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(LOWEST_TESTS)
+
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -276,10 +276,10 @@ class Recipes(Family):
         return super().mutate(name, rng)
 
     def read(self, path: Path, number: int) -> None:
-        from scalablevit.training.recipe_errors import read_recipe
+        from scalablevit.training.recipe_file import read_recipe
 
         read_recipe(path)
-        if number % 40 == 0:  # jsonargparse takes its time
+        if number % 100 == 0:  # jsonargparse takes two seconds
             self.resolve(path)
 
     def resolve(self, path: Path) -> None:
