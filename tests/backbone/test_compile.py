@@ -11,6 +11,9 @@ from torch.fx.experimental import _config as symbolic_config
 import scalablevit
 from scalablevit.backbone import VARIANTS, ScalableViT
 
+# Compiling takes minutes where something else computes.
+pytestmark = pytest.mark.timeout(1800)
+
 SIZES = [(2, 3, 64, 96), (3, 3, 65, 97), (4, 3, 128, 70), (2, 3, 224, 224)]
 
 
@@ -45,22 +48,26 @@ def run_compiled(model: ScalableViT, sizes: list[tuple[int, ...]], backend: str)
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
+@pytest.mark.slow
 def test_one_dynamic_graph_above_224_pixels() -> None:
     """Where a stage has but one window (up to 224 pixels), torch guards on that and makes another graph."""
     sizes = [(2, 3, 256, 288), (3, 3, 257, 301), (2, 3, 320, 260)]
     assert run_compiled(atto().eval(), sizes, "eager") == 1
 
 
+@pytest.mark.slow
 def test_one_dynamic_graph_for_all_sizes_when_ones_are_not_special() -> None:
     with symbolic_config.patch(backed_size_oblivious=True):
         assert run_compiled(atto().eval(), SIZES, "eager") == 1
 
 
+@pytest.mark.slow
 def test_one_image_and_tiny_images_compile_too() -> None:
     sizes = [(2, 3, 64, 96), (1, 3, 64, 96), (2, 3, 4, 40), (2, 3, 1, 1)]
     assert run_compiled(two_stages().eval(), sizes, "eager") <= 4
 
 
+@pytest.mark.slow
 def test_training_step_is_one_dynamic_graph() -> None:
     model = two_stages()
     torch._dynamo.utils.counters.clear()
@@ -93,6 +100,7 @@ class _Pyramid(nn.Module):
         return tuple(self.backbone(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classifier", "pyramid"])
 def test_export_with_dynamic_batch_height_and_width(kind: str) -> None:
     model = (atto() if kind == "classifier" else _Pyramid()).eval()

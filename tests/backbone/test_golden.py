@@ -92,6 +92,7 @@ def golden_images(golden: Path) -> Tensor:
     return torch.from_numpy(synthetic_images(batch, height, width, seed=seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "save"),
     [

@@ -367,6 +367,7 @@ def test_wrong_threads_sizes_and_batches() -> None:
         cells(sizes=[(5, 5)], batches=[0], **given)
 
 
+@pytest.mark.slow
 def test_memory_of_a_process_of_its_own() -> None:
     found = memory.memory_of_a_process("scalablevit_atto", TINY, threads=1, channels_last=False)
     assert 2**26 < found["held_bytes"] < found["peak_bytes"] < 2**32
@@ -395,6 +396,7 @@ def test_a_process_without_enough_memory_says_so(monkeypatch: pytest.MonkeyPatch
     assert found == {"note": note}
 
 
+@pytest.mark.slow
 def test_memory_stands_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     memory: dict[str, Any] = {"scalablevit_atto": {"peak_bytes": 3 * 2**29, "held_bytes": 2**29}}
     use_stage(monkeypatch, {"scalablevit_atto": lambda: None, "resnet18": lambda: None})

@@ -21,6 +21,7 @@ def _threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_detectors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detectors, "memory", lambda *args: 3 * 2**30)
     monkeypatch.setattr(detectors.multiprocessing, "get_context", lambda kind: _InThisProcess())

@@ -15,9 +15,13 @@ import torch
 import gpu
 from scalablevit.bench import throughput
 
+# Compiling takes minutes where something else computes.
+pytestmark = pytest.mark.timeout(1800)
+
 SMOKE = gpu.Setting("cpu", "torch", True)
 
 
+@pytest.mark.slow
 def test_smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     timer = signal.getitimer(signal.ITIMER_REAL)
     output = tmp_path / "gpu.json"
@@ -101,6 +105,7 @@ def test_ratios_and_targets() -> None:
     assert "batch 64, twins_svt_small: out of memory" in text
 
 
+@pytest.mark.slow
 def test_a_warm_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     passes: dict[str, Callable[[], None]] = {
         "scalablevit_atto": lambda: None,

@@ -272,6 +272,7 @@ def test_no_readable_picture_to_train_on(pictures: Path, tmp_path: Path, workers
     assert not (tmp_path / "a" / "run").exists()
 
 
+@pytest.mark.slow
 def test_too_many_unreadable_pictures(pictures: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(pictures, tmp_path / "data"))
     spoilt = sorted((data / "train" / "red").iterdir())[:3]

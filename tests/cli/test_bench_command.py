@@ -12,6 +12,7 @@ from scalablevit.cli import bench
 QUICK = ("--size", "32x40", "--batch", "1", "--rounds", "2", "--warm-up", "1", "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_table_and_file(tmp_path: Path) -> None:
     output = tmp_path / "bench.json"
     done = scalablevit("bench", "scalablevit_atto", "plain:scalablevit_atto", *QUICK, "--output", output)
@@ -24,6 +25,7 @@ def test_table_and_file(tmp_path: Path) -> None:
     assert result["rounds"] == 2
 
 
+@pytest.mark.slow
 def test_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "prepare", lambda *args, **options: lambda: None)
     done = scalablevit("bench", *QUICK, "--json", "--task", "training", "inference")

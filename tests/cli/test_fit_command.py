@@ -78,6 +78,7 @@ def test_the_command_it_suggests_works(finished: tuple[Path, Outcome]) -> None:
     assert outcome.out.count(".png") == 3
 
 
+@pytest.mark.slow
 def test_stored_recipe_repeats_the_run_to_the_bit(pictures: Path, tmp_path: Path) -> None:
     """Nulls, which override what a default would say, survive."""
     words = ("--data.augmentation=null", "--model.ema_decay=0.9", "--model.mixup.mixup_alpha=0.2")
@@ -92,12 +93,14 @@ def test_stored_recipe_repeats_the_run_to_the_bit(pictures: Path, tmp_path: Path
     assert_same_result(tmp_path / "second", tmp_path / "first")
 
 
+@pytest.mark.slow
 def test_the_seed_changes_the_run(pictures: Path, run: Path, tmp_path: Path) -> None:
     fit(pictures, tmp_path / "run", "--seed", "1")
     ours, theirs = weights_of(tmp_path / "run"), weights_of(run)
     assert not torch.equal(ours["head.fc.weight"], theirs["head.fc.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_and_resumed_equals_never_stopped(
     pictures: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, code: int
@@ -118,6 +121,7 @@ def test_stopped_and_resumed_equals_never_stopped(
     assert len(json.loads((tmp_path / "the run" / "environment.json").read_text())["earlier"]) == 1
 
 
+@pytest.mark.slow
 def test_every_epoch_is_saved_though_not_every_one_is_validated(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +220,7 @@ def test_the_run_folder_is_named_after_the_recipe(
     assert (tmp_path / "runs" / "train_folder" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_bf16_and_global_batch(pictures: Path, tmp_path: Path) -> None:
     """Eight pictures a step from batches of four: two steps an epoch, half the rate of lr_batch 16."""
     run = tmp_path / "run"
@@ -239,6 +244,7 @@ def test_print_config_help_and_usage(pictures: Path) -> None:
         assert usage.out.startswith(f"usage: scalablevit {start}")
 
 
+@pytest.mark.slow
 def test_fine_tuning_infers_classes_and_swaps_the_head(
     pictures: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +279,7 @@ def test_layer_decay_without_weights_warns(pictures: Path, tmp_path: Path) -> No
     assert "warning: model.optimizer.layer_decay 0.8" in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("--model.ema_decay=0.5",)], ids=["plain", "ema"])
 def test_validate_gives_the_figure_of_the_results(
     pictures: Path, run: Path, tmp_path: Path, words: tuple[str, ...]

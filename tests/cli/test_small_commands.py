@@ -17,6 +17,7 @@ from scalablevit.cli import main
 from scalablevit.recipes import recipe_names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "millions", "billions"),
     [
@@ -35,6 +36,7 @@ def test_info_gives_the_published_figures(words: list[str], millions: float, bil
     assert [stage["height"] for stage in row["stages"]] == [56, 28, 14, 7]
 
 
+@pytest.mark.slow
 def test_info_as_text() -> None:
     every = scalablevit("info").out
     assert [line.split()[1] for line in every.splitlines()[1:4]] == ["32.00", "81.88", "109.29"]

@@ -11,6 +11,9 @@ from scalablevit.deploy.optimize import BACKENDS, OpenVINOModel, TorchModel, fol
 from scalablevit.detection import mask_rcnn, retinanet
 from scalablevit.segmentation import semantic_fpn
 
+# Compiling takes minutes where something else computes.
+pytestmark = pytest.mark.timeout(1800)
+
 
 def images(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))

@@ -50,6 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_photographs_as_they_come(run: Path, tmp_path: Path) -> None:
     """Of scikit-image and scikit-learn: JPEG, PNG, TIFF and GIF; colour, gray, palette, transparent; any size."""
     kinds, expected = set(), {}

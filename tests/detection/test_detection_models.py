@@ -54,6 +54,7 @@ def make_targets(model: Any, sizes: list[tuple[int, int]], *, with_boxes: int) -
     return targets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "size"), PUBLISHED, ids=str)
 def test_published_costs(kind: str, size: str) -> None:
     parameters, multiply_adds = PUBLISHED[kind, size]

@@ -169,6 +169,7 @@ def test_python_compiles(page: Path, text: str) -> None:
     compile(text, name(page), "exec")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [pytest.param(text, id=f"{name(page)}-{i}") for i, (page, text, skip) in enumerate(CODE) if not skip],
@@ -299,6 +300,7 @@ def test_make_targets_exist(page: Path) -> None:
     assert set(mentioned) <= set(targets)
 
 
+@pytest.mark.slow
 def test_costs_in_the_results_are_those_of_info() -> None:
     rows = re.findall(
         r"^\| `(scalablevit_\w+)`(, scaled-value form)? \| ([\d.]+) M \| ([\d.]+) G \| ([\d.]+) G \|$",
@@ -317,6 +319,7 @@ def test_costs_in_the_results_are_those_of_info() -> None:
         assert figures == [f"{value:.2f}" for value in expected], variant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["RetinaNet", "Mask R-CNN", "Semantic FPN", "UperNet"])
 def test_costs_of_dense_models_are_those_of_info(model: str) -> None:
     kind = {"RetinaNet": "retinanet", "Mask R-CNN": "mask_rcnn", "Semantic FPN": "semantic_fpn"}.get(model, "upernet")

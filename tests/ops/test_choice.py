@@ -15,6 +15,9 @@ import scalablevit
 from scalablevit.ops import choice, probe
 from scalablevit.ops.choice import Choice, choose, warn_if_ignored
 
+# Compiling takes minutes where something else computes.
+pytestmark = pytest.mark.timeout(1800)
+
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SERVED = {"wanted": "auto", "device": GPU, "dtype": torch.bfloat16, "dropout": 0.0, "cannot": lambda: None}
 
@@ -157,6 +160,7 @@ def test_exported_graphs_hold_pytorchs_operators_only(monkeypatch: pytest.Monkey
         assert not any("scalablevit" in str(node.target) for node in program.graph.nodes), strict
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:FutureWarning")
 def test_transforms_run_on_torch(gpu: list[int]) -> None:
     seen: list[Choice] = []
@@ -208,6 +212,7 @@ def test_who_asked_for_the_kernels_in_vain_is_told_once_a_reason(monkeypatch: py
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "said"), [("reference", "reference asked for"), ("tritn", "one of auto, triton")])
 def test_the_environment_sets_the_default_and_importing_needs_no_triton(value: str, said: str) -> None:
     code = (

@@ -10,7 +10,11 @@ from kernel_resources import GPUS, programs_per_multiprocessor, resources
 from kernel_resources import reduced_launches as launches
 
 pytest.importorskip("triton")
-pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
+# Compiling takes minutes where something else computes.
+pytestmark = [
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing"),
+    pytest.mark.timeout(1800),
+]
 
 SHARED_MEMORY = 99 * 1024  # bytes a program may have on the cards of compute capability 8.6 and 8.9
 
@@ -25,6 +29,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("capability", "dtype", "M", "widths"), CASES)
 def test_kernels_fit(
     capability: int,
@@ -46,6 +51,7 @@ def test_kernels_fit(
         assert programs * taken.num_warps >= 8, "two warps for each of the four schedulers"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("capability", [80, 90])
 def test_short_keys_keep_the_memory_busy(

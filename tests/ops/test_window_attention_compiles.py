@@ -11,7 +11,11 @@ from kernel_resources import window_launches as launches
 from scalablevit.ops.window_attention.tiles import cannot_serve
 
 pytest.importorskip("triton")
-pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
+# Compiling takes minutes where something else computes.
+pytestmark = [
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing"),
+    pytest.mark.timeout(1800),
+]
 
 LEAST_SHARED_MEMORY = 99 * 1024  # bytes that a block may have on every card since compute capability 8.0
 
@@ -26,6 +30,7 @@ def spill_share(taken: Resources, moved: int) -> float:
     return 2 * taken.spilled * 32 * taken.num_warps / (7 * moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("capability", [80, 90])
@@ -57,6 +62,7 @@ def test_occupancy_follows_from_registers_shared_memory_and_warps() -> None:
     assert programs_per_multiprocessor(Resources(16, 0, 0, 1), gpu) == 32, "at most 32 programs"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "window", "D"), [(torch.bfloat16, (16, 8), 64), (torch.float32, (8, 8), 64)], ids=str
 )

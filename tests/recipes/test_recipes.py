@@ -215,6 +215,7 @@ def test_a_recipe_trains_stops_resumes_and_predicts(name: str, tmp_path: Path, m
     assert predicted.code == 0, predicted.err
 
 
+@pytest.mark.slow
 def test_the_built_in_digits_train(tmp_path: Path) -> None:
     words = ("fit", "--config", "digits", "--data.root", tmp_path / "digits", "--trainer.accelerator", "cpu")
     limits = ("--epochs", "1", "--trainer.limit_train_batches", "2", "--data.batch_size", "16")

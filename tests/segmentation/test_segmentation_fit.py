@@ -145,6 +145,7 @@ def test_validate_in_several_scales_with_flips(run: Path, folder: Path) -> None:
     assert several["val/loss"] != pytest.approx(single["val/loss"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(
     run: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +194,7 @@ def test_the_last_of_accumulated_steps_is_validated_and_shipped(folder: Path, tm
         assert torch.equal(value, best["state_dict"][f"network.{name}"]), name
 
 
+@pytest.mark.slow
 def test_a_run_by_steps_that_is_stopped_at_an_epochs_end_goes_on_with_the_next(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_stopped_run_goes_on_to_the_bit(case: str, tmp_path: Path) -> None:
     signal_at, options = CASES[case]
@@ -132,6 +133,7 @@ def test_more_steps_for_a_run_that_had_all_of_its_own(steps: int, tmp_path: Path
     assert_equal_runs((trained[0], longer[1]), (trained[1], whole[1]))
 
 
+@pytest.mark.slow
 def test_workers_change_nothing_and_may_change_on_resume(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole")
     assert_equal_runs(train(tmp_path / "workers", data={"num_workers": 2}), whole)
@@ -214,6 +216,7 @@ def run_two_ranks(*runs: dict[str, Any]) -> list[subprocess.CompletedProcess[str
         return [rank.result() for rank in ranks]
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_processes_ends_with_one_line_and_its_code(tmp_path: Path) -> None:
     """SIGTERM goes to the data workers too, as `timeout`, systemd and containers send it."""
     settings = {"folder": str(tmp_path), "trainer": {"max_epochs": 100_000}, "data": {"num_workers": 2}}

@@ -48,6 +48,7 @@ def test_a_classifier_fills_the_backbone_alone(kind: str) -> None:
     assert {"head.fc.weight", "norm.weight"} <= set(report.ignored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BUILDERS)
 @pytest.mark.parametrize("wrapper", ["", "network.", "module."])
 def test_its_own_kind_fills_all(kind: str, wrapper: str) -> None:
@@ -59,6 +60,7 @@ def test_its_own_kind_fills_all(kind: str, wrapper: str) -> None:
     assert not report.adapted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BUILDERS)
 @pytest.mark.parametrize("others", ["more", "named"])
 def test_layers_of_other_classes_stay_fresh(kind: str, others: str, tmp_path: Path) -> None:

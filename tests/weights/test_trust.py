@@ -94,6 +94,7 @@ def test_classes_of_other_names_get_a_fresh_head(tmp_path: Path) -> None:
     assert "head.fc.weight" in load_weights(model, path, class_names=["a", "b", "c"]).matched
 
 
+@pytest.mark.slow
 def test_a_search_for_timm_does_not_end_the_registration() -> None:
     code = (
         "import scalablevit, importlib.util; assert importlib.util.find_spec('timm');"

@@ -115,6 +115,7 @@ def test_sizes_are_drawn_from_the_range():
     assert digit_scene("val", 0, size=(32, 32)).image.shape == (32, 32, 3)
 
 
+@pytest.mark.slow
 def test_a_crowd_may_fill_the_picture():
     for seed in range(30):
         scene = compose_scene(np.random.default_rng(seed), _digits_of("train"), size=(32, 32), crowd=True)
