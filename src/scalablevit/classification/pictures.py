@@ -12,8 +12,9 @@ from torch import Tensor
 from scalablevit.classification.data import ImageFolderDataset
 from scalablevit.classification.evaluate import Evaluation
 from scalablevit.data.image_file import ImageError
-from scalablevit.data.images import read_image
 from scalablevit.printable import printable
+from scalablevit.safe_write import write_atomically
+from scalablevit.visualization.fonts import label_fonts
 
 _RIGHT, _WRONG = "#1a7f37", "#b3261e"
 _THUMBNAIL = 256
@@ -29,7 +30,13 @@ def draw_confusion(confusion: Tensor, class_names: Sequence[str], path: Path) ->
         class_names: by class index; written out for up to 40 classes.
         path: PNG file to write.
     """
-    counts = confusion.numpy()
+    class_names = [printable(name) for name in class_names]
+    with label_fonts(class_names):
+        figure = _draw_confusion(confusion.numpy(), class_names)
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def _draw_confusion(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     K = len(class_names)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(4 + 0.4 * min(K, _MOST_NAMED_CLASSES), 14)
@@ -57,7 +64,7 @@ def draw_confusion(confusion: Tensor, class_names: Sequence[str], path: Path) ->
         for row, column in np.argwhere(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=8)
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 def draw_predictions(
@@ -77,6 +84,15 @@ def draw_predictions(
         path: PNG file to write.
         count: images on the sheet, at most.
     """
+    class_names = [printable(name) for name in class_names]
+    with label_fonts(class_names):
+        figure = _draw_predictions(result, dataset, class_names, count)
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def _draw_predictions(
+    result: Evaluation, dataset: ImageFolderDataset, class_names: Sequence[str], count: int
+) -> Figure:
     probability, predicted = result.probabilities.max(1)
     mistakes = (predicted != result.targets).nonzero()[:, 0]
     wrong = mistakes[probability[mistakes].argsort(descending=True)][: count // 3].tolist()
@@ -90,7 +106,7 @@ def draw_predictions(
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.set_axis_off()
         try:
-            image = read_image(dataset.path(int(result.indices[i])))
+            image = dataset.read(int(result.indices[i]))
         except ImageError:  # readable when it was evaluated, gone since
             continue
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))
@@ -101,7 +117,7 @@ def draw_predictions(
             title += f"\nis {_short(class_names[true], 22)}"
         axes.set_title(title, fontsize=9, color=_RIGHT if said == true else _WRONG, parse_math=False)
     figure.suptitle("Validation images: the surest mistakes in red, then a sample" if wrong else "Validation images")
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 def _short(name: str, most: int) -> str:

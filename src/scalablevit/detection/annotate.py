@@ -126,7 +126,7 @@ class _Labels:
 
     def write(self, text: str, box: Box, colour: tuple[int, int, int]) -> None:
         """Write a name at its box, within the image."""
-        pad, font = self._pad, self._font
+        pad, font = self._pad, load_font(round(self._font.size), text)
         text = _fitting(text, self._size[0] - 2 * pad, font)
         width = math.ceil(font.getlength(text)) + 2 * pad
         height = sum(font.getmetrics()) + pad

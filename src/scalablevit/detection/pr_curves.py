@@ -5,6 +5,7 @@ from pathlib import Path
 from scalablevit.detection.matching import MATCHING_IOU, MatchedFigures
 from scalablevit.printable import plot_text
 from scalablevit.safe_write import write_atomically
+from scalablevit.visualization.fonts import label_fonts
 from scalablevit.visualization.palette import class_colours
 
 _MOST_NAMED = 12  # classes with a line of the legend
@@ -42,5 +43,8 @@ def draw_pr_curves(figures: MatchedFigures, path: Path) -> None:
     if named:
         left_out = len(shown) - len(named)
         title = f"and {left_out:,} more classes" if left_out else None
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small", title=title, title_fontsize="small")
+        with label_fonts(named):
+            axes.legend(
+                loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small", title=title, title_fontsize="small"
+            )
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -112,7 +112,6 @@ def _legend(
     counts: np.ndarray, class_names: Sequence[str], palette: Colours, *, width: int, text_size: int
 ) -> Image.Image:
     """A band at least `width` wide: a patch of colour, name and share for each class that is there."""
-    font = load_font(text_size)
     total = max(int(counts.sum()), 1)
     order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k]]
     entries = [(f"{short(class_names[k], 32)}  {_percent(counts[k] / total)}", palette[k]) for k in order]
@@ -121,7 +120,7 @@ def _legend(
         share = sum(int(counts[k]) for k in rest) / total
         entries = [*entries[: MOST_LEGEND_ENTRIES - 1], (f"{len(rest)} more  {_percent(share)}", _BACKGROUND)]
     patch = round(text_size * 1.1)
-    cell = math.ceil(max(font.getlength(text) for text, _ in entries)) + patch + 2 * text_size
+    cell = math.ceil(max(load_font(text_size, text).getlength(text) for text, _ in entries)) + patch + 2 * text_size
     columns = min(len(entries), max(1, (width - text_size) // cell))
     rows = math.ceil(len(entries) / columns)
     pitch = round(text_size * 1.5)
@@ -131,7 +130,7 @@ def _legend(
         column, row = divmod(i, rows)  # down, then right: sizes fall as one reads a column
         x, y = text_size + column * cell, text_size // 2 + row * pitch
         draw.rectangle((x, y, x + patch, y + patch), fill=colour)
-        draw.text((x + patch + text_size // 2, y), text, font=font, fill="white")
+        draw.text((x + patch + text_size // 2, y), text, font=load_font(text_size, text), fill="white")
     return band
 
 

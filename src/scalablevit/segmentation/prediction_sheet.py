@@ -13,6 +13,7 @@ from PIL import Image
 from scalablevit.printable import printable
 from scalablevit.safe_write import write_atomically
 from scalablevit.segmentation.draw import MOST_LEGEND_ENTRIES, Colours, short
+from scalablevit.visualization.fonts import label_fonts
 
 _IGNORED_COLOUR = (128, 128, 128)
 
@@ -65,5 +66,6 @@ def draw_predictions(
         Patch(facecolor="#{:02x}{:02x}{:02x}".format(*colour), label="\u200b" + name.replace("$", r"\$"))
         for name, colour in names
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 3 * columns + 1), fontsize=8)
+    with label_fonts(name for name, _ in names):
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 3 * columns + 1), fontsize=8)
     write_atomically(path, lambda file: figure.savefig(file, dpi=110, format="png"))
