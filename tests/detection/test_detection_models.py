@@ -461,6 +461,10 @@ def test_a_limit_that_is_raised_in_one_place_only_is_told(
         ({"score_thresh": "high"}, r"score_thresh must lie in \[0, 1\], got 'high'"),
         ({"nms_thresh": float("nan")}, "nms_thresh must lie in"),
         ({"anchor_sizes": [1, 2, "x", 4, 5]}, "anchor_sizes must be 5 sides"),
+        ({"anchor_sizes": 5}, "anchor_sizes must be 5 sides"),
+        ({"mean": ["a", "b", "c"]}, "mean must have one value"),
+        ({"std": 3}, "std must have one value"),
+        ({"network_options": [1]}, "network_options must be names with values"),
         ({"wings": 2}, "has no option wings; it has in_chans, "),
     ],
 )

@@ -89,14 +89,14 @@ class DetectorSettings:
         if self.max_size < self.min_size:
             raise ValueError(f"max_size must be at least min_size ({self.min_size}), got {self.max_size}")
         self._check_channels()
-        sizes, strides = self.anchor_sizes, self.strides
-        if sizes is not None and (
-            len(sizes) != len(strides) or not all(_is_number(size) and size >= 1 for size in sizes)
-        ):
+        sizes, strides = self.anchor_sides(), self.strides
+        if not _are_numbers(sizes) or len(sizes) != len(strides) or min(sizes) < 1:
             raise ValueError(
                 f"anchor_sizes must be {len(strides)} sides of at least 1 px, for the levels of strides "
-                f"{', '.join(map(str, strides))}; got {list(sizes)}"
+                f"{', '.join(map(str, strides))}; got {sizes!r}"
             )
+        if self.network_options is not None and not isinstance(self.network_options, Mapping):
+            raise ValueError(f"network_options must be names with values, got {self.network_options!r}")
 
     def build_body(self, variant: str) -> PyramidBackbone:
         """Build the backbone.
@@ -130,10 +130,8 @@ class DetectorSettings:
 
     def _check_channels(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != self.in_chans:
-                raise ValueError(
-                    f"{name} must have one value for each of the {self.in_chans} channels, got {list(values)}"
-                )
+            if not _are_numbers(values) or len(values) != self.in_chans:
+                raise ValueError(f"{name} must have one value for each of the {self.in_chans} channels, got {values!r}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be above 0, got {list(self.std)}")
 
@@ -252,6 +250,10 @@ def check_whole(name: str, value: Any, *, least: int) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, str) and all(map(_is_number, values))
 
 
 def _check_share(name: str, value: Any) -> None:
