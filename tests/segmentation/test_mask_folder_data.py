@@ -439,3 +439,15 @@ def test_arguments_out_of_range(tmp_path, change, words):
     write_folder(tmp_path)
     with pytest.raises(ValueError, match=words):
         MaskFolderData(tmp_path, **(PLAIN | change))
+
+
+def test_a_value_range_reaches_training_evaluation_and_the_weights(tmp_path):
+    write_folder(tmp_path)
+    for path in tmp_path.glob("images/*/*.png"):
+        Image.fromarray(np.full((16, 24), 1000, np.uint16)).save(path)
+    data = MaskFolderData(tmp_path, value_range=[0, 2000], **PLAIN)
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        assert every(loader)[0].images.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert data.preprocessing.value_range == (0, 2000)
+    with pytest.raises(ValueError, match="value_range must be"):
+        MaskFolderData(tmp_path, value_range=[5, 5], **PLAIN)

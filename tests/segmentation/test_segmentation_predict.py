@@ -277,9 +277,9 @@ def test_one_picture_is_kept_at_a_time(tmp_path: Path, monkeypatch: pytest.Monke
     paths = [picture(tmp_path / f"{i}.png", blocks(9, 9)) for i in range(4)]
     kept: list[weakref.ref[Image.Image]] = []
 
-    def read(path: Path) -> Image.Image:
+    def read(path: Path, **options: Any) -> Image.Image:
         assert all(image() is None for image in kept), "an earlier picture is still there"
-        image = read_image(path)
+        image = read_image(path, **options)
         kept.append(weakref.ref(image))
         return image
 
@@ -354,9 +354,9 @@ def test_the_command_keeps_one_picture_at_a_time(folder: Path, tmp_path: Path, m
     paths = [picture(tmp_path / f"{i}.png", blocks(9, 9)) for i in range(3)]
     kept: list[weakref.ref[Image.Image]] = []
 
-    def read(path: Path) -> Image.Image:
+    def read(path: Path, **options: Any) -> Image.Image:
         assert all(image() is None for image in kept), "an earlier picture is still there"
-        image = read_image(path)
+        image = read_image(path, **options)
         kept.append(weakref.ref(image))
         return image
 

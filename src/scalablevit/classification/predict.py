@@ -157,7 +157,7 @@ class Classifier:
         if top < 1:
             raise ValueError(f"top must be at least 1, got {top}")
         top = min(top, len(self.class_names))
-        for batch in read_batches(paths, batch_size):
+        for batch in read_batches(paths, batch_size, value_range=self.preprocessing.value_range):
             probabilities = iter(self._probabilities([file.image for file in batch if file.image is not None]))
             for file in batch:
                 if file.image is None:

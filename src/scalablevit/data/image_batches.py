@@ -12,6 +12,7 @@ from PIL import Image
 from scalablevit.data.find_images import as_paths
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_image
+from scalablevit.data.pixel_values import ValueRange
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,10 @@ class ReadImage:
 
 
 def read_batches(
-    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], batch_size: int
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    batch_size: int,
+    *,
+    value_range: ValueRange | None = None,
 ) -> Iterator[list[ReadImage]]:
     """Read image files in order, a batch at a time.
 
@@ -39,6 +43,7 @@ def read_batches(
     Args:
         paths: image files, or a single one.
         batch_size: files at a time.
+        value_range: see `read_image`.
 
     Yields:
         a batch, in the order of its files.
@@ -48,19 +53,19 @@ def read_batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    return _read_batches(as_paths(paths), batch_size)
+    return _read_batches(as_paths(paths), batch_size, value_range)
 
 
-def _read_batches(paths: Iterator[Path], batch_size: int) -> Iterator[list[ReadImage]]:
+def _read_batches(paths: Iterator[Path], batch_size: int, value_range: ValueRange | None) -> Iterator[list[ReadImage]]:
     while batch := list(islice(paths, batch_size)):
-        yield [_read(path) for path in batch]  # no name of ours keeps the images while the next are read
+        yield [_read(path, value_range) for path in batch]  # no name of ours keeps the images while the next are read
 
 
-def _read(path: Path) -> ReadImage:
+def _read(path: Path, value_range: ValueRange | None) -> ReadImage:
     try:
         with warnings.catch_warnings():
             # what may be read is set by `pixel_limit`; a warning of every large image would be of no use
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return ReadImage(path, read_image(path))
+            return ReadImage(path, read_image(path, value_range=value_range))
     except ImageError as error:
         return ReadImage(path, None, str(error))

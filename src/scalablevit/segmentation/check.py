@@ -21,7 +21,7 @@ from scalablevit.data.image_file import ImageError
 from scalablevit.data.pixel_values import Loss
 from scalablevit.segmentation.label_map import LabelMap, OutsideLabelsError
 from scalablevit.segmentation.labels import IGNORED
-from scalablevit.segmentation.mask_classes import ClassSource, MaskClasses
+from scalablevit.segmentation.mask_classes import ClassSource
 from scalablevit.segmentation.mask_facts import (
     MaskFacts,
     class_problems,
@@ -32,7 +32,7 @@ from scalablevit.segmentation.mask_facts import (
 )
 from scalablevit.segmentation.mask_settings import MaskSettings
 from scalablevit.segmentation.pairs import Pair, scan_pairs
-from scalablevit.segmentation.read_pair import MaskFrame, PairError, read_pair, unclear_orientation
+from scalablevit.segmentation.read_pair import PairError, read_pair, unclear_orientation
 
 Part = Literal["training", "validation"]
 
@@ -79,10 +79,11 @@ def check_masks(
     """Decode every image and mask of a data folder and report all that is wrong, without stopping at the first.
 
     Finds what training would meet: a faulty layout; images without masks and masks without images; empty,
-    truncated, damaged and huge files and such that are no pictures; masks with colours instead of labels, of another
+    truncated, damaged and huge files and such that are no images; masks with colours instead of labels, of another
     size than their image, or with labels that are no class. And what it would not notice: masks that are ignored
-    altogether; classes that never occur; masks saved as JPEG; an EXIF orientation that a mask may or may not follow;
-    the same image in training and validation (the figures would be too good) or twice in one, compared by pixels.
+    altogether; classes that never occur; palettes that differ; masks in lossy formats; an EXIF orientation that a mask
+    may or may not follow; the same image in training and validation (the figures would be too good) or twice in one,
+    compared by pixels.
 
     Args:
         root: the data folder, laid out as for `MaskFolderData`.
@@ -108,7 +109,7 @@ def check_masks(
     paths = [(str(scan.root / pair.image), str(scan.root / pair.mask)) for _, pair in pairs]
     in_colours = source is not None and source.in_colours
     looks = look_at_all(
-        partial(_look_at, options.mask_frame, in_colours),
+        partial(_look_at, options, in_colours),
         paths,
         num_workers=num_workers,
         on_progress=on_progress,
@@ -120,24 +121,8 @@ def check_masks(
         else:
             found.append(_Found(part, image, mask, look))
 
-    labels = {label for one in found for label in one.look.mask.labels}
-    classes: MaskClasses | None = None
-    if source is not None and (found or options.class_names_file is not None):
-        try:
-            classes = source.classes(labels)
-        except ValueError as error:
-            # Among masks with colours, those of one gray (empty ones, say) do not tell the classes.
-            unknown = source.path is None and len(labels) < 2 and any(p.kind == "not-a-mask" for p in problems)
-            if not unknown:
-                problems.append(_class_problem(scan.root, source.path, error))
-    counted = _Counted({}, (0, 0), [])
-    if classes is not None:
-        counted = _count_pixels(classes.names, found, classes.label_map)
-        named = classes.named_by is not None
-        if (shades := classes.why_shades(labels)) is not None:
-            problems.append(Problem("error", "shades-of-gray", str(scan.root), f"{scan.root}: {shades}"))
-        problems += [*counted.problems, *class_problems(str(scan.root), counted.classes, named=named)]
-        problems += one_class_problem(str(scan.root), labels, classes.label_map, classes.names)
+    counted = _count_classes(scan.root, source, options, found, masks_in_colour=_has_colours(problems))
+    problems += counted.problems
     masks = [one.look.mask for one in found]
     problems += file_problems(masks)
     problems += [] if in_colours else palette_problems(str(scan.root), masks)
@@ -154,6 +139,10 @@ def check_masks(
         problems=problems,
         ignored_pixels=counted.ignored,
     )
+
+
+def _has_colours(problems: list[Problem]) -> bool:
+    return any(problem.kind == "not-a-mask" for problem in problems)
 
 
 class _Look(NamedTuple):
@@ -177,14 +166,39 @@ class _Counted(NamedTuple):
     problems: list[Problem]
 
 
-def _look_at(mask_frame: MaskFrame, in_colours: bool, paths: tuple[str, str]) -> _Look | Problem:
+def _look_at(options: MaskSettings, in_colours: bool, paths: tuple[str, str]) -> _Look | Problem:
     """Decode an image and its mask."""
     try:
-        pair = read_pair(*paths, mask_frame=mask_frame, in_colours=in_colours)
+        pair = read_pair(
+            *paths, mask_frame=options.mask_frame, in_colours=in_colours, value_range=options.black_and_white
+        )
     except (ImageError, PairError) as error:
         return Problem("error", error.kind, error.path, str(error))
     losses = pair.image_losses
     return _Look(pair.image.size, pixel_digest(pair.image), facts_of(paths[1], pair.mask), pair.unclear, losses)
+
+
+def _count_classes(
+    root: Path, source: ClassSource | None, options: MaskSettings, found: list[_Found], *, masks_in_colour: bool
+) -> _Counted:
+    """Pixels of each class, and what is wrong with classes and labels."""
+    nothing = _Counted({}, (0, 0), [])
+    if source is None or not (found or options.class_names_file is not None):
+        return nothing
+    labels = {label for one in found for label in one.look.mask.labels}
+    try:
+        classes = source.classes(labels)
+    except ValueError as error:
+        # Among masks with colours, those of one gray (empty ones, say) do not tell the classes.
+        unknown = source.path is None and len(labels) < 2 and masks_in_colour
+        return nothing if unknown else nothing._replace(problems=[_class_problem(root, source.path, error)])
+    counted = _count_pixels(classes.names, found, classes.label_map)
+    problems = list(counted.problems)
+    if (shades := classes.why_shades(labels)) is not None:
+        problems.append(Problem("error", "shades-of-gray", str(root), f"{root}: {shades}"))
+    problems += class_problems(str(root), counted.classes, named=classes.named_by is not None)
+    problems += one_class_problem(str(root), labels, classes.label_map, classes.names)
+    return counted._replace(problems=problems)
 
 
 def _class_problem(root: Path, path: Path | None, error: ValueError) -> Problem:

@@ -65,6 +65,7 @@ class MaskFolderSettings(MaskSettings):
             short_side=self.short_side,
             long_side=self.long_side,
             palette=palette,
+            value_range=self.black_and_white,
         )
 
 
@@ -134,7 +135,11 @@ class MaskFolderData(TaskData):
 
         self._classes = self._find_classes()
         self._class_names, self._label_map = self._classes.names, self._classes.label_map
-        shared: dict[str, Any] = {"label_map": self._label_map, "mask_frame": self.settings.mask_frame}
+        shared: dict[str, Any] = {
+            "label_map": self._label_map,
+            "mask_frame": self.settings.mask_frame,
+            "value_range": self.settings.black_and_white,
+        }
         self.train_dataset = MaskDataset(
             root,
             self._scan.train,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from scalablevit.data.image_file import ImageError
+from scalablevit.data.pixel_values import ValueRange
 from scalablevit.data.unreadable import read_or_substitute
 from scalablevit.segmentation.label_map import LabelMap, OutsideLabelsError
 from scalablevit.segmentation.labels import IGNORED
@@ -75,6 +76,7 @@ class MaskDataset(Dataset[SegmentationSample]):
         pairs: images and masks in it.
         label_map: which label of a mask file is which class.
         mask_frame: see `read_pair`.
+        value_range: see `read_pair`.
         image_transform: of the image alone, for evaluation: both come at the image's own size.
         pair_transform: of both, for training; in the place of `image_transform`.
         blank_shape: (C, h, w) of the zeros that stand for an image that cannot be read.
@@ -90,6 +92,7 @@ class MaskDataset(Dataset[SegmentationSample]):
         *,
         label_map: LabelMap,
         mask_frame: MaskFrame,
+        value_range: ValueRange | None = None,
         blank_shape: tuple[int, int, int],
         max_substitutes: int,
         image_transform: ImageTransform | None = None,
@@ -99,6 +102,7 @@ class MaskDataset(Dataset[SegmentationSample]):
         self.root = root
         self.label_map = label_map
         self.mask_frame: MaskFrame = mask_frame
+        self.value_range = value_range
         self.image_transform = image_transform
         self.pair_transform = pair_transform
         self.blank_shape = blank_shape
@@ -126,7 +130,11 @@ class MaskDataset(Dataset[SegmentationSample]):
             PairError: the mask does not fit its image, or has labels that are no class.
         """
         pair = read_pair(
-            self.path(index), self.mask_path(index), mask_frame=self.mask_frame, in_colours=self.label_map.in_colours
+            self.path(index),
+            self.mask_path(index),
+            mask_frame=self.mask_frame,
+            in_colours=self.label_map.in_colours,
+            value_range=self.value_range,
         )
         try:
             return pair._replace(labels=self.label_map.encode(pair.labels))

@@ -62,6 +62,13 @@ ENTRY = TaskEntry(
                 metavar="FILE",
             ),
             Flag(
+                "--value-range",
+                "values that become black and white, in grayscale images of more than 8 bits",
+                metavar="X",
+                type=float,
+                nargs=2,
+            ),
+            Flag(
                 "--mask-frame",
                 "pixel grid of the masks where EXIF rotates an image (default: auto, by the image's size)",
                 choices=("auto", "stored", "upright"),

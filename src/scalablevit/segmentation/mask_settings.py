@@ -35,6 +35,8 @@ class MaskSettings:
             CVAT's labelmap.txt in the folder, if there is one; None: labels are class indices.
         mask_frame: for images turned by an EXIF orientation: "stored": masks are drawn over the stored pixels;
             "upright": over the upright image; "auto": whichever their size fits, and "stored" if it fits both.
+        value_range: values that become black and white, in grayscale images of more than 8 bits a pixel; None: see
+            `read_image`.
         trained_class_names: set by `scalablevit validate`: classes of the network that is evaluated, by index.
 
     Raises:
@@ -55,6 +57,7 @@ class MaskSettings:
     class_names_file: str | Path | None = None
     label_map: str | Path | None = "auto"
     mask_frame: MaskFrame = "auto"
+    value_range: list[float] | None = None
     trained_class_names: list[str] | None = None
 
     def __post_init__(self) -> None:
@@ -65,11 +68,23 @@ class MaskSettings:
             raise ValueError("val_list needs train_list beside it; name both")
         for argument in ("image_pattern", "mask_pattern"):
             self.pattern(argument)
+        if self.value_range is not None and (
+            len(self.value_range) != 2 or not self.value_range[0] < self.value_range[1]
+        ):
+            raise ValueError(
+                "value_range must be the values of black and white, the smaller first, such as [0, 4095], got "
+                f"{self.value_range}"
+            )
 
     def pattern(self, argument: str) -> NamePattern | None:
         """The pattern that an argument gives."""
         given = getattr(self, argument)
         return None if given is None else NamePattern(given, argument)
+
+    @property
+    def black_and_white(self) -> tuple[float, float] | None:
+        """Values of black and white in images of more than 8 bits; None: not given."""
+        return None if self.value_range is None else (float(self.value_range[0]), float(self.value_range[1]))
 
     @property
     def is_evaluation(self) -> bool:

@@ -243,7 +243,7 @@ class Segmenter:
         tile: int | None,
     ) -> Iterator[Prediction]:
         named: dict[str, Any] = {"class_names": self.class_names, "palette": self.palette, "label_map": self.label_map}
-        for (file,) in read_batches(paths, 1):
+        for (file,) in read_batches(paths, 1, value_range=self.preprocessing.value_range):
             if file.image is None:
                 yield Prediction(file.path, None, error=file.error, **named)
                 continue

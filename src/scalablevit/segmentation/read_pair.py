@@ -12,7 +12,7 @@ from PIL import Image
 from scalablevit.data.images import read_upright
 from scalablevit.data.masks import UprightMask, read_upright_mask
 from scalablevit.data.orientation import turn_upright
-from scalablevit.data.pixel_values import Loss
+from scalablevit.data.pixel_values import Loss, ValueRange
 
 MaskFrame = Literal["auto", "stored", "upright"]
 """Whether masks follow the EXIF orientation of their images; see `read_pair`."""
@@ -62,7 +62,12 @@ def unclear_orientation(image: str, mask: str) -> str:
 
 
 def read_pair(
-    image_path: str | Path, mask_path: str | Path, *, mask_frame: MaskFrame = "auto", in_colours: bool = False
+    image_path: str | Path,
+    mask_path: str | Path,
+    *,
+    mask_frame: MaskFrame = "auto",
+    in_colours: bool = False,
+    value_range: ValueRange | None = None,
 ) -> ReadPair:
     """Read an image and its mask so that their pixels lie on each other.
 
@@ -75,12 +80,13 @@ def read_pair(
         mask_path: see `scalablevit.data.masks.read_mask`.
         mask_frame: "auto" goes by the size, as above; "stored" always turns the mask as the image is, "upright" never.
         in_colours: labels are the mask's colours, packed as by `pack_colours`, not its numbers.
+        value_range: of the image; see `read_image`.
 
     Raises:
         ImageError: the image or the mask cannot be read, or the mask has colours instead of labels.
         PairError: the mask has another size than the image.
     """
-    image, orientation, stored_size, losses = read_upright(image_path)
+    image, orientation, stored_size, losses = read_upright(image_path, value_range=value_range)
     mask = read_upright_mask(mask_path, in_colours=in_colours)
     labels, unclear = mask.labels, False
     if mask.orientation == 1 and orientation != 1:
