@@ -111,7 +111,7 @@ def test_stopped_and_resumed_equals_never_stopped(
         stopped = scalablevit("fit", *words, "--run", tmp_path / "the run")
     assert stopped.code == code
     last = stopped.err.strip().splitlines()[-1]
-    words = words_of(last.partition("To go on: ")[2])
+    words = words_of(last.partition("To resume: ")[2])
     assert words == ["fit", "--resume", str(tmp_path / "the run")]
     resumed = scalablevit(*words)
     assert resumed.code == 0, resumed.err

@@ -67,7 +67,7 @@ def test_ctrl_c_in_a_terminal_and_the_resume_command_it_prints(tmp_path: Path) -
     lines = [line for line in said.splitlines() if line]
     assert lines[-1].startswith("Stopped by SIGINT: saved to ")
     assert "Once more stops at once" in said
-    command = lines[-1].partition("To go on: ")[2]
+    command = lines[-1].partition("To resume: ")[2]
     assert shlex.split(command)[-3:] == ["fit", "--resume", str(run)]
     resumed = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, env=ENVIRONMENT, timeout=240

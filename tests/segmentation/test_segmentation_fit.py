@@ -307,6 +307,6 @@ def test_fewer_validation_pictures_than_processes_end_the_run(tmp_path: Path) ->
         capture_output=True, text=True, env=ENVIRONMENT, timeout=240,
     )  # fmt: skip
     assert result.returncode == 1
-    assert "there are 1 validation pictures for 2 processes" in result.stderr
+    assert "there are 1 validation images for 2 processes" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()

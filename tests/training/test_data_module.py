@@ -23,9 +23,7 @@ class Numbers(TaskData):
 def test_fewer_validation_samples_than_processes_are_an_error_on_all_of_them() -> None:
     for rank in range(3):
         assert len(Numbers(6, 3, world_size=3, global_rank=rank).val_dataloader()) == 1
-        with pytest.raises(
-            ValueError, match=r"2 validation pictures for 3 processes.* --devices 2.*data\.val_fraction"
-        ):
+        with pytest.raises(ValueError, match=r"2 validation images for 3 processes.* --devices 2.*data\.val_fraction"):
             Numbers(6, 2, world_size=3, global_rank=rank).val_dataloader()
 
 

@@ -183,9 +183,9 @@ def test_leaving_tells_how_to_go_on(signum: int, code: int, tmp_path: Path, caps
     assert said(None) == f"Stopped by {signal.Signals(signum).name}: nothing was saved.\n"
     last.parent.mkdir(parents=True)
     last.touch()
-    assert f": saved to {last}. To go on: " in said(last)
-    assert shlex.split(said(last).partition("To go on: ")[2])[-3:] == ["fit", "--resume", str(run)]
-    assert f"nothing was saved since {last}. To go on: " in said(None)
+    assert f": saved to {last}. To resume: " in said(last)
+    assert shlex.split(said(last).partition("To resume: ")[2])[-3:] == ["fit", "--resume", str(run)]
+    assert f"nothing was saved since {last}. To resume: " in said(None)
     with pytest.raises(SystemExit) as left:
         leave(TrainingStopped(signum, None), run=run, is_global_zero=False)
     assert left.value.code == 0

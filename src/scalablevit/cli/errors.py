@@ -21,13 +21,15 @@ def fail(message: str, code: int = 1) -> int:
 def is_user_error(error: Exception) -> bool:
     """Whether the user can correct it; everything else is a defect of ours and keeps its stack trace."""
     ours = {"MisconfigurationException", "NonFiniteError", "OutOfMemoryError"}
-    return isinstance(error, ValueError | OSError) or bool(_class_names(error) & ours)
+    return isinstance(error, ValueError | OSError | MemoryError) or bool(_class_names(error) & ours)
 
 
 def message_of(error: Exception) -> str:
     """The message for the user."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return "the machine is out of memory; free some memory"
     if "OutOfMemoryError" in _class_names(error):
         return f"{_first_sentence(error)}; free some memory"
     return str(error)

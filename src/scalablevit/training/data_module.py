@@ -124,7 +124,7 @@ class TaskData(LightningDataModule):
         count = len(cast(Sized, self.val_dataset))
         if count < self._world_size:
             raise ValueError(
-                f"there are {count} validation pictures for {self._world_size} processes, each of which needs one: use "
+                f"there are {count} validation images for {self._world_size} processes, each of which needs one: use "
                 f"--devices {max(count, 1)}, or have more of them (data.val_fraction where they are set aside)"
             )
         return eval_loader(

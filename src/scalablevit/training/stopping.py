@@ -23,6 +23,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from scalablevit.data.workers import seconds_waited
+from scalablevit.printable import printable
 from scalablevit.training.invocation import invocation
 from scalablevit.training.module import max_steps_reached
 from scalablevit.training.run_folder import RunFolder
@@ -241,6 +242,7 @@ def leave(stopped: TrainingStopped, *, run: str | os.PathLike[str], is_global_ze
         said = f"nothing was saved since {last}"
     else:
         said = "nothing was saved"
-    hint = f" To go on: {invocation('fit', '--resume', run)}" if can_go_on else ""
-    sys.stderr.write(f"Stopped by {signal.Signals(stopped.signum).name}: {said}.{hint}\n")
+    hint = f" To resume: {invocation('fit', '--resume', run)}" if can_go_on else ""
+    line = f"Stopped by {signal.Signals(stopped.signum).name}: {said}.{hint}"
+    sys.stderr.write(f"{printable(line)}\n")
     raise SystemExit(128 + stopped.signum)

@@ -19,7 +19,7 @@ class _Terminal(logging.Handler):
     """Warnings of ours as a line on stderr, once a run rather than once a process."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the line; of other ranks only what they alone know: which pictures they could not read."""
+        """Write the line; of other ranks only what they alone know: which images they could not read."""
         alone = dist.is_available() and dist.is_initialized() and record.name.endswith(".unreadable")
         if rank() == 0 or alone:
             # looked up at each call: a live bar puts its own stream there
