@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 # What depends on the versions of torch, torchvision, timm, Triton, NumPy and the export packages.
 LOWEST_TESTS := tests/backbone tests/layers tests/ops tests/weights tests/deploy
 
-.PHONY: help demo demo-detection demo-segmentation test test-fast test-lowest fuzz lint lock bench benchmarks clean
+.PHONY: help demo demo-detection demo-segmentation test test-fast test-lowest fuzz lint lock bench benchmarks soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make lock               rewrite constraints.txt and constraints-lowest.txt"
 	@echo "make bench              compare the speed with the plain definition of the network, on this CPU"
 	@echo "make benchmarks         measure the CPU figures of docs/performance.md"
+	@echo "make soak               kill and resume runs, fill disks; print what survived"
 	@echo "make clean              remove environments, caches, and the demos' data and runs"
 
 define check-python
@@ -85,6 +86,9 @@ bench: $(STAMP)
 
 benchmarks: $(STAMP)
 	$(BIN)/python benchmarks/measure_cpu.py
+
+soak: $(STAMP)
+	$(BIN)/python benchmarks/soak.py
 
 clean:
 	rm -rf data/digits data/digit_scenes_detection data/digit_scenes_segmentation
