@@ -39,7 +39,7 @@ torch.fx.wrap("check_images")
 
 
 class Stage(nn.Module):
-    """Patch embedding, then blocks of IWSA and SSA by turns, with one PEG after the first block.
+    """Patch embedding, then blocks of IWSA and SSA in alternation, with one PEG after the first block.
 
     Args:
         in_chans: channels of the input.
@@ -47,7 +47,7 @@ class Stage(nn.Module):
         kernel_size, stride: of the patch embedding.
         num_heads: attention heads.
         drop_paths: one drop-path probability per block; their number is the stage's depth.
-        pattern: which attention the blocks use, by turns.
+        pattern: attentions of the blocks, repeated along the stage.
         reduction, channel_ratio, scale_value: of SSA.
         window_size, lim: of IWSA.
         peg: have the positional encoding generator.
@@ -139,7 +139,7 @@ class ScalableViT(nn.Module):
         qkv_bias: give queries, keys and values a bias.
         lim: have IWSA's Local Interactive Module (paper, table 6).
         peg: have a positional encoding generator in every stage.
-        pattern: attention of the blocks of a stage, by turns; of "iwsa" and "ssa".
+        pattern: attentions ("iwsa", "ssa") of the blocks, repeated along each stage.
         drop_rate: dropout probability before the head, in [0, 1).
         proj_drop_rate: dropout probability after projections and in MLPs, in [0, 1).
         attn_drop_rate: dropout probability of attention weights, in [0, 1).

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from untrained import write_classifier
 
+import scalablevit
 from scalablevit.cli import main
 from scalablevit.deploy import export_formats
 
@@ -45,6 +47,14 @@ def test_what_cannot_be_exported_is_said(
     assert main(["export", *words, *([] if "--format" in words else ["--format", "torch"])]) == code
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_another_task_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = timm.create_model("scalablevit_atto", num_classes=2)
+    metadata = {"task": "detection", "class_names": ["a", "b"]}
+    scalablevit.save_model(model, tmp_path / "run", architecture="scalablevit_atto", model_args={}, metadata=metadata)
+    assert main(["export", str(tmp_path / "run"), "--format", "torch"]) == 1
+    assert "holds weights for 'detection'; export knows classification, segmentation" in capsys.readouterr().err
 
 
 def test_a_missing_runtime_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

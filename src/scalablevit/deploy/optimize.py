@@ -1,4 +1,4 @@
-"""Preparing a trained network for inference: folded layers, compilation, precision, memory layout, in one call."""
+"""Prepare a trained network for inference: folded layers, compilation, precision and memory layout in one call."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def optimize(
     cuda_graphs: bool | None = None,
     autotune: bool = False,
 ) -> nn.Module:
-    """A copy of a network that does nothing but infer, as fast as its device lets it.
+    """Prepare a copy of a network for fast inference on its device.
 
-    Layers are folded (`fold`), weights get the precision and the channels-last memory format, and the whole is
-    compiled when it first sees images of a shape. The model itself is left as it is; the copy stays on its device,
-    has no gradients and is not meant to be saved.
+    Layers are folded (`fold`), weights get the precision and the channels-last memory format, and the network is
+    compiled when it first gets images of a shape. The model itself does not change. The copy stays on its device, has
+    no gradients and is not meant to be saved.
 
     Args:
         model: a network of one image tensor, such as `ScalableViT`, a pyramid from `create_backbone`, a segmentation
@@ -48,10 +48,10 @@ def optimize(
             (folding, precision and layout alone), or "auto": on a CUDA device "compile", on a CPU "openvino" where it
             is installed, otherwise "eager".
         dtype: precision of weights and activations; None keeps the model's. Images of any floating dtype are taken,
-            and outputs are float32. Of OpenVINO it is the precision that is asked for.
+            and outputs are float32. OpenVINO is asked to compute in this precision.
         cuda_graphs: under "compile" on a CUDA device, record CUDA graphs, one for each shape of images; saves the
             launches, which matters for small batches, and holds a batch's memory. None: for all but detectors, whose
-            pictures come in too many shapes.
+            images come in too many shapes.
         autotune: under "compile", try several kernels for each matrix product; minutes instead of seconds.
 
     Returns:
@@ -84,7 +84,7 @@ def optimize(
             raise ModuleNotFoundError("backend 'openvino' needs OpenVINO: python -m pip install openvino")
 
     def prepare(network: nn.Module) -> nn.Module:
-        # OpenVINO folds the float32 weights that it is given, whatever it computes in
+        # OpenVINO gets float32 weights, in whatever precision it computes.
         is_single = weight.dtype.itemsize >= 4 and (chosen == "openvino" or dtype.itemsize >= 4)
         network = fold(network, peg=is_single).requires_grad_(False)
         if chosen == "openvino":
@@ -102,19 +102,19 @@ def optimize(
 
 
 def fold(model: nn.Module, *, peg: bool = True) -> nn.Module:
-    """A copy in evaluation mode with fewer passes over memory and the same outputs, but for rounding.
+    """Copy a network, in evaluation mode, with fewer passes over memory; outputs differ by rounding only.
 
-    PEG's residual goes into the middle tap of its kernel, and the two matrices that make SSA's keys and values
-    become one. The softmax's scales stay where they are: the attention kernels apply them for nothing.
+    PEG's residual is added to the middle tap of its kernel, and the two matrices of SSA's keys and values become one.
+    The softmax's scales stay where they are: the attention kernels apply them at no cost.
 
     Args:
         model: any network with layers of ours.
-        peg: fold PEG; not to be done where weights have less than single precision, as a small tap beside 1 would be
-            lost, and with it the same share of a channel everywhere.
+        peg: fold PEG. Leave it out where weights have less than single precision: a tap that is small beside 1 would
+            be lost.
     """
     model = copy.deepcopy(model).eval()
     for name, module in list(model.named_modules()):
-        # Layers with hooks, adapters or parametrizations stay, as their weights are not all that they do.
+        # Layers with hooks, adapters or parametrizations stay: their weights are not all that they compute.
         if isinstance(module, PositionalEncodingGenerator):
             if peg and is_plain_convolution(module.conv, kernel_size=3, is_depthwise=True):
                 model.set_submodule(name, _FoldedPEG(module))
@@ -124,7 +124,7 @@ def fold(model: nn.Module, *, peg: bool = True) -> nn.Module:
 
 
 class _FoldedPEG(nn.Module):
-    """A PEG as one depthwise convolution."""
+    """PEG as one depthwise convolution."""
 
     def __init__(self, peg: PositionalEncodingGenerator) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ def _merge_keys_and_values(ssa: ScalableSelfAttention) -> None:
 
 
 class _Prepared(nn.Module):
-    """A network prepared for inference; of a pyramid it tells channels and strides, for who builds on it."""
+    """Base of prepared networks; of a pyramid it has `channels` and `strides`, which detectors and segmenters read."""
 
     backend: str
 
@@ -163,7 +163,7 @@ class _Prepared(nn.Module):
 
 
 class TorchModel(_Prepared):
-    """A network in PyTorch, compiled or not.
+    """Run a network in PyTorch, compiled or not.
 
     Args:
         network: what to run.
@@ -184,7 +184,7 @@ class TorchModel(_Prepared):
         self._run = (run,)  # in a tuple, so that it is no second child with the same weights
 
     def forward(self, images: Tensor) -> Outputs:
-        """(B, C, H, W) -> what the network gives, in float32."""
+        """(B, C, H, W) -> the network's outputs, in float32."""
         with torch.no_grad():
             if self._has_graphs:
                 torch.compiler.cudagraph_mark_step_begin()
@@ -194,7 +194,7 @@ class TorchModel(_Prepared):
 
 
 class OpenVINOModel(_Prepared):
-    """A network compiled by OpenVINO for the CPU, once for each shape of images.
+    """Run a network that OpenVINO compiles for the CPU, once for each shape of images.
 
     Args:
         network: what to compile; float32.
@@ -211,7 +211,7 @@ class OpenVINOModel(_Prepared):
         self._programs: OrderedDict[tuple[int, ...], Callable[[Tensor], Outputs]] = OrderedDict()
 
     def forward(self, images: Tensor) -> Outputs:
-        """(B, C, H, W) -> what the network gives, in float32."""
+        """(B, C, H, W) -> the network's outputs, in float32."""
         shape = tuple(images.shape)
         program = self._programs.pop(shape, None) or self._compile(images.float())
         self._programs[shape] = program  # the latest used is the last
@@ -256,7 +256,7 @@ def _choose(device: torch.device) -> Backend:
 
 
 def _takes_lists(model: nn.Module) -> bool:
-    """Whether it is one of torchvision's detectors, which take pictures of several sizes."""
+    """Tell whether it is one of torchvision's detectors, which take a list of images of several sizes."""
     from torchvision.models.detection import RetinaNet
     from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 

@@ -1,4 +1,4 @@
-"""Telling the attentions of a network how to compute, and asking them how they do."""
+"""Set and report the implementation of the attentions in a network."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from scalablevit.ops.choice import Choice, Implementation, check_implementation
 
 @dataclass(frozen=True)
 class AttentionPath:
-    """How some attentions of a network compute.
+    """The implementation of some attentions of a network.
 
     Attributes:
         attention: "IWSA" or "SSA".
-        blocks: how many do so.
-        choice: what runs, and why.
+        blocks: their number.
+        choice: the implementation that runs, and the reason.
     """
 
     attention: str
@@ -28,7 +28,7 @@ class AttentionPath:
 
 
 def set_attention(model: nn.Module, implementation: Implementation) -> None:
-    """Make all attentions of a network, at any depth, compute one way; weights stay as they are.
+    """Set the implementation of all attentions of a network, at any depth; weights do not change.
 
     Args:
         model: a classifier, pyramid, detector or segmentation model of ours, or anything that holds one.
@@ -48,7 +48,7 @@ def set_attention(model: nn.Module, implementation: Implementation) -> None:
 
 
 def attention_paths(model: nn.Module, *, device: torch.device, dtype: torch.dtype) -> list[AttentionPath]:
-    """How the attentions of a network would compute in inference, in the order in which they first occur.
+    """Report which implementations a network would use in inference, in the order in which they first occur.
 
     Args:
         model: as for `set_attention`.

@@ -1,4 +1,4 @@
-"""PyTorch in the place of a kernel that cannot be built: it costs speed, not the run."""
+"""Run PyTorch in place of a kernel that cannot be built, so that a run gets slower and does not stop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def kernel_or_plain(
     dtype: torch.dtype,
     sizes: dict[str, int],
 ) -> _Result:
-    """What `kernel` returns; or `plain`, after a warning, where it cannot be built, and from then on.
+    """Run `kernel`; where it cannot be built, warn once and run `plain` from then on.
 
     Args:
         kernel: launches it.
@@ -52,7 +52,7 @@ def kernel_or_plain(
 
 
 def failed_to_build(error: BaseException) -> bool:
-    """Whether the launch of a kernel failed because it cannot be had here, not because it is wrong.
+    """Tell whether a launch failed because the kernel cannot be built here, not because it is wrong.
 
     So it is if the device has too few registers or too little shared memory for it, if Triton or its assembler cannot
     translate it, or if the machine has no C compiler, with which Triton builds its launchers, or no place to keep what

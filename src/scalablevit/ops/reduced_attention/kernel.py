@@ -38,7 +38,7 @@ from torch import Tensor
 from scalablevit.ops.reduced_attention.limits import is_one_block
 
 _LOG2_E = 1.4426950408889634
-# They change from picture to picture, and kernels of their own for counts of 1 and for multiples of 16 would be dozens.
+# They change from image to image, and kernels of their own for counts of 1 and for multiples of 16 would be dozens.
 # Strides are specialised: that is what makes loads wide.
 _COUNTS = ["N", "M", "num_images", "num_heads", "num_blocks", "num_shares", "blocks_in_share"]
 

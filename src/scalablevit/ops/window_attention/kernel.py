@@ -38,7 +38,7 @@ from torch import Tensor
 
 from scalablevit.ops.window_attention.tiles import SUM_ROWS, Tiles, tiles, windows_per_program
 
-# They change from picture to picture, and kernels of their own for counts of 1 and for multiples of 16 would be dozens.
+# They change from image to image, and kernels of their own for counts of 1 and for multiples of 16 would be dozens.
 # Strides are specialised: that is what makes loads wide.
 _COUNTS = ["H", "W", "windows_y", "windows_x", "heads", "windows", "windows_each"]
 
