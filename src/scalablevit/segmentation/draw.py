@@ -27,22 +27,22 @@ def draw_overlay(
     palette: Colours,
     opacity: float = 0.5,
 ) -> Image.Image:
-    """Lay the colours of the classes over a picture, with lines between them and a legend below.
+    """Lay the colours of the classes over an image, with lines between them and a legend below.
 
-    Small pictures are enlarged so that the legend fits.
+    Small images are enlarged so that the legend fits.
 
     Args:
-        image: RGB picture.
+        image: RGB image.
         labels: (H, W) class index of each of its pixels.
         class_names: by class index.
         palette: RGB in 0..255, by class index.
         opacity: of the colours, in 0..1.
 
     Returns:
-        a new RGB picture; the legend names the classes, the largest first, with their share of the pixels.
+        a new RGB image; the legend names the classes, the largest first, with their share of the pixels.
     """
     if labels.shape != (image.height, image.width):
-        raise ValueError(f"labels {labels.shape} are not of the picture's size {(image.height, image.width)}")
+        raise ValueError(f"labels {labels.shape} are not of the image's size {(image.height, image.width)}")
     counts = np.array(class_pixels(labels, len(class_names)))
     scale = max(1, math.ceil(_SMALLEST_SIDE / max(image.size)))
     width, height = image.width * scale, image.height * scale

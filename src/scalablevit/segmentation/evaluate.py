@@ -79,7 +79,7 @@ class PixelConfusion(Metric):
         self.add_state("counts", default=counts, dist_reduce_fx="sum")
 
     def update(self, labels: Tensor, mask: Tensor) -> None:
-        """Count the pixels of a picture.
+        """Count the pixels of an image.
 
         Args:
             labels: predicted class indices, of any shape.
@@ -119,7 +119,7 @@ def count_pixels(labels: Tensor, mask: Tensor, *, num_classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Example:
-    """A picture of the set with what was predicted for it.
+    """An image of the set with what was predicted for it.
 
     Attributes:
         index: place in the set.
@@ -140,9 +140,9 @@ class Evaluation:
 
     Attributes:
         scores: over the whole set.
-        count: pictures measured.
+        count: images measured.
         unreadable: what could not be read: path, reason, remedy.
-        examples: of the pictures that were asked for, as far as they could be read.
+        examples: of the images that were asked for, as far as they could be read.
     """
 
     scores: Scores
@@ -189,15 +189,15 @@ def evaluate(
 
     Args:
         network: from images (B, C, H, W) to logits (B, K, H, W).
-        dataset: pictures at their own size, normalised, with their masks.
+        dataset: images at their own size, normalised, with their masks.
         num_classes: K.
-        settings: how the network is applied to a picture.
+        settings: how the network is applied to an image.
         device: where to compute.
-        num_workers: processes that load pictures.
-        keep: indices of the pictures to hand out with their labels.
+        num_workers: processes that load images.
+        keep: indices of the images to hand out with their labels.
 
     Raises:
-        ValueError: no picture could be read.
+        ValueError: no image could be read.
     """
     network = network.eval().to(device)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
@@ -214,7 +214,7 @@ def evaluate(
             if index in keep:
                 examples.append(Example(index, image, mask.numpy(), labels.cpu().numpy()))
     if count == 0:
-        raise ValueError(f"none of the {len(unreadable)} validation pictures can be read. The first: {unreadable[0]}")
+        raise ValueError(f"none of the {len(unreadable)} validation images can be read. The first: {unreadable[0]}")
     return Evaluation(Scores(confusion.cpu()), count, unreadable, examples)
 
 

@@ -82,7 +82,7 @@ def segment(network: nn.Module, image: Tensor, settings: InferenceSettings | Non
     """Class probabilities of every pixel of an image.
 
     In every pass the image is resized (bilinearly, antialiased), its logits are resized back (bilinearly), and their
-    softmax is taken. For K classes this holds a few times 4 K H W bytes; for pictures where that is too much there is
+    softmax is taken. For K classes this holds a few times 4 K H W bytes; for images where that is too much there is
     `segment_large`.
 
     Args:

@@ -107,7 +107,7 @@ def class_pixels(labels: NDArray[np.integer[Any]], num_classes: int) -> list[int
         K counts, by class index.
     """
     counts = np.zeros(num_classes, np.int64)
-    # np.bincount makes eight bytes of every label, so a large picture is counted a part at a time.
+    # np.bincount makes eight bytes of every label, so a large image is counted a part at a time.
     rows = max(1, 2**22 // max(labels.shape[1], 1))
     for top in range(0, labels.shape[0], rows):
         counts += np.bincount(labels[top : top + rows].ravel(), minlength=num_classes)[:num_classes]

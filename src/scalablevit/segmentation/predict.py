@@ -1,4 +1,4 @@
-"""What a segmenter says of picture files."""
+"""Run a trained segmenter on image files."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -118,7 +118,7 @@ class Segmenter:
     Args:
         network: from images (B, C, H, W) to logits (B, K, H, W).
         class_names: by class index.
-        preprocessing: how a picture becomes the network's input.
+        preprocessing: how an image becomes the network's input.
         inference: how the network is applied where `predict` is not told otherwise; its scales and flip are not used.
         label_map: which label of the training masks is which class; None: class indices are labels.
         device: where to compute; None: a GPU if there is one.
@@ -200,19 +200,19 @@ class Segmenter:
     ) -> Iterator[Prediction]:
         """Label the pixels of files, in order.
 
-        A picture is shown to the network at the size of `short_side`: as a whole, or in overlapping tiles where that
-        would take too much memory. Labels are those of the picture's own pixels either way.
+        An image is shown to the network at the size of `short_side`: as a whole, or in overlapping tiles where that
+        would take too much memory. Labels are those of the image's own pixels either way.
 
         Args:
-            paths: picture files, or a single one.
-            batch_size: tiles at a time; pictures differ in size and go through one by one.
-            keep_images: hand the pictures out as well.
-            tile: side of the tiles in pixels, at least 32; every picture larger than one is tiled then. None: only
-                pictures that are too large, in tiles of 512 pixels or of the crop of sliding-window inference.
-            short_side: the picture's short side as the network sees it, in pixels; 0: its own; None: as in training,
+            paths: image files, or a single one.
+            batch_size: tiles at a time; images differ in size and go through one by one.
+            keep_images: hand the images out as well.
+            tile: side of the tiles in pixels, at least 32; every image larger than one is tiled then. None: only
+                images that are too large, in tiles of 512 pixels or of the crop of sliding-window inference.
+            short_side: the image's short side as the network sees it, in pixels; 0: its own; None: as in training,
                 or its own where `tile` is given.
             scales: factors on that size; the probabilities of several are averaged.
-            flip: average with those of the mirrored picture.
+            flip: average with those of the mirrored image.
 
         Yields:
             one `Prediction` per file; files that cannot be read carry the reason.
@@ -225,7 +225,7 @@ class Segmenter:
         if tile is not None and tile < _SMALLEST_TILE:
             raise ValueError(f"tile must be at least {_SMALLEST_TILE} pixels, got {tile}")
         if short_side is not None and short_side < 0:
-            raise ValueError(f"short_side must be at least 1 pixel, or 0 for the picture's own size, got {short_side}")
+            raise ValueError(f"short_side must be at least 1 pixel, or 0 for the image's own size, got {short_side}")
         settings = replace(self.inference, scales=scales, flip=flip)
         if short_side is None and tile is not None:
             short_side = 0  # whoever asks for tiles wants what is small to be seen
@@ -260,10 +260,10 @@ class Segmenter:
     def label(
         self, image: Image.Image, settings: InferenceSettings, *, batch_size: int = 1, tile: int | None = None
     ) -> np.ndarray:
-        """Class index of each pixel of a picture.
+        """Class index of each pixel of an image.
 
         Args:
-            image: RGB picture.
+            image: RGB image.
             settings: how the network is applied.
             batch_size, tile: as for `predict`.
 
@@ -282,7 +282,7 @@ class Segmenter:
         if whole:
             size = (image.height, image.width)
             if needs_bands(settings, *size, num_classes=K):
-                # A large picture would take four times its memory again as numbers for the network.
+                # A large image would take four times its memory again as numbers for the network.
                 seen = settings.resized(*size, max(1.0, *settings.scales))
                 if seen[0] < size[0] and seen[1] < size[1]:
                     image = image.resize((seen[1], seen[0]), Image.Resampling.BILINEAR)

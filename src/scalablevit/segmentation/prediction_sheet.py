@@ -25,10 +25,10 @@ def draw_predictions(
     class_names: Sequence[str],
     palette: Colours,
 ) -> None:
-    """Draw a sheet with a line for each example: picture, ground truth, prediction.
+    """Draw a sheet with a line for each example: image, ground truth, prediction.
 
     Args:
-        examples: (RGB picture, its mask (H, W), predicted labels (H, W), a title) each; mask and labels hold class
+        examples: (RGB image, its mask (H, W), predicted labels (H, W), a title) each; mask and labels hold class
             indices, a mask anything else where it is ignored. The three need not be of one size.
         path: PNG file to write.
         class_names: by class index.
@@ -55,7 +55,7 @@ def draw_predictions(
         cells[0].imshow(image)
         cells[1].imshow(table[known], interpolation="nearest")
         cells[2].imshow(table[labels], interpolation="nearest")
-        for cell, text in zip(cells, ("picture", "ground truth", title), strict=True):
+        for cell, text in zip(cells, ("image", "ground truth", title), strict=True):
             cell.set_title(printable(text), fontsize=9, parse_math=False)
     order = [int(k) for k in np.argsort(-seen, kind="stable") if seen[k] and k < K]
     names = [(short(class_names[k], 24), palette[k]) for k in order[:MOST_LEGEND_ENTRIES]]

@@ -72,7 +72,7 @@ def read_pair(
     """Read an image and its mask so that their pixels lie on each other.
 
     A mask with an EXIF orientation of its own is turned by that. Otherwise, where the image has one, the mask may be
-    drawn over the stored pixels or over the upright picture. The size tells unless both have the same; then the mask
+    drawn over the stored pixels or over the upright image. The size tells unless both have the same; then the mask
     is taken to be drawn over the stored pixels and is turned as the image is.
 
     Args:

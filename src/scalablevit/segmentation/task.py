@@ -219,7 +219,7 @@ class SegmentationTask(TrainingModule):
         )
 
     def validation_step(self, batch: SegmentationBatch, batch_idx: int) -> None:
-        """Count pixels; pictures that could not be read do not count."""
+        """Count pixels; images that could not be read do not count."""
         self.unreadable.collect(batch.unreadable)
         K = len(self.class_names)
         for image, mask, readable in zip(batch.images, batch.masks, batch.readable, strict=True):
@@ -292,7 +292,7 @@ class SegmentationTask(TrainingModule):
         return Evaluation(results, figures, result.count, draw)
 
     def _drawable(self, example: Example) -> tuple[Image.Image, np.ndarray, np.ndarray, str]:
-        """Picture, mask and labels of a sheet's size, and a title."""
+        """Image, mask and labels of a sheet's size, and a title."""
         mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (self.preprocessing.mean, self.preprocessing.std))
         pixels = ((example.image * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0)  # (H, W, C)
         picture = Image.fromarray(pixels.expand(-1, -1, 3).numpy())  # grayscale has one channel

@@ -19,10 +19,10 @@ from scalablevit.segmentation.labels import IGNORED
 from scalablevit.visualization.palette import class_colours
 
 ImageTransform = Callable[[Image.Image], Tensor]
-"""RGB picture -> (C, H, W) float32."""
+"""RGB image -> (C, H, W) float32."""
 
 PairTransform = Callable[[Image.Image, NDArray[np.uint8]], tuple[Tensor, Tensor]]
-"""RGB picture and (H, W) class indices -> (C, h, w) float32 and (h, w) int64."""
+"""RGB image and (H, W) class indices -> (C, h, w) float32 and (h, w) int64."""
 
 _CROP_TRIES = 10
 
@@ -36,7 +36,7 @@ class Augmentation:
         cat_max_ratio: a crop is drawn again, up to 10 times, while one class has this share of its pixels or more,
             ignored ones not counted; in (0, 1], where 1 takes the first crop.
         hflip_prob: probability of a left-right flip.
-        vflip_prob: probability of an upside-down flip, such as for pictures from above.
+        vflip_prob: probability of an upside-down flip, such as for images from above.
         photometric_prob: probability of each of the four changes below; 0 turns them off.
         brightness: the most that is added to or taken from each pixel, of pixels in 0..1.
         contrast: smallest and largest factor on the pixels.
@@ -120,11 +120,11 @@ class Preprocessing(InputSettings):
         return list(self.palette[:count]) if len(self.palette) >= count else class_colours(count)
 
     def eval_transform(self) -> ImageTransform:
-        """RGB picture to (in_chans, H, W) float32 at its own size: only normalised."""
+        """RGB image to (in_chans, H, W) float32 at its own size: only normalised."""
         return v2.Compose([v2.ToImage(), *self._input_steps(), v2.ToPureTensor()])
 
     def train_transform(self, augmentation: Augmentation | None, crop_size: tuple[int, int]) -> PairTransform:
-        """RGB picture and its mask to a crop of both, varied at random.
+        """RGB image and its mask to a crop of both, varied at random.
 
         Randomness comes from torch's global generator.
 
@@ -181,7 +181,7 @@ class ScaledCrop(nn.Module):
     """Resize an image and its mask by a random factor and cut a random window out of both.
 
     The window is cut first and then resized, which gives the same but for rounding to whole pixels of the image, and
-    takes little time and memory for large pictures too. Images are resized bilinearly with antialiasing, masks to the
+    takes little time and memory for large images too. Images are resized bilinearly with antialiasing, masks to the
     nearest pixel.
 
     Args:
