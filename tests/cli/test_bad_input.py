@@ -186,7 +186,7 @@ def test_a_folder_that_holds_a_run(fit_error: Callable[..., str], run: Path, tmp
     file = tmp_path / "file"
     file.touch()
     assert f"{file} is a file" in fit_error("--run", file)
-    assert "cannot make the run folder" in fit_error("--run", file / "run")
+    assert "cannot write into the run folder" in fit_error("--run", file / "run")
 
 
 def test_nothing_to_resume(tmp_path: Path, run: Path) -> None:

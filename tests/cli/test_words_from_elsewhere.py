@@ -118,7 +118,11 @@ def a_run(tmp_path: Path) -> Path:
 def test_a_run_resumes_by_its_last_checkpoint(trained_with: list[Any], a_run: Path) -> None:
     scalablevit("fit", "--resume", a_run / "checkpoints" / "last.ckpt")
     assert trained_with[0][3]["run"] == a_run
-    other = scalablevit("fit", "--resume", a_run / "checkpoints" / "best.ckpt")
+    assert trained_with[0][3]["checkpoint"] is None
+    best = a_run / "checkpoints" / "best.ckpt"
+    scalablevit("fit", "--resume", best)
+    assert (trained_with[1][3]["run"], trained_with[1][3]["checkpoint"]) == (a_run, best)
+    other = scalablevit("fit", "--resume", a_run / "model.safetensors")
     assert other.code == 1
     assert "--resume RUN" in other.err
     assert "--model.weights" in other.err
