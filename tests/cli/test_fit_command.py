@@ -238,7 +238,7 @@ def test_print_config_help_and_usage(pictures: Path) -> None:
     assert printed.code == 0
     assert yaml.safe_load(printed.out)["seed_everything"] == 3
     assert yaml.safe_load(printed.out)["model"]["init_args"]["variant"] == "scalablevit_small"
-    for command, start in (("fit", "fit --config"), ("validate", "validate FOLDER")):
+    for command, start in (("fit", "fit --config"), ("validate", "validate RUN")):
         usage = scalablevit(command, "--help")
         assert usage.code == 0
         assert usage.out.startswith(f"usage: scalablevit {start}")

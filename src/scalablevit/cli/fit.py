@@ -22,7 +22,7 @@ Train with a recipe. NAME is one of `scalablevit recipes`, FILE your own YAML.
 options:
   --config NAME|FILE   recipe; a further --config overrides values of the one before
   --run FOLDER         run folder to create (default: runs/NAME)
-  --resume FOLDER      resume the run in FOLDER from its last checkpoint
+  --resume FOLDER      resume the run in FOLDER from its last checkpoint, or from the checkpoint that is named
   --devices N          GPUs (or CPU processes); short for --trainer.devices
   --epochs N           short for --trainer.max_epochs
   --precision P        32-true, bf16-mixed or 16-mixed; short for --trainer.precision
