@@ -229,6 +229,17 @@ def test_unknown_keys_survive_and_a_newer_format_is_told(tmp_path: Path) -> None
             opened(path)
 
 
+@pytest.mark.parametrize(
+    "label_map",
+    [3, "x", [1], {"num_classes": 9}, {"num_classes": "x"}, {"num_classes": 10, "ignore_labels": [float("inf")]}],
+    ids=str,
+)
+def test_a_damaged_label_map_is_one_message(label_map: Any, tmp_path: Path) -> None:
+    path = write("semantic_fpn", tmp_path, label_map=label_map)
+    with pytest.raises(WeightsError, match=r"model\.safetensors"):
+        Segmenter.load(path)
+
+
 def test_any_error_of_a_builder_blames_the_metadata(tmp_path: Path) -> None:
     path = write("upernet", tmp_path)
 

@@ -168,7 +168,7 @@ class Segmenter:
             inference = InferenceSettings.from_dict(metadata["inference"])
             label_map = _label_map(metadata)
             in_chans = metadata["model_args"].get("in_chans", 3)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:  # also int(infinity)
             raise WeightsError(
                 f"{weights.path} lacks class_names, preprocessing or inference ({error}); train it with fit"
             ) from error
