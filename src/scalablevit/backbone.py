@@ -179,25 +179,16 @@ class ScalableViT(nn.Module):
     ) -> None:
         super().__init__()
         num_stages = len(embed_dims)
-        for name, values in dict(
-            num_heads=num_heads, depths=depths, channel_ratios=channel_ratios, reductions=reductions
-        ).items():
-            if len(values) != num_stages:
-                raise ValueError(f"{name} must have one value per stage ({num_stages}), got {list(values)}")
-        if in_chans < 1:
-            raise ValueError(f"in_chans must be at least 1, got {in_chans}")
-        if head not in ("published", "plain"):
-            raise ValueError(f"head must be 'published' or 'plain', got {head!r}")
-        if not pattern or set(pattern) - {"iwsa", "ssa"}:
-            raise ValueError(f"pattern must be made of 'iwsa' and 'ssa', got {list(pattern)}")
-        for name, rate in dict(
+        _check_lengths(
+            num_stages, num_heads=num_heads, depths=depths, channel_ratios=channel_ratios, reductions=reductions
+        )
+        _check_choices(in_chans, head, pattern)
+        _check_rates(
             drop_rate=drop_rate,
             proj_drop_rate=proj_drop_rate,
             attn_drop_rate=attn_drop_rate,
             drop_path_rate=drop_path_rate,
-        ).items():
-            if not 0 <= rate < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {rate}")
+        )
         windows = _per_stage(window_size, num_stages)
         blocks = sum(depths)
 
@@ -561,6 +552,27 @@ def groups_below(prefix: str, groups: dict[str, Any]) -> dict[str, Any]:
         return [(below(pattern), layer) for pattern, layer in rule]
 
     return {name: below(rule) for name, rule in groups.items()}
+
+
+def _check_lengths(num_stages: int, **per_stage: Sequence[Any]) -> None:
+    for name, values in per_stage.items():
+        if len(values) != num_stages:
+            raise ValueError(f"{name} must have one value per stage ({num_stages}), got {list(values)}")
+
+
+def _check_rates(**rates: float) -> None:
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {rate}")
+
+
+def _check_choices(in_chans: int, head: str, pattern: Sequence[str]) -> None:
+    if in_chans < 1:
+        raise ValueError(f"in_chans must be at least 1, got {in_chans}")
+    if head not in ("published", "plain"):
+        raise ValueError(f"head must be 'published' or 'plain', got {head!r}")
+    if not pattern or set(pattern) - {"iwsa", "ssa"}:
+        raise ValueError(f"pattern must be made of 'iwsa' and 'ssa', got {list(pattern)}")
 
 
 def _per_stage(window_size: WindowSize | Sequence[WindowSize], num_stages: int) -> list[WindowSize]:
