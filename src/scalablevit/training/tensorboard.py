@@ -18,11 +18,14 @@ def _or_warn(method: Callable[..., None]) -> Callable[..., None]:
             return
         try:
             method(self, *args, **kwargs)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # Lightning makes a ValueError of it
+            reason = error if isinstance(error, OSError) else error.__cause__ or error.__context__
+            if not isinstance(reason, OSError):
+                raise
             self.has_failed = True
             log.warning(
                 "TensorBoard's log cannot be written (%s); the run goes on without, metrics.csv has its metrics",
-                error.strerror or error,
+                reason.strerror or reason,
             )
 
     return attempt
