@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from scalablevit.classification.transforms import Preprocessing
-from scalablevit.data.image_batches import read_batches
+from scalablevit.data.image_batches import ImageSource, read_batches
 from scalablevit.device import choose_device
 from scalablevit.weights import TrainedWeights, WeightsError, load_model, open_trained
 
@@ -134,16 +134,16 @@ class Classifier:
 
     def predict(
         self,
-        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        paths: ImageSource | Iterable[ImageSource],
         *,
         top: int = 5,
         batch_size: int = 16,
         keep_images: bool = False,
     ) -> Iterator[Prediction]:
-        """Classify files, in order, a batch at a time.
+        """Classify images, in order, a batch at a time.
 
         Args:
-            paths: image files, or a single one.
+            paths: image files, or images in memory (of Pillow, or uint8 arrays), or a single one.
             top: how many classes to name; no more than there are.
             batch_size: images at a time.
             keep_images: hand the images out as well.

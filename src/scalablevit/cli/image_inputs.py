@@ -22,12 +22,15 @@ class ImageInput:
     root: Path
 
 
-def expand(inputs: Sequence[str], on_error: Callable[[str], None]) -> list[ImageInput]:
+def expand(
+    inputs: Sequence[str], on_error: Callable[[str], None], on_remark: Callable[[str], None] | None = None
+) -> list[ImageInput]:
     """List the images that files, folders and patterns stand for, sorted and without repeats.
 
     Args:
         inputs: as the user gave them.
         on_error: is told of each input that stands for no image.
+        on_remark: is told what an input holds that is left out.
     """
     from scalablevit.data.find_images import WalkReport, find_images
 
@@ -40,6 +43,11 @@ def expand(inputs: Sequence[str], on_error: Callable[[str], None]) -> list[Image
         except (ValueError, OSError) as error:
             on_error(str(error))
             continue
+        if on_remark is not None:
+            for remark in report.remarks():
+                on_remark(f"warning: {remark.message}")
+            if report.left_out:
+                on_remark(f"{given}: left out, as no images by their names: {report.listed()}")
         root = _root(given)
         for path in paths:
             found.setdefault(os.path.abspath(path), ImageInput(path, root))

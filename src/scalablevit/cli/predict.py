@@ -78,7 +78,7 @@ def main(words: list[str]) -> int:
         raise UsageError("--output and --annotations go with --format csv, coco or yolo")
     printed = "json" if args.json else None if kind == "csv" and not output else "table"
     report = Report(entry, folder, printed=printed)
-    images = expand(inputs, report.fail)
+    images = expand(inputs, report.fail, tell)
     if images:
         with importing():
             predictor = load(entry.predictor).load(trained, device=args.device)

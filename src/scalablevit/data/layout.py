@@ -83,8 +83,8 @@ def explain_layout(root: str | Path, *, expected: Literal["classes", "coco", "ma
     if not os.path.isdir(root):
         return None
     layout = recognise_layout(root)
-    if layout is None:
-        return None
+    if layout is None or (expected == "coco" and layout.kind in ("yolo", "voc", "table")):
+        return None  # detection reads those too
     is_deeper = layout.root != Path(root)
     if layout.kind == expected:
         return (
