@@ -48,6 +48,7 @@ def test_mutated_files_are_read_or_refused(family: str, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("canary")), "a pickle ran its code"
 
 
+@pytest.mark.slow
 def test_the_harness_sees_what_it_looks_for(tmp_path: Path) -> None:
     """Each kind of problem is reported, so that silence means something."""
     script = tmp_path / "families.py"
@@ -76,7 +77,7 @@ def test_the_harness_sees_what_it_looks_for(tmp_path: Path) -> None:
     text = (
         (HERE / "worker.py")
         .read_text()
-        .replace("WAITING = 60", "WAITING = 2")
+        .replace("WAITING = 60", "WAITING = 15")
         .replace("COMPUTING = 10", "COMPUTING = 0.5")
     )
     (tmp_path / "worker.py").write_text(text)
