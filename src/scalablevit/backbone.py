@@ -178,7 +178,7 @@ class ScalableViT(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        num_stages = len(embed_dims)
+        num_stages, blocks = len(embed_dims), sum(depths)
         _check_lengths(
             num_stages, num_heads=num_heads, depths=depths, channel_ratios=channel_ratios, reductions=reductions
         )
@@ -190,7 +190,6 @@ class ScalableViT(nn.Module):
             drop_path_rate=drop_path_rate,
         )
         windows = _per_stage(window_size, num_stages)
-        blocks = sum(depths)
 
         self.in_chans = in_chans
         self.num_classes = num_classes
