@@ -2,8 +2,8 @@
 
     python benchmarks/detectors.py --variant scalablevit_small --size 800 1280
 
-Both are freshly initialised, see the same picture and the same twenty objects, and are called in turns (ours, theirs,
-ours, theirs, ...), so that what else the machine does hits both alike. Neither has learned anything: the lowest score
+Both are freshly initialised, see the same image and the same twenty objects, and are called alternately (ours, theirs,
+ours, theirs, ...), so that other load on the machine affects both alike. Neither is trained: the lowest score
 is 0, so that both suppress boxes and draw masks for 100 detections. Peak memory is that of a process of its own for
 each model and pass, PyTorch included (on a GPU: of the tensors).
 """
@@ -33,7 +33,7 @@ MODELS = ("ours", "resnet50")
 
 
 def build(name: str, variant: str, size: tuple[int, int]) -> nn.Module:
-    """A detector that takes pictures of `size` as they are."""
+    """A detector that takes images of `size` as they are."""
     torch.manual_seed(0)
     sides = {"min_size": min(size), "max_size": max(size)}
     if name == "ours":
@@ -97,8 +97,8 @@ def measure(
 
     Args:
         variant: a name in `scalablevit.backbone.VARIANTS`.
-        size: height and width of the pictures, in pixels.
-        batch: pictures a pass.
+        size: height and width of the images, in pixels.
+        batch: images per pass.
         rounds: timed passes of each, at least 2.
         warm_up: passes of each before that.
         device: "cpu" or "cuda".
@@ -167,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--variant", default="scalablevit_small", choices=list(VARIANTS))
     parser.add_argument("--size", type=int, nargs=2, default=[800, 1280], help="height and width in pixels")
-    parser.add_argument("--batch", type=int, default=1, help="pictures a pass")
+    parser.add_argument("--batch", type=int, default=1, help="images per pass")
     parser.add_argument("--rounds", type=int, default=5, help="timed passes of each, at least 2")
     parser.add_argument("--warm-up", type=int, default=1, help="discarded passes before that")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])

@@ -145,7 +145,7 @@ class Setting:
 
 
 def window_cases(setting: Setting) -> list[WindowCase]:
-    """Whole windows, padded ones, fewer tokens than a window, odd widths, the first stage of a 800 x 1333 picture."""
+    """Whole windows, padded ones, fewer tokens than a window, odd widths, the first stage of an 800 x 1333 image."""
     odd = [WindowCase("one token", 1, 1, 1, 1, 32), WindowCase("5 x 3 windows, width 24", 2, 11, 8, 3, 24, (5, 3))]
     if setting.smoke:
         return odd

@@ -1,4 +1,4 @@
-"""Time and peak memory of one picture from 224 to 1024 pixels a side, ours beside the plain definition.
+"""Measure time and peak memory of one image from 224 to 1024 pixels a side, ours beside the plain definition.
 
     python benchmarks/linear_cost.py --variant scalablevit_small --sizes 224 320 448 640 832 1024
 

@@ -1,8 +1,8 @@
-"""Label a picture of any size by tiles, and tell the peak memory of the process.
+"""Label an image of any size by tiles, and print the peak memory of the process.
 
     python benchmarks/tiled_prediction.py --segmenter upernet --variant scalablevit_small --side 10000
 
-The network is freshly initialised and the picture is noise: neither changes what memory is needed. `--tiles N` stops
+The network is freshly initialised and the image is noise: neither changes what memory is needed. `--tiles N` stops
 after N tiles; the peak is reached within the second row of tiles, as everything that waits for a later tile is there
 by then.
 """
@@ -30,14 +30,14 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def measure(segmenter: str, variant: str, *, side: int, tile: int, tiles: int | None, threads: int) -> dict[str, Any]:
-    """Label a square picture of noise.
+    """Label a square image of noise.
 
     Args:
         segmenter: "semantic_fpn" or "upernet".
         variant: a name in `scalablevit.backbone.VARIANTS`.
-        side: of the picture, in pixels.
+        side: of the image, in pixels.
         tile: side of a tile, in pixels.
-        tiles: stop after so many; None: label all of the picture.
+        tiles: stop after so many; None: label all of the image.
         threads: of torch's intra-op pool.
 
     Returns:
@@ -46,7 +46,7 @@ def measure(segmenter: str, variant: str, *, side: int, tile: int, tiles: int | 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     network = build_segmenter(segmenter, variant, CLASSES).eval()  # type: ignore[arg-type]
-    picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     labels = np.full((side, side), 255, np.uint8)
     before = peak_bytes()
     counts = {"done": 0, "all": 0}
@@ -56,7 +56,7 @@ def measure(segmenter: str, variant: str, *, side: int, tile: int, tiles: int | 
 
     start = time.perf_counter()
     blocks = blended_scores(
-        network, picture, num_classes=CLASSES, mean=MEAN, std=STD, tiling=Tiling(tile), on_progress=note
+        network, image, num_classes=CLASSES, mean=MEAN, std=STD, tiling=Tiling(tile), on_progress=note
     )
     for top, left, scores in blocks:
         block = scores.argmax(0).numpy()
@@ -87,9 +87,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--segmenter", default="upernet", choices=["semantic_fpn", "upernet"])
     parser.add_argument("--variant", default="scalablevit_small", choices=list(VARIANTS))
-    parser.add_argument("--side", type=int, default=10_000, help="of the picture, in pixels")
+    parser.add_argument("--side", type=int, default=10_000, help="of the image, in pixels")
     parser.add_argument("--tile", type=int, default=512, help="side of a tile, in pixels")
-    parser.add_argument("--tiles", type=int, help="stop after so many tiles; default: label all of the picture")
+    parser.add_argument("--tiles", type=int, help="stop after so many tiles; default: label all of the image")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, help="JSON file; default results/tiled_prediction-...json")
     args = parser.parse_args()

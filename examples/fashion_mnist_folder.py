@@ -3,7 +3,7 @@
     python examples/fashion_mnist_folder.py data/fashion_mnist
 
 Reads the four gzip IDX files of Fashion-MNIST (Xiao, Rasul, Vollgraf, arXiv:1708.07747): 60,000 training and
-10,000 test pictures of 28 x 28 pixels. Debian's package `dataset-fashion-mnist` installs them; so does a
+10,000 test images of 28 x 28 pixels. Debian's package `dataset-fashion-mnist` installs them; so does a
 download from the authors' repository. Writes OUT/{train,val}/{class name}/NNNNN.png.
 """
 
@@ -21,9 +21,9 @@ from PIL import Image
 
 CLASSES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag"]
 CLASSES += ["Ankle-boot"]
-PARTS = {"train": ("train", 60_000), "val": ("t10k", 10_000)}  # our folder: (prefix of the files, pictures)
+PARTS = {"train": ("train", 60_000), "val": ("t10k", 10_000)}  # our folder: (prefix of the files, images)
 FIT_COMMAND = ["scalablevit", "fit", "--config", "fashion_mnist"]
-RECIPE_ROOT = Path("data/fashion_mnist")  # where the recipe looks for the pictures
+RECIPE_ROOT = Path("data/fashion_mnist")  # where the recipe looks for the images
 
 _UNSIGNED_BYTE = 0x08
 
@@ -60,7 +60,7 @@ def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
 
 
 def read_part(source: Path, prefix: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (count, 28, 28) uint8 and labels (count,) uint8 in 0..9.
+    """Images (count, 28, 28) uint8 and labels (count,) uint8 in 0..9.
 
     Raises:
         ValueError: the files do not hold Fashion-MNIST.
@@ -69,14 +69,14 @@ def read_part(source: Path, prefix: str, count: int) -> tuple[np.ndarray, np.nda
     labels = read_idx(source / f"{prefix}-labels-idx1-ubyte.gz", dimensions=1)
     if images.shape != (count, 28, 28) or labels.shape != (count,) or labels.max() >= len(CLASSES):
         raise ValueError(
-            f"{source}: {prefix} has pictures {images.shape} and labels {labels.shape} up to {labels.max()}, "
+            f"{source}: {prefix} has images {images.shape} and labels {labels.shape} up to {labels.max()}, "
             f"where Fashion-MNIST has {(count, 28, 28)}, {(count,)} and 9; get the files again"
         )
     return images, labels
 
 
 def write_folder(source: Path, out: Path) -> None:
-    """Write all pictures to a temporary folder beside `out`, then give it its name.
+    """Write all images to a temporary folder beside `out`, then give it its name.
 
     Raises:
         ValueError: the files do not hold Fashion-MNIST, or `out` holds something already.
@@ -96,7 +96,7 @@ def write_folder(source: Path, out: Path) -> None:
                 Image.fromarray(image).save(partial / part / CLASSES[label] / f"{i:05d}.png")
                 written += 1
                 if sys.stderr.isatty() and (written % 500 == 0 or written == total):
-                    print(f"\r{written:,} of {total:,} pictures", end="", file=sys.stderr, flush=True)
+                    print(f"\r{written:,} of {total:,} images", end="", file=sys.stderr, flush=True)
         partial.replace(out)
     finally:
         if sys.stderr.isatty():
@@ -121,7 +121,7 @@ def main() -> None:
         write_folder(arguments.source, arguments.out)
     except ValueError as error:
         parser.exit(1, f"error: {error}\n")
-    print(f"{arguments.out}: 70,000 pictures of {', '.join(CLASSES)}")
+    print(f"{arguments.out}: 70,000 images of {', '.join(CLASSES)}")
     is_default = arguments.out.resolve() == RECIPE_ROOT.resolve()
     print(f"Try: {shlex.join(FIT_COMMAND + ([] if is_default else ['--data.root', str(arguments.out)]))}")
 

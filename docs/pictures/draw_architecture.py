@@ -157,7 +157,7 @@ def draw_overview(sheet: Sheet) -> None:
         sheet.arrow((x + 119, base + 78), (x + 128, base + 78))
         pairs = "one IWSA block, one SSA block"
         if blocks[i] > 2:
-            pairs = f"{blocks[i] // 2} of each, by turns; one PEG"
+            pairs = f"{blocks[i] // 2} of each, alternating; one PEG"
         sheet.text(x + 94, base + 48, pairs, size=7.5, color=MUTED)
         where = f"stride {strides[i]}   ·   SSA with R = {reductions[i]}"
         sheet.text(x + 94, base + 22, f"{tokens[i]} tokens of {channels[i]} channels\n{where}", size=7.5)
@@ -255,7 +255,7 @@ def draw_block(sheet: Sheet, y: float) -> None:
 
 
 def main() -> None:
-    """Write the picture."""
+    """Write the figure."""
     sheet = Sheet(1130, 720)
     draw_overview(sheet)
     draw_iwsa(sheet, 30, 62)

@@ -41,7 +41,7 @@ def labels(scene: Scene) -> Image.Image:
 
 
 def main() -> None:
-    """Write the picture beside this file."""
+    """Write the figure beside this file."""
     sheet = Image.new("RGB", (len(INDICES) * (SIDE + GAP) + GAP, 2 * (SIDE + GAP) + GAP), "white")
     for column, index in enumerate(INDICES):
         scene = digit_scene("train", index)

@@ -79,7 +79,7 @@ def sweep_leftovers(folder: str | os.PathLike[str]) -> None:
 
 def _remedy(reason: OSError) -> str:
     if reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "Make room, or name another folder"
+        return "Free some disk space, or name another folder"
     return "Choose a shorter name" if reason.errno == errno.ENAMETOOLONG else "Name another folder"
 
 

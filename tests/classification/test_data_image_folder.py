@@ -350,7 +350,7 @@ def test_unreadable_files_are_logged_once_and_capped(split, caplog):
 
 def test_a_file_that_can_be_read_again_points_at_the_disk(split, caplog):
     UnreadableFiles(1, explain=why_unreadable).collect([str(split / "val" / "bee" / "000.png")])
-    assert "now it can; look at the disk" in caplog.text
+    assert "now it can; check the disk or network that it lies on" in caplog.text
 
 
 class Recorder(LightningModule):

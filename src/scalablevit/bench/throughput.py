@@ -137,7 +137,7 @@ def _warm_and_time(
                     short = replace(timing, rounds=LEAST_ROUNDS)
                     times, failed = interleave({label: runs[label]}, timing=short, synchronise=synchronise)
                     alone, notes = alone | times, notes | failed
-        # A network may raise anything at a size or precision that it was not made for; the others go on.
+        # A network may raise anything at a size or precision that it was not made for; the others are still measured.
         except Exception as error:
             notes[label] = reason(error)
         if label in notes:

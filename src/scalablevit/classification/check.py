@@ -98,8 +98,8 @@ def check_folder(
         if min(look.size) < min_size:
             width, height = look.size
             message = (
-                f"{file.path}: only {width} x {height} pixels; look at it, a thumbnail or a spacer may be "
-                "no image of its class"
+                f"{file.path}: only {width} x {height} pixels; check it, as a thumbnail or a spacer "
+                "may not show its class"
             )
             problems.append(Problem("warning", "tiny", file.path, message))
 

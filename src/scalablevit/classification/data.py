@@ -151,7 +151,7 @@ def why_unreadable(path: str) -> str:
         read_image(path)
     except ImageError as error:
         return str(error)
-    return f"{path}: it could not be read, but now it can; look at the disk or network it lies on"
+    return f"{path}: it could not be read, but now it can; check the disk or network that it lies on"
 
 
 @dataclass(frozen=True)

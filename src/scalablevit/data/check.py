@@ -1,4 +1,4 @@
-"""Checking a data folder: what can be wrong with it, the report on it, and a look at every image.
+"""Checking a data folder: what can be wrong with it, the report on it, and the reading of every image.
 
 Imports neither torch nor lightning, so that checking data starts at once.
 """
@@ -36,7 +36,7 @@ class Problem:
     """One thing that is wrong with a data folder.
 
     Args:
-        severity: training is not possible or loses data ("error"), or it is but look at it ("warning").
+        severity: "error": training is impossible or loses data; "warning": training runs, but the data may be wrong.
         kind: one word that programs can sort by, such as "empty-class" or "truncated".
         path: file or folder.
         message: what is wrong, what is done about it, and what to do.
@@ -143,7 +143,7 @@ class DataReport(ABC):
 
 
 class Look(NamedTuple):
-    """What a look at an image tells.
+    """What reading an image tells.
 
     Fields:
         size: (width, height) of the upright image, in pixels.
@@ -219,7 +219,7 @@ def look_at_all(
     on_progress: Callable[[int, int], None] | None = None,
     images_each: int = 1,
 ) -> Iterator[R]:
-    """Look at images in several processes.
+    """Read images in several processes.
 
     Args:
         look_at: what to do with each item; goes to the processes, so a function of a module.

@@ -20,7 +20,7 @@ class SampleKey(NamedTuple):
 
 
 class ShardedSampler(DistributedSampler[Any]):
-    """The samples of one process, as `SampleKey`s, in an order that hangs on (seed, epoch) alone.
+    """The samples of one process, as `SampleKey`s, in an order that depends on (seed, epoch) alone.
 
     The k-th batches of all ranks together are the k-th stretch of one common order, so the samples of an
     optimizer step stay the same when the same global batch is spread over another number of processes.
@@ -144,10 +144,10 @@ class ShardedSampler(DistributedSampler[Any]):
 
 
 def _balanced_order(classes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """(N,) samples, of each class equally many to one, each class's members by turns; see `ShardedSampler._order`."""
+    """(N,) samples, equally many of each class (to within one), members in rotation; see `ShardedSampler._order`."""
     size, present = len(classes), classes.unique()
     drawn = []
-    # Which classes get the one that is left over hangs on the epoch.
+    # Which classes get the one that is left over depends on the epoch.
     for place, label in enumerate(present[torch.randperm(len(present), generator=generator)]):
         members = (classes == label).nonzero()[:, 0]
         quota = size // len(present) + (place < size % len(present))
@@ -159,7 +159,7 @@ def _balanced_order(classes: torch.Tensor, generator: torch.Generator) -> torch.
 
 
 class SeededDataset(Dataset[Any]):
-    """A map-style data set whose random transforms hang on (seed, epoch, index) alone.
+    """A map-style data set whose random transforms depend on (seed, epoch, index) alone.
 
     Args:
         dataset: map-style; its random draws may come from `random`, numpy's global generator or torch's.
@@ -185,7 +185,7 @@ class SeededDataset(Dataset[Any]):
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A `DataLoader` over a `ShardedSampler` that can go on from the middle of an epoch.
+    """A `DataLoader` over a `ShardedSampler` that can resume in the middle of an epoch.
 
     Iteration starts at the first `next()`, not at `iter()`: Lightning calls `iter()` before it tells the
     sampler which epoch it is, and workers would already fetch samples of the wrong one.

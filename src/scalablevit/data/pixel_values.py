@@ -64,7 +64,7 @@ _NEW_SUBFILE_TYPE, _REDUCED_OR_MASK = 254, 0b101
 
 
 def stored_pixels(image: Image.Image) -> Stored:
-    """Look at an image that is opened and not decoded."""
+    """Describe the pixels of an image that is opened and not decoded."""
     tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
     arguments = tiles[0][3] if tiles else ""
     if not isinstance(arguments, tuple):

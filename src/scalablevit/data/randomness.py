@@ -1,7 +1,7 @@
-"""Stateless randomness: a random draw hangs on numbers that can be computed again, not on what ran before.
+"""Stateless randomness: a random draw depends on numbers that can be computed again, not on what ran before.
 
 A sample is augmented under a seed made of (seed, epoch, index), a training step runs under a seed made of
-(seed, rank, epoch, batch). So a run that is resumed in the middle of an epoch goes on to the bit, with any
+(seed, rank, epoch, batch). So a run that stopped in the middle of an epoch resumes bit-exactly, with any
 number of workers, and no generator state has to be saved.
 """
 

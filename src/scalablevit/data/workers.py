@@ -141,7 +141,7 @@ def why_a_worker_failed(said: str) -> str | None:
     if "DataLoader timed out" in said:
         return (
             f"no data worker handed over a batch for {timeout_seconds():.0f} s: the disk or network that the data lies "
-            "on may hang. Look at it; or load in the training process with --data.num_workers 0, or wait longer by "
+            "on may hang. Check it; or load in the training process with --data.num_workers 0, or wait longer by "
             "the environment variable SCALABLEVIT_DATA_TIMEOUT (seconds)"
         )
     if ended is None and not hands_over:

@@ -13,7 +13,7 @@ from scalablevit.visualization.palette import class_colours
 
 _SMALLEST_SIDE = 512
 _MASK_OPACITY = 100  # of 255
-_LONGEST_NAME = 300  # characters; no image has room for more
+_LONGEST_NAME = 300  # characters; no image is wide enough for more
 
 Box = tuple[float, float, float, float]
 
@@ -44,7 +44,7 @@ def annotate(
         scale = side / longer
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     whole_factor = scale == int(scale)
-    picture = (
+    drawn = (
         image
         if size == image.size
         else image.resize(size, Image.Resampling.NEAREST if whole_factor else Image.Resampling.BICUBIC)
@@ -60,35 +60,35 @@ def annotate(
         (box[0] * stretch_x, box[1] * stretch_y, box[2] * stretch_x, box[3] * stretch_y)
         for box in (detection.box_xyxy for detection in surest_last)
     ]
-    picture = picture.copy()
+    drawn = drawn.copy()
     for detection in surest_last:
         if detection.mask is not None:
-            _blend(picture, decode_mask(detection.mask), colours[detection.label], line)
-    draw = ImageDraw.Draw(picture)
+            _blend(drawn, decode_mask(detection.mask), colours[detection.label], line)
+    draw = ImageDraw.Draw(drawn)
     for detection, box in zip(surest_last, places, strict=True):
         _outline(draw, box, size, colours[detection.label], line)
     labels = _Labels(draw, size, font, len(places))
     for detection, box in zip(reversed(surest_last), reversed(places), strict=True):
         text = f"{detection.name} {detection.score:.0%}" if with_scores else detection.name
         labels.write(printable(text), box, colours[detection.label])
-    return picture
+    return drawn
 
 
-def _blend(picture: Image.Image, mask: np.ndarray, colour: tuple[int, int, int], line: int) -> None:
+def _blend(drawn: Image.Image, mask: np.ndarray, colour: tuple[int, int, int], line: int) -> None:
     """Lay a (h, w) mask, stretched, on an image: tinted inside, the rim opaque."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return
     # only where the mask is: a hundred masks of a large photograph would take long
-    top, y = _stretched(int(rows[0]), int(rows[-1]), mask.shape[0], picture.height)
-    left, x = _stretched(int(columns[0]), int(columns[-1]), mask.shape[1], picture.width)
+    top, y = _stretched(int(rows[0]), int(rows[-1]), mask.shape[0], drawn.height)
+    left, x = _stretched(int(columns[0]), int(columns[-1]), mask.shape[1], drawn.width)
     inside = mask[np.ix_(y, x)]
     core = inside
     for _ in range(max(1, line // 2)):
         ring = np.pad(core, 1)
         core = core & ring[:-2, 1:-1] & ring[2:, 1:-1] & ring[1:-1, :-2] & ring[1:-1, 2:]
     opacity = np.where(inside, np.where(core, _MASK_OPACITY, 255), 0).astype(np.uint8)
-    picture.paste(colour, (left, top), Image.fromarray(opacity))
+    drawn.paste(colour, (left, top), Image.fromarray(opacity))
 
 
 def _stretched(first: int, last: int, size: int, target: int) -> tuple[int, np.ndarray]:
@@ -107,7 +107,7 @@ def _outline(
 
 
 class _Labels:
-    """Names at boxes. The first ones choose their places, and no label covers an earlier one while there is room.
+    """Names at boxes. The first ones choose their places, and no label covers an earlier one while there is space.
 
     Args:
         draw: of the image.

@@ -103,7 +103,7 @@ def check_coco(
         train_images: as for `CocoData`.
         val_images: as for `CocoData`.
         val_fraction: as for `CocoData`.
-        masks: look at the masks, too. Annotations without any are no error: they do for boxes.
+        masks: check the masks, too. Annotations without any are no error: they do for boxes.
         annotation_frame: as for `CocoData`.
         format: as for `CocoData`.
         min_size: images whose shorter side has fewer pixels are reported.
@@ -223,7 +223,7 @@ def _examine(
         found.sizes.append((width, height))
         seen.append((look.digest, ImageFile(image.part, path)))
         if min(width, height) < min_size:
-            message = f"{path}: only {width} x {height} pixels; look at it, it may be a thumbnail or a spacer"
+            message = f"{path}: only {width} x {height} pixels; check it, as it may be a thumbnail or a spacer"
             found.problems.append(Problem("warning", "tiny", path, message))
     found.problems.extend(repeated_images(seen))
     return found
@@ -240,7 +240,7 @@ def _orientation_note(
         why = "its size leaves" if annotated_size is not None else "annotations without its size leave"
         message = (
             f"{turned}, and {why} open what the boxes count in; stored pixels are taken, so they are turned "
-            "along. Look at it, and set annotation_frame to 'upright' if they fit the turned image"
+            "along. Check the image, and set annotation_frame to 'upright' if they fit the turned image"
         )
         return Problem("warning", "orientation-unclear", path, message)
     how = "boxes and masks are turned along" if orientation != 1 else "boxes and masks fit the turned image"

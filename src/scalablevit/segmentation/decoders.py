@@ -42,7 +42,7 @@ class ConvNormReLU(nn.Module):
 
 
 class SemanticFPNDecoder(nn.Module):
-    """Feature pyramid, whose levels are convolved and upsampled by turns to stride 4 and summed.
+    """Feature pyramid, whose levels are alternately convolved and upsampled to stride 4, then summed.
 
     Args:
         channels: C_i of the maps, the finest first; a level's map has half the size of the one before.

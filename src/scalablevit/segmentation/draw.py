@@ -89,7 +89,7 @@ def draw_labels(
         labels = label_map.decode(labels)
         if label_map.in_colours:
             return Image.fromarray(labels.astype(np.uint8))
-    # 255 leaves no room beside it for what is ignored, but a label map may say so.
+    # With class 255 no value is left for ignored pixels, but a label map may say so.
     if known.max() > (254 if label_map is None else 255):
         return Image.fromarray(labels.astype(np.uint16))
     table = np.zeros((int(known.max()) + 1, 3), np.uint8)

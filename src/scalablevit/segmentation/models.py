@@ -27,7 +27,7 @@ class SegmentationModel(nn.Module):
     Attributes:
         backbone, decoder, auxiliary, num_classes: as given.
         in_chans: channels of the images.
-        class_layers: prefixes of the names of parameters that hang on the classes.
+        class_layers: prefixes of the names of parameters that depend on the classes.
     """
 
     class_layers = ("decoder.classifier.", "auxiliary.classifier.")

@@ -57,7 +57,7 @@ def unclear_orientation(image: str, mask: str) -> str:
     """Tell that it is unclear whether a mask lies as its image's stored pixels do."""
     return (
         f"{mask}: its image {image} is turned by an EXIF orientation, and the size does not tell whether the mask is "
-        "too; it is taken to lie as the stored pixels do: look at the pair, and set mask_frame if it does not"
+        "too; it is taken to lie as the stored pixels do: check the pair, and set mask_frame if it does not"
     )
 
 

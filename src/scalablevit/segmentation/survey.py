@@ -97,7 +97,7 @@ class MaskSurvey:
         """Log what `check-data` would warn of, one line for each kind.
 
         Args:
-            classes: of the folder; None: not known yet, and what hangs on them is left out.
+            classes: of the folder; None: not known yet, and what depends on them is left out.
         """
         if classes is None:
             problems: Iterable[Problem] = self._file_problems()

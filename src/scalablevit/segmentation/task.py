@@ -295,10 +295,10 @@ class SegmentationTask(TrainingModule):
         """Image, mask and labels of a sheet's size, and a title."""
         mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (self.preprocessing.mean, self.preprocessing.std))
         pixels = ((example.image * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0)  # (H, W, C)
-        picture = Image.fromarray(pixels.expand(-1, -1, 3).numpy())  # grayscale has one channel
-        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        thumbnail = Image.fromarray(pixels.expand(-1, -1, 3).numpy())  # grayscale has one channel
+        thumbnail.thumbnail((_THUMBNAIL, _THUMBNAIL))
         step = -(-max(example.mask.shape) // _THUMBNAIL)
         known = example.mask != IGNORED
         right = (example.labels == example.mask)[known]
         title = f"prediction, {right.mean():.1%} right" if right.size else "prediction"
-        return picture, example.mask[::step, ::step], example.labels[::step, ::step], title
+        return thumbnail, example.mask[::step, ::step], example.labels[::step, ::step], title

@@ -240,7 +240,7 @@ class ScaledCrop(nn.Module):
             return free[0] // 2, free[1] // 2
         top = left = 0
         for _ in range(_CROP_TRIES):
-            top, left = (int(torch.randint(room + 1, ())) for room in free)
+            top, left = (int(torch.randint(spare + 1, ())) for spare in free)
             cut = mask[..., top : top + window[0], left : left + window[1]]
             if self.cat_max_ratio == 1 or not any(free) or _is_varied(cut, self.cat_max_ratio):
                 break

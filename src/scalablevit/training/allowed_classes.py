@@ -90,7 +90,7 @@ def _canonical() -> list[str]:
 
 
 def _check(value: Any, key: str, known: Sequence[str], recipe: Path, allowed: Sequence[str]) -> None:
-    """Look at every `class_path` in a value."""
+    """Check every `class_path` in a value."""
     if isinstance(value, Mapping):
         name = value.get("class_path")
         if name is not None:

@@ -41,8 +41,8 @@ class TrainingCommand(LightningCLI):
         recipes: YAML files; each overrides values of those before it.
         args: words of the command line behind them, `--KEY VALUE`.
         run: folder of the run.
-        resume: go on with the run in it.
-        checkpoint: for "validate": what to load; with `resume`: what to go on from; None: the last.
+        resume: resume the run in it.
+        checkpoint: for "validate": what to load; with `resume`: what to resume from; None: the last.
         allowed: full names of classes that the recipe of a run folder may name, beside the known ones.
 
     Raises:

@@ -25,13 +25,13 @@ class Patience(EarlyStopping):
         return type(self).__qualname__
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the metric, and remember the epoch of the best value."""
+        """Compare the metric, and remember the epoch of the best value."""
         before = float(self.best_score)
         super().on_validation_end(trainer, pl_module)
         self._remember_epoch(before, trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same where an epoch ends with its validation: Lightning then looks here."""
+        """The same where an epoch ends with its validation: Lightning then compares here."""
         before = float(self.best_score)
         super().on_train_epoch_end(trainer, pl_module)
         self._remember_epoch(before, trainer)
@@ -48,7 +48,7 @@ class Patience(EarlyStopping):
         """Take over what was counted, not the patience: that is the recipe's."""
         super().load_state_dict({**state_dict, "patience": self.patience})
         self.best_epoch = state_dict["best_epoch"]
-        # whether it is exhausted is asked anew: the patience may be another, and the run goes on for now
+        # whether the patience is exhausted is decided anew: it may differ now
         self.stopped_epoch, self.stopping_reason_message = 0, None
 
 

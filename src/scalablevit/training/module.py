@@ -377,7 +377,7 @@ class TrainingModule(LightningModule):
             )
 
     def on_train_start(self) -> None:
-        """Let the training loader go on where the checkpoint's stood, under the optimizer settings of the recipe."""
+        """Let the training loader resume at the checkpoint's position, under the optimizer settings of the recipe."""
         if self.trainer.ckpt_path is not None:
             self._apply_hyperparameters()
         # Lightning restores a loader's state only if the loader is made after the checkpoint was read, which
@@ -421,7 +421,7 @@ def max_steps_reached(trainer: Trainer) -> bool:
 def _correct_epoch_progress(loop: dict[str, Any] | None) -> None:
     """In the state of a fit loop that was saved at an epoch's end, count the epoch as done, or as not yet ended.
 
-    Under max_steps Lightning goes on in such an epoch, though its batches are over: it trains one batch of the next
+    Under max_steps Lightning continues such an epoch, though its batches are over: it trains one batch of the next
     and drops the rest of that. An epoch that an earlier max_steps cut short it takes for whole, on the other hand.
     """
     if loop is None:

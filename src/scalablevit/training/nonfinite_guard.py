@@ -38,7 +38,7 @@ class NonFiniteGuard(Callback):
         self._loss = loss.detach()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Look at the gradients (unscaled, not yet clipped); drop them all if one of them is not finite.
+        """Check the gradients (unscaled, not yet clipped); drop them all if one of them is not finite.
 
         Raises:
             NonFiniteError: on all ranks, after `max_steps` dropped steps in a row.

@@ -42,7 +42,7 @@ class Run:
         trainer: see `build_trainer`.
         recipe_text: the resolved recipe, as YAML.
         seed: of the run.
-        resume: the checkpoint to go on from; None: a new run.
+        resume: the checkpoint to resume from; None: a new run.
         threads: CPU threads of each process; None: those that the data workers leave.
         changes: of the recipe, on resume: key -> (before, after).
     """
@@ -187,7 +187,7 @@ def explained(checkpoint: Path | None) -> Iterator[None]:
     """Turn what the engine raises for a user's mistake into a message for that user.
 
     Args:
-        checkpoint: from which the run goes on, or which is evaluated.
+        checkpoint: which is resumed from or evaluated.
     """
     try:
         with explained_resources():

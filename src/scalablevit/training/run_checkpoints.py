@@ -46,7 +46,7 @@ class MovableCheckpoint(ModelCheckpoint):
         return {**super().state_dict(), "best_loss": self.best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the files of this folder."""
+        """Continue with the files of this folder."""
         here = Path(str(self.dirpath))
 
         def moved(path: str) -> str:

@@ -88,8 +88,8 @@ def claim(path: str | os.PathLike[str], resume: bool, *, checkpoint: Path | None
 
     Args:
         path: the run folder.
-        resume: go on with the run in it, from its last checkpoint.
-        checkpoint: go on from this one.
+        resume: resume the run in it, from its last checkpoint.
+        checkpoint: resume from this one.
 
     Returns:
         the folder, locked until `release`.

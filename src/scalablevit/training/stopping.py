@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save a checkpoint from which the run goes on to the bit, stop.
+"""Ctrl-C and SIGTERM: finish the step, save a checkpoint from which the run resumes bit-exactly, stop.
 
 Lightning (2.6) alone does not: Ctrl-C raises KeyboardInterrupt wherever the program happens to be, between
 the weights of one half of an optimizer step and the other, and ends with exit code 1 and no checkpoint;
@@ -228,7 +228,7 @@ def leave(stopped: TrainingStopped, *, run: str | os.PathLike[str], is_global_ze
 
     Args:
         stopped: what `Trainer.fit` raised.
-        run: the run folder; only if it holds a last checkpoint, the line tells how to go on.
+        run: the run folder; only if it holds a last checkpoint, the line tells how to resume.
         is_global_zero: other ranks leave silently with code 0, so that their launcher does not kill rank
             zero.
     """

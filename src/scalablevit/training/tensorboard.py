@@ -1,4 +1,4 @@
-"""TensorBoard's log of a run, without which the run goes on."""
+"""TensorBoard's log of a run; the run continues where it cannot be written."""
 
 import functools
 import logging
@@ -24,7 +24,7 @@ def _or_warn(method: Callable[..., None]) -> Callable[..., None]:
                 raise
             self.has_failed = True
             log.warning(
-                "TensorBoard's log cannot be written (%s); the run goes on without, metrics.csv has its metrics",
+                "TensorBoard's log cannot be written (%s); the run continues without it, metrics.csv has its metrics",
                 reason.strerror or reason,
             )
 

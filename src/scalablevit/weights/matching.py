@@ -46,7 +46,7 @@ def load_weights(
     report; any other difference is an error, and the model is left as it was.
 
     A detector or a segmentation model is filled as a whole from a checkpoint of its own kind, but for the layers that
-    hang on the classes (`model.class_layers`, prefixes of names) where the classes differ; from any other checkpoint
+    depend on the classes (`model.class_layers`, prefixes of names) where the classes differ; from any other checkpoint
     its backbone is filled, and the rest stays fresh. Where the checkpoint has layers of the same names beside the
     backbone, the report warns and says what differs.
 

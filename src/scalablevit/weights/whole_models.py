@@ -21,7 +21,7 @@ class Wish:
     """What is to stay fresh.
 
     Attributes:
-        fresh_head: the layers that hang on the classes.
+        fresh_head: the layers that depend on the classes.
         other_classes: the checkpoint's classes have other names, which has the same effect.
     """
 
@@ -62,7 +62,7 @@ def plan_whole(
         prefix: of the model's names in the checkpoint.
         name: of the checkpoint, for messages.
         wish: what to leave fresh.
-        class_layers: prefixes of names that hang on the classes.
+        class_layers: prefixes of names that depend on the classes.
 
     Raises:
         WeightsError: the checkpoint is of another network.
@@ -118,7 +118,7 @@ def why_backbone_alone(
         targets: the model's parameters and buffers.
         tensors: the checkpoint's.
         others: names in `targets` that are not of the backbone.
-        class_layers: prefixes of names that hang on the classes.
+        class_layers: prefixes of names that depend on the classes.
 
     Returns:
         text for the report; empty where the checkpoint has none of the others.

@@ -83,7 +83,7 @@ def compose_scene(
         digits: for each label 0..9 its images, (8, 8) of 0..16.
         size: the shortest and the longest side that may be drawn, in pixels; at least 32.
         max_digits: the most digits that may be drawn, besides the crowd; 0 for none, else there is at least one
-            wherever there is room.
+            wherever there is space.
         crowd: put a cluster of tiny digits of one class, too.
 
     Raises:
@@ -98,7 +98,7 @@ def compose_scene(
     placed: list[_Placed] = []
     wanted = int(rng.integers(1, max_digits + 1)) if max_digits else 0
     tries = 0
-    # A crowd on a small image may leave no room for even one.
+    # A crowd on a small image may leave no space for even one.
     while len(placed) < wanted and tries < (6 * wanted if placed else 200):
         tries += 1
         _place_digit(rng, canvas, digits, placed, None if region is None else region.mask)

@@ -14,7 +14,7 @@ def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
-    """COCO's uncompressed RLE: lengths of runs of 0 and 1 by turns, down the columns, 0 first."""
+    """COCO's uncompressed RLE: alternating lengths of runs of 0 and 1, down the columns, 0 first."""
     flat = mask.ravel(order="F")
     starts = np.flatnonzero(np.diff(flat)) + 1
     counts = np.diff(np.concatenate(([0], starts, [flat.size]))).tolist()

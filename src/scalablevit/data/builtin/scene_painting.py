@@ -76,7 +76,7 @@ def _random_shape(rng: np.random.Generator, columns: np.ndarray, rows: np.ndarra
 
 def _draw_glyph(digit: np.ndarray, height: int, lean: int) -> Glyph:
     """Enlarge an (8, 8) digit to `height` pixels with sharpened edges, turned by lean/64 (about radians)."""
-    framed = np.pad(digit * 15, 1).astype(np.uint8)  # 0..16 -> 0..240; room for the outermost strokes' edges
+    framed = np.pad(digit * 15, 1).astype(np.uint8)  # 0..16 -> 0..240; a margin for the outermost strokes' edges
     side = height * 10 // 8
     enlarged = Image.fromarray(framed).resize((side, side), Image.Resampling.BICUBIC)
     # Multiples of 1/64 are exact in floating point, cosines need not be the same on every machine.

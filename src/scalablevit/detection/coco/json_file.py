@@ -85,7 +85,7 @@ def append_numbers(numbers: Any, values: Any, count: int | None = None) -> bool:
         return False
     before = len(numbers)
     try:
-        # As fast as C, where a look at each number is not: the sum is finite only if all are.
+        # `sum` runs in C, a test of each number does not: the sum is finite only if all are.
         if count is None and not math.isfinite(sum(values)):
             return False
         numbers.extend(values)

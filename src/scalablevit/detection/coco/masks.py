@@ -39,7 +39,7 @@ class CocoMasks:
             height: likewise.
 
         Returns:
-            For each thing that is wrong: its kind, and words that go on after the image's path.
+            For each thing that is wrong: its kind, and a message to stand behind the image's path.
         """
         segmentation = entry.get("segmentation")
         if isinstance(segmentation, dict):

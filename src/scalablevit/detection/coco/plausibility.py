@@ -22,7 +22,7 @@ def strange_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> Iterator[tuple[s
         sizes: (A, 2) width and height of their images, in pixels.
 
     Yields:
-        kind of problem, and a sentence that goes on after the path of the file.
+        kind of problem, and a message to stand behind the path of the file.
     """
     if len(boxes_xywh) < _FEW:
         return
@@ -58,7 +58,7 @@ def strange_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> Iterator[tuple[s
         yield (
             "tiny-boxes",
             f"half of the boxes are smaller than {_TINY:g} pixels: do they belong to images of this size? No detector "
-            "finds such objects; look at some of them",
+            "finds such objects; check some of them",
         )
     elif len(boxes_xywh) >= 10 and (np.abs(length - sizes) <= _ROUNDING).all():
         yield (

@@ -16,7 +16,7 @@ class MaskSizeError(ValueError):
 
 
 def run_lengths(segmentation: Mapping[str, Any], *, width: int, height: int) -> np.ndarray:
-    """Lengths of the runs of 0 and 1 by turns of a mask in COCO's run-length code, (n,) int64.
+    """Alternating lengths of the runs of 0 and 1 of a mask in COCO's run-length code, (n,) int64.
 
     Args:
         segmentation: {"size": [height, width], "counts": list of lengths, or COCO's string}.
@@ -24,7 +24,7 @@ def run_lengths(segmentation: Mapping[str, Any], *, width: int, height: int) -> 
         height: likewise.
 
     Raises:
-        ValueError: the mask is damaged or has another size; goes on after "the mask of ...".
+        ValueError: the mask is damaged or has another size; the message continues "the mask of ...".
 
     Source: the code's definition, as `maskApi.c` of https://github.com/cocodataset/cocoapi gives it.
     """
@@ -55,7 +55,7 @@ def run_lengths(segmentation: Mapping[str, Any], *, width: int, height: int) -> 
 
 
 def decode_runs(runs: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W) uint8 from lengths of runs of 0 and 1 by turns, down the columns, that fill it exactly."""
+    """(H, W) uint8 from alternating lengths of runs of 0 and 1, down the columns, that fill it exactly."""
     values = np.arange(len(runs), dtype=np.uint8) & 1
     return np.repeat(values, runs).reshape(width, height).T
 
