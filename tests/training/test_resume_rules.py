@@ -106,6 +106,14 @@ def test_a_whole_block_and_init_args_count_as_their_keys() -> None:
     assert changes(before, after, []) == {}  # keys that nobody named: those of another version
 
 
+@pytest.mark.parametrize("word", ["--model.init_args.variant=b", "--model.variant+=b", "--model.init_args.variant+"])
+def test_every_spelling_of_a_key_has_its_rule(word: str) -> None:
+    """jsonargparse takes `init_args` in a key, and `+` behind it, and applies the value all the same."""
+    before, after = ({"model": {"class_path": "A", "init_args": {"variant": name}}} for name in "ab")
+    with pytest.raises(RecipeError, match=r"cannot change model\.variant from a to b"):
+        changes(before, after, [word])
+
+
 def test_every_key_of_the_packaged_recipes_has_a_rule(capsys: pytest.CaptureFixture[str]) -> None:
     """Of the keys that change the network, the data's meaning or the order of samples, none may change."""
     for recipe in ("finetune_folder", "finetune_mask_rcnn", "finetune_upernet"):

@@ -49,7 +49,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], words: Sequence
         RecipeError: a key that may not change; names both values and the remedy.
     """
     earlier, later = dict(flattened(before)), dict(flattened(after))
-    named = [word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--")]
+    named = [_key_of(word) for word in words if word.startswith("--")]
     found: dict[str, tuple[Any, Any]] = {}
     for key in {**later, **earlier}:
         is_named = any(key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.") for name in named)
@@ -58,6 +58,12 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], words: Sequence
             _refuse_unless_it_may(key, old, new)
             found[key] = (old, new)
     return found
+
+
+def _key_of(word: str) -> str:
+    """The key that a word names: `--KEY`, `--KEY=VALUE`, or `--KEY+=VALUE`, which adds to a list."""
+    key = word.partition("=")[0].removeprefix("--").removesuffix("+")
+    return ".".join(part for part in key.split(".") if part != "init_args")
 
 
 def may_change(key: str) -> bool:
