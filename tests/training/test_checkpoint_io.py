@@ -10,7 +10,7 @@ import torch
 from toy_run import ToyData, ToyTask, make_trainer
 
 from scalablevit.safe_write import WriteError, write_atomically
-from scalablevit.training.checkpoint_io import SafeCheckpointIO
+from scalablevit.training.checkpoint_io import RunCheckpointIO, SafeCheckpointIO
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
@@ -118,6 +118,15 @@ def test_a_truncated_file_is_named(tmp_path: Path, keep: float) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no\.ckpt"):
         SafeCheckpointIO().load_checkpoint(tmp_path / "no.ckpt")
+
+
+@pytest.mark.parametrize("trained", [5, [], {"task": "x"}, {"task": "x", "variant": "y", "class_names": [1]}])
+def test_what_a_damaged_checkpoint_says_of_itself_is_refused(trained: Any, tmp_path: Path) -> None:
+    """validate and resume read these entries; they must not end in a stack trace."""
+    whole = {"pytorch-lightning_version": "2", "state_dict": {}, "epoch": 0, "global_step": 0}
+    torch.save({**whole, "trained": trained}, tmp_path / "best.ckpt")
+    with pytest.raises(ValueError, match=r"best\.ckpt is damaged: its entry trained .*take another"):
+        RunCheckpointIO().load_checkpoint(tmp_path / "best.ckpt")
 
 
 def test_a_stop_while_writing_is_a_stop(tmp_path: Path) -> None:

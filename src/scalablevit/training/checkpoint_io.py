@@ -112,6 +112,11 @@ class RunCheckpointIO(SafeCheckpointIO):
                 f"{os.fspath(path)} is not a checkpoint of a run: it lacks {', '.join(sorted(missing))}. "
                 "Take RUN/checkpoints/last.ckpt or best.ckpt; weights alone go to fit --model.weights"
             )
+        if not _names_what_it_trained(checkpoint.get("trained")):
+            raise ValueError(
+                f"{os.fspath(path)} is damaged: its entry trained does not name task, variant and class_names; "
+                "take another checkpoint of its folder"
+            )
         return checkpoint
 
     def _is_whole(self, path: Path) -> bool:
@@ -120,3 +125,14 @@ class RunCheckpointIO(SafeCheckpointIO):
         except (OSError, ValueError):
             return False
         return True
+
+
+def _names_what_it_trained(trained: Any) -> bool:
+    """Whether the entry that our tasks write is complete; checkpoints of other modules have none."""
+    if trained is None:
+        return True
+    if not isinstance(trained, dict):
+        return False
+    names = trained.get("class_names")
+    has_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return has_names and all(isinstance(trained.get(key), str) for key in ("task", "variant"))
