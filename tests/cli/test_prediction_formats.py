@@ -157,6 +157,8 @@ def test_csv_of_objects(words: list[str | Path], tmp_path: Path) -> None:
         (["--output", "x"], "go with --format"),
         (["--format", "csv", "--annotations", "x"], "gives ids to --format coco"),
         (["--format", "coco", "--output", "."], "is a folder; name a file"),
+        (["--csv", "a.csv", "--format", "yolo", "--output", "boxes"], "leave out --format and --output"),
+        (["--json", "--format", "csv"], "would both be printed"),
     ],
 )
 def test_flags_that_do_not_go_together(words: list[str | Path], flags: list[str], message: str) -> None:

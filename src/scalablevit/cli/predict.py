@@ -71,7 +71,11 @@ def main(words: list[str]) -> int:
         raise ValueError(f"{weights} holds weights for {trained.task!r}; this version predicts {known}")
     entry = entries()[trained.task]
     options = _options(args, entry, weights)
+    if args.csv and (args.format or args.output):
+        raise UsageError("--csv FILE is short for --format csv --output FILE: leave out --format and --output")
     kind, output = ("csv", args.csv) if args.csv else (args.format, args.output)
+    if args.json and kind == "csv" and not output:
+        raise UsageError("--json and --format csv would both be printed: leave one out, or write the CSV to --output")
     if kind is not None:
         check_format(entry, kind, output, args.annotations)
     elif output or args.annotations:
