@@ -62,6 +62,8 @@ STRANGE: list[tuple[dict[str, Any], str]] = [
     (callback("lightning.pytorch.callbacks.LambdaCallback", on_fit_start="os.abort"), "names .*LambdaCallback"),
     (callback("lightning.pytorch.callbacks.ModelCheckpoint", dirpath="/tmp/x"), "outside the run folder"),
     (callback("lightning.pytorch.callbacks.ModelCheckpoint", filename="../../x"), "outside the run folder"),
+    ({"callbacks": [{"class_path": "ModelCheckpoint", "dict_kwargs": {"dirpath": "/tmp/x"}}]}, "outside the run"),
+    ({"callbacks": {"class_path": "ModelCheckpoint", "init_args": {"dirpath": "/tmp/x"}}}, "outside the run folder"),
     (callback("scalablevit.training.stopping.StopOnSignal", checkpoint="/tmp/x"), "names scalablevit.training.stop"),
     ({"strategy": {"class_path": "evil.Evil"}}, "trainer.strategy names evil.Evil"),
     ({"strategy": "evil.Evil"}, "trainer.strategy names evil.Evil"),

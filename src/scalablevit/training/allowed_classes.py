@@ -17,7 +17,7 @@ from lightning.pytorch import callbacks
 from scalablevit.training.recipe_errors import RecipeError
 from scalablevit.training.run_folder import RunFolder
 
-_OURS = ("scalablevit.classification", "scalablevit.detection", "scalablevit.segmentation", "scalablevit.pretraining")
+_OURS = ("scalablevit.classification", "scalablevit.detection", "scalablevit.segmentation")
 _CALLBACKS = (
     *("DeviceStatsMonitor", "EarlyStopping", "GradientAccumulationScheduler", "LearningRateMonitor", "ModelCheckpoint"),
     *("ModelSummary", "RichModelSummary", "RichProgressBar", "Timer", "TQDMProgressBar"),
@@ -49,19 +49,42 @@ def check_classes(settings: Mapping[str, Any], *, recipe: Path, allowed: Sequenc
     for part in ("model", "data"):
         _check(settings.get(part) or {}, part, _OURS, recipe, allowed)
     trainer = dict(settings.get("trainer") or {})
-    given = trainer.pop("callbacks", None) or []
-    for i, callback in enumerate(given if isinstance(given, list) else [given]):
-        key = f"trainer.callbacks[{i}]"
+    for key, callback in _callbacks(trainer.pop("callbacks", None)):
         described = {"class_path": callback} if isinstance(callback, str) else callback
         if not isinstance(described, Mapping):
             raise RecipeError(f"{recipe}: {key} must be a mapping with class_path, got {callback!r}")
         known = {*_CALLBACKS, *(f"lightning.pytorch.callbacks.{name}" for name in _CALLBACKS), *_canonical()}
         _check(described, key, tuple(known), recipe, allowed)
-        _check_paths(described, key, recipe)
     _check(trainer, "trainer", (), recipe, allowed)
     for name, value in trainer.items():
         if isinstance(value, str) and "." in value and not value.replace(".", "").isdigit() and value not in allowed:
             raise _refusal(f"trainer.{name}", value, recipe)
+
+
+def check_paths(resolved: Mapping[str, Any], *, recipe: Path) -> None:
+    """Refuse a callback of a run's recipe that writes outside the run folder.
+
+    Args:
+        resolved: the recipe as it was parsed, for a file has several ways to give an argument (`dict_kwargs`, keys with
+            dots), which all end in `init_args`.
+        recipe: its file, for the message.
+
+    Raises:
+        RecipeError: names key, path and remedy.
+    """
+    for key, callback in _callbacks((resolved.get("trainer") or {}).get("callbacks")):
+        arguments = {**(callback.get("init_args") or {}), **(callback.get("dict_kwargs") or {})}
+        filename = str(arguments.get("filename") or "")
+        for name, is_wrong in (
+            ("dirpath", arguments.get("dirpath") is not None),
+            ("filename", ".." in filename or Path(filename).is_absolute()),
+        ):
+            if is_wrong:
+                raise RecipeError(
+                    f"{recipe}: {key}.{name} {arguments[name]!r} would write outside the run folder, and a run folder "
+                    "may be a stranger's; set it to null there, or copy the recipe elsewhere and train with fit "
+                    "--config"
+                )
 
 
 @contextlib.contextmanager
@@ -89,6 +112,12 @@ def _canonical() -> list[str]:
     return [f"{kind.__module__}.{kind.__qualname__}" for kind in kinds]
 
 
+def _callbacks(given: Any) -> Iterator[tuple[str, Any]]:
+    """Key and description of each callback; a recipe may hold one, or a list."""
+    for i, callback in enumerate(given if isinstance(given, list) else [given] if given else []):
+        yield f"trainer.callbacks[{i}]", callback
+
+
 def _check(value: Any, key: str, known: Sequence[str], recipe: Path, allowed: Sequence[str]) -> None:
     """Check every `class_path` in a value."""
     if isinstance(value, Mapping):
@@ -103,23 +132,6 @@ def _check(value: Any, key: str, known: Sequence[str], recipe: Path, allowed: Se
     elif isinstance(value, list):
         for i, inner in enumerate(value):
             _check(inner, f"{key}[{i}]", known, recipe, allowed)
-
-
-def _check_paths(callback: Mapping[str, Any], key: str, recipe: Path) -> None:
-    """Refuse a checkpoint callback that writes outside the run folder."""
-    arguments = callback.get("init_args") or {}
-    if not isinstance(arguments, Mapping):
-        raise RecipeError(f"{recipe}: {key}.init_args must be a mapping of keys, got {arguments!r}")
-    filename = str(arguments.get("filename") or "")
-    for name, is_wrong in (
-        ("dirpath", arguments.get("dirpath") is not None),
-        ("filename", ".." in filename or Path(filename).is_absolute()),
-    ):
-        if is_wrong:
-            raise RecipeError(
-                f"{recipe}: {key}.{name} {arguments[name]!r} would write outside the run folder, and a run folder may "
-                "be a stranger's; set it to null there, or copy the recipe elsewhere and train with fit --config"
-            )
 
 
 def _refusal(key: str, name: Any, recipe: Path) -> RecipeError:

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from scalablevit.data.split import settings_for_evaluation
-from scalablevit.training.allowed_classes import check_classes, lies_in_a_run, only_allowed_imports
+from scalablevit.training.allowed_classes import check_classes, check_paths, lies_in_a_run, only_allowed_imports
 from scalablevit.training.checkpoint_io import RunCheckpointIO
 from scalablevit.training.devices import check_devices
 from scalablevit.training.module import TrainingModule
@@ -69,6 +69,7 @@ class TrainingCommand(LightningCLI):
         self.recipes = settings = {str(recipe): read_recipe(recipe) for recipe in recipes}
         check_numbers(args)
         of_runs = [recipe for recipe in recipes if lies_in_a_run(recipe) or recipe == self.folder.recipe]
+        self._of_run = next(iter(of_runs), None)
         for recipe in of_runs:
             check_classes(settings[str(recipe)], recipe=recipe, allowed=allowed)
         imports = only_allowed_imports(allowed) if of_runs else contextlib.nullcontext()
@@ -147,6 +148,8 @@ class TrainingCommand(LightningCLI):
         # skip_none=False: a null that overrides a default would be lost otherwise.
         text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
         recipe = absolute_paths(yaml.safe_load(text))
+        if self._of_run is not None:
+            check_paths(recipe, recipe=self._of_run)
         header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
         self.recipe_text = header + yaml.safe_dump(recipe, sort_keys=False)
         if self.resume:
@@ -173,9 +176,9 @@ class TrainingCommand(LightningCLI):
     def _evaluate_all_that_is_new(self) -> None:
         """Have the data take the classes of the checkpoint, and all images where they are not those of the run."""
         data = self.config["data"]["init_args"]
-        own = next(iter(self.recipes.values()), {}).get("data", {}).get("init_args", {})
-        trained = {} if self.checkpoint is None else RunCheckpointIO().load_checkpoint(self.checkpoint).get("trained")
-        if not own or not trained:
+        own = (next(iter(self.recipes.values()), {}).get("data") or {}).get("init_args")
+        trained = None if self.checkpoint is None else RunCheckpointIO().load_checkpoint(self.checkpoint).get("trained")
+        if not own or trained is None:
             return
         given = {word.partition("=")[0].rpartition(".")[2] for word in self.words if word.startswith("--data.")}
         changes = settings_for_evaluation(data, own, class_names=trained["class_names"], given=given)
