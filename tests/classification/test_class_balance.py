@@ -1,5 +1,6 @@
 """Rare classes count more where the recipe says so, and mixing leaves nothing out without a word."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,11 @@ def test_weights_have_mean_1_over_the_training_images(given, expected) -> None:
     weights = weights_of_classes(given, NAMES, counts)
     assert weights.tolist() == pytest.approx(expected)
     assert float((weights * torch.tensor(counts)).sum()) == pytest.approx(8)
+
+
+def test_a_class_that_was_not_counted_weighs_as_the_rarest() -> None:
+    weights = weights_of_classes("balanced", NAMES, [1_000_000, 10_000, 0]).tolist()
+    assert weights[2] == weights[1] > weights[0]
 
 
 @pytest.mark.parametrize(
@@ -170,3 +176,13 @@ def test_the_report_agrees_with_scikit_learn() -> None:
     for k, row in enumerate(report):
         expected = (precision[k], recall[k], f1[k], support[k])
         assert (row["precision"], row["recall"], row["f1"], row["support"]) == pytest.approx(expected)
+
+
+def test_many_classes_are_balanced_at_once() -> None:
+    """ImageNet-21k's: a search for the members of each class would take minutes an epoch."""
+    classes = np.random.default_rng(0).integers(0, 20_000, 1_000_000).tolist()
+    options: dict[str, Any] = {"batch_size": 4, "seed": 0, "shuffle": True, "drop_last": True, "pad": True}
+    made = ShardedSampler(len(classes), classes=classes, rank=0, world_size=1, **options)
+    start = time.process_time()
+    next(iter(made))
+    assert time.process_time() - start < 10

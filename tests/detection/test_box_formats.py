@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scalablevit.data import image_file
 from scalablevit.detection.check import check_coco
 from scalablevit.detection.coco import AnnotationSource, CocoError
+from scalablevit.detection.coco.read import size_in_header
 from scalablevit.detection.entry import recognizes
 from scalablevit.detection.formats import detect_format
 from scalablevit.detection.split import read_split
@@ -223,3 +225,11 @@ def test_links_and_pipes_among_labels_do_not_hang(tmp_path: Path) -> None:
     (tmp_path / "labels" / "train" / "a.txt").unlink()
     os.mkfifo(tmp_path / "labels" / "train" / "a.txt")
     assert boxes_of(read_split(tmp_path, AnnotationSource()).train)["a"] == []
+
+
+def test_sizes_of_images_that_a_package_reads(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    Image.new("RGB", (100, 80), "red").save(tmp_path / "1.heic")
+    Image.OPEN.pop("HEIF")  # as in a process that has not read one yet
+    image_file._formats.cache_clear()
+    assert size_in_header(tmp_path / "1.heic", upright=False) == (100, 80)

@@ -201,3 +201,12 @@ def test_processes_find_the_same(root):
     assert check_coco(root, num_workers=2) == check_coco(root, num_workers=0)
     with pytest.raises(ValueError, match="num_workers"):
         check_coco(root, num_workers=-1)
+
+
+def test_what_is_lost_of_images_is_told(root):
+    pixels = np.linspace(0, 4095, 30 * 40).reshape(30, 40).astype(np.uint16)
+    Image.fromarray(pixels).save(root / "train" / "1.png")
+    report = check_coco(root)
+    assert kinds(report) == {"dark-16-bit": 1}
+    assert check_coco(root, value_range=(0, 4095)).ok
+    assert kinds(check_coco(root, value_range=(0, 4095))) == {}

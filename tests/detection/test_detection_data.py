@@ -398,3 +398,23 @@ def test_builtin_scenes_are_written_where_nothing_is(tmp_path, monkeypatch):
     for _ in range(2):
         data = CocoData(tmp_path / "new", **PLAIN, builtin="digit_scenes")
         assert len(data.train_dataset) == 4
+
+
+def test_values_of_12_bits_are_told_and_read_in_their_range(root, caplog):
+    pixels = np.linspace(0, 4095, 30 * 40).reshape(30, 40).astype(np.uint16)
+    for name in ("train/1.png", "train/2.png", "train/3.png"):
+        Image.fromarray(pixels).save(root / name)
+    with caplog.at_level(logging.WARNING):
+        CocoData(root, **PLAIN)
+    assert "16-bit grayscale with values up to 4,095 of 65,535" in caplog.text
+    assert "set data.value_range [0, 4095]" in caplog.text
+    Image.fromarray(pixels[:20, :20].repeat(3, axis=1)[:, :50]).save(root / "val/5.png")
+    caplog.clear()
+    data = CocoData(root, **PLAIN, value_range=(0, 4095), batch_size=1)
+    assert "16-bit" not in caplog.text
+    assert data.preprocessing.value_range == (0, 4095)
+    assert float(by_image(data)[10][0].max()) > 0.99
+    (batch,) = batches(data, "val")
+    assert int(batch.images[0].max()) > 100
+    with pytest.raises(ValueError, match="value_range must be"):
+        CocoData(root, **PLAIN, value_range=(5, 5))

@@ -200,3 +200,15 @@ def test_a_mask_survives_its_code() -> None:
     assert (decode_mask(encode_mask(mask)) == mask).all()
     assert (decode_mask(encode_mask(~mask[::-1, ::2])) == ~mask[::-1, ::2]).all(), "whatever its strides"
     assert torch.tensor(decode_mask(encode_mask(np.zeros((2, 2), bool)))).sum() == 0
+
+
+def test_images_of_12_bits_are_read_in_the_range_of_training(tmp_path: Path) -> None:
+    path = tmp_path / "dark.png"
+    Image.fromarray(np.linspace(0, 4095, 40 * 40).reshape(40, 40).astype(np.uint16)).save(path)
+    detector = make("retinanet")
+    for value_range, brightest in ((None, 16), ((0, 4095), 255)):
+        settings = Preprocessing(min_size=64, max_size=96, value_range=value_range)
+        detector.preprocessing = Preprocessing.from_dict(settings.to_dict())
+        (found,) = detector.predict(path, keep_images=True)
+        assert found.image is not None
+        assert max(high for _, high in found.image.getextrema()) == brightest

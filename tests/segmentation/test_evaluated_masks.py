@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from mask_folders import write_folder, write_image, write_mask
 
+from scalablevit.segmentation import survey
 from scalablevit.segmentation.data import MaskFolderData
 
 TRAINED = ["sky", "sea", "sand"]
@@ -89,3 +90,13 @@ def test_colours_are_matched_by_name_too(tmp_path):
     write_pairs(tmp_path)
     (tmp_path / "labelmap.txt").write_text("sand:1,1,1::\nsea:0,0,0::\nsky:2,2,2::\n")
     assert classes_of(data(tmp_path)) == [1, 2, 0]
+
+
+def test_a_class_that_the_network_has_not_is_never_ignored_in_silence(tmp_path, monkeypatch):
+    monkeypatch.setattr(survey, "_MOST_VALIDATION", 1)
+    write_pairs(tmp_path)
+    for i in range(5):
+        write_mask(tmp_path / f"masks/{i}.png", np.full((16, 24), 3 if i == 4 else 0))
+    (tmp_path / "classes.txt").write_text("sky\nsea\nsand\nsnow\n")
+    with pytest.raises(ValueError, match="the label 3, but labels 0, 1, 2 are classes"):
+        data(tmp_path)

@@ -66,7 +66,16 @@ def test_which_masks_were_read_is_told(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(survey, "_MOST_TRAINING", 2)
     write_folder(tmp_path)
     (tmp_path / "classes.txt").write_text("a\nb\nc\nd\n")
-    assert "1 of 4 classes never occur in the 4 of 6 masks that were read: 'd'" in told(tmp_path, caplog)
+    text = told(tmp_path, caplog)
+    assert "1 of 4 classes never occur in the 4 of 6 masks that were read: 'd'" in text
+
+
+def test_a_class_that_may_lie_in_masks_that_were_not_read_is_not_given_up(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(survey, "_MOST_TRAINING", 2)
+    write_folder(tmp_path)
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\n")
+    write_mask(masks(tmp_path)[-1], np.full((16, 24), 3))
+    assert "they cannot be learned, unless others have some" in told(tmp_path, caplog)
 
 
 def test_palettes_that_differ_are_told(tmp_path, caplog):

@@ -145,12 +145,14 @@ class ShardedSampler(DistributedSampler[Any]):
 
 def _balanced_order(classes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """(N,) samples, equally many of each class (to within one), members in rotation; see `ShardedSampler._order`."""
-    size, present = len(classes), classes.unique()
+    size, counts = len(classes), classes.unique(return_counts=True)[1]
+    # Sorted once: a search for each of many thousand classes would take minutes an epoch.
+    by_class = classes.argsort(stable=True).split(counts.tolist())
     drawn = []
     # Which classes get the one that is left over depends on the epoch.
-    for place, label in enumerate(present[torch.randperm(len(present), generator=generator)]):
-        members = (classes == label).nonzero()[:, 0]
-        quota = size // len(present) + (place < size % len(present))
+    for place, which in enumerate(torch.randperm(len(by_class), generator=generator).tolist()):
+        members = by_class[which]
+        quota = size // len(by_class) + (place < size % len(by_class))
         rounds = -(-quota // len(members))
         turns = [members[torch.randperm(len(members), generator=generator)] + size * turn for turn in range(rounds)]
         drawn.append(torch.cat([members[:0], *turns])[:quota])

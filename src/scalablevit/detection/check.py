@@ -4,6 +4,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,11 +18,14 @@ from scalablevit.data.check import (
     check_num_workers,
     look_at_all,
     look_at_image,
+    losses_of,
     repeated_images,
     size_range,
 )
 from scalablevit.data.find_images import has_image_suffix
 from scalablevit.data.image_file import ImageError
+from scalablevit.data.input_settings import checked_value_range
+from scalablevit.data.pixel_values import ValueRange
 from scalablevit.detection.coco import (
     AnnotationFrame,
     AnnotationSource,
@@ -84,6 +88,7 @@ def check_coco(
     masks: bool = True,
     annotation_frame: AnnotationFrame = "auto",
     format: DataFormat = "auto",
+    value_range: tuple[float, float] | None = None,
     min_size: int = 8,
     num_workers: int | Literal["auto"] = "auto",
     on_progress: Callable[[int, int], None] | None = None,
@@ -106,6 +111,7 @@ def check_coco(
         masks: check the masks, too. Annotations without any are no error: they do for boxes.
         annotation_frame: as for `CocoData`.
         format: as for `CocoData`.
+        value_range: as for `CocoData`.
         min_size: images whose shorter side has fewer pixels are reported.
         num_workers: processes that decode; 0 decodes in this one; "auto" takes all cores, 16 at most.
         on_progress: called with (images done, all images) now and then.
@@ -114,6 +120,7 @@ def check_coco(
         ValueError: an argument is out of range.
     """
     check_num_workers(num_workers)
+    value_range = checked_value_range(value_range)
     root = Path(root).expanduser()
     try:
         source = AnnotationSource(
@@ -134,7 +141,9 @@ def check_coco(
     has_masks = _note_masks(split) if masks else None
     images = [_Image("training", split.train, int(i)) for i in split.train_indices]
     images += [_Image("validation", split.val, int(i)) for i in split.val_indices]
-    return _report(split, _examine(images, annotation_frame, min_size, num_workers, on_progress), has_masks)
+    return _report(
+        split, _examine(images, annotation_frame, min_size, num_workers, on_progress, value_range), has_masks
+    )
 
 
 def _report(split: CocoSplit, found: "_Findings", has_masks: bool | None) -> CheckReport:
@@ -200,12 +209,14 @@ def _examine(
     min_size: int,
     num_workers: int | Literal["auto"],
     on_progress: Callable[[int, int], None] | None,
+    value_range: ValueRange | None,
 ) -> _Findings:
     """Decode all images and compare them with what their annotations say."""
     found = _Findings()
     seen: list[tuple[bytes, ImageFile]] = []
     paths = [image.path for image in images]
-    looks = look_at_all(look_at_image, paths, num_workers=num_workers, on_progress=on_progress)
+    look_at = partial(look_at_image, value_range=value_range)
+    looks = list(look_at_all(look_at, paths, num_workers=num_workers, on_progress=on_progress))
     for image, path, look in zip(images, paths, looks, strict=True):
         if isinstance(look, ImageError):
             found.problems.append(Problem("error", look.kind, path, str(look)))
@@ -225,6 +236,7 @@ def _examine(
         if min(width, height) < min_size:
             message = f"{path}: only {width} x {height} pixels; check it, as it may be a thumbnail or a spacer"
             found.problems.append(Problem("warning", "tiny", path, message))
+    found.problems.extend(losses_of(looks))
     found.problems.extend(repeated_images(seen))
     return found
 

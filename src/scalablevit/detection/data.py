@@ -9,6 +9,7 @@ import numpy as np
 
 from scalablevit.abridged import abridged
 from scalablevit.data.builtin import write_builtin
+from scalablevit.data.check import evenly_spread, look_at_image, losses_of
 from scalablevit.detection.coco import CocoAnnotations
 from scalablevit.detection.coco.plausibility import strange_sizes
 from scalablevit.detection.coco.read import size_in_header
@@ -102,18 +103,29 @@ class CocoData(TaskData):
             if self.masks:
                 self.train_annotations.require_masks()
             train_indices = self._indices_to_train_on()
-        frame = self.settings.annotation_frame
+        shared: dict[str, Any] = {
+            "annotation_frame": self.settings.annotation_frame,
+            "value_range": self._preprocessing.value_range,
+        }
         self.train_dataset = CocoDataset(
             self.train_annotations,
             train_indices,
             transform=TrainTransform(self._preprocessing, self.augmentation),
             max_substitutes=max_unreadable,
-            annotation_frame=frame,
+            **shared,
         )
         # A substitute would be measured twice.
         self.val_dataset = CocoDataset(
-            self.val_annotations, self._split.val_indices, transform=None, max_substitutes=0, annotation_frame=frame
+            self.val_annotations, self._split.val_indices, transform=None, max_substitutes=0, **shared
         )
+        self._warn_of_losses()
+
+    def _warn_of_losses(self) -> None:
+        """Read a few images, and warn of what their files hold and the network will not see."""
+        dataset = self.val_dataset if self.settings.only_evaluates else self.train_dataset
+        paths = [str(dataset.path(i)) for i in evenly_spread(len(dataset), _PROBED_IMAGES)]
+        for problem in losses_of(look_at_image(path, value_range=dataset.value_range) for path in paths):
+            _log.warning(problem.message)
 
     def _indices_to_train_on(self) -> np.ndarray:
         """Training images that teach something true: not those of which annotations are there, but none can be learnt.

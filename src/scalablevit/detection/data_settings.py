@@ -19,6 +19,8 @@ class CocoSettings(AnnotationSource):
         max_size: what the longer side may not exceed.
         mean: of red, green and blue, of pixels in 0..1; default ImageNet's.
         std: likewise.
+        value_range: values that become black and white, in grayscale of more than 8 bits a pixel, such as [0, 4095];
+            None: see `read_image`.
         augmentation: how training images are varied; None: not at all. Its `sizes` replace `min_size` in training,
             and `min_size` must lie in their range.
         keep_empty: train on images without objects too; what the network finds in them is false.
@@ -33,6 +35,7 @@ class CocoSettings(AnnotationSource):
     max_size: int = 1333
     mean: list[float] | None = None
     std: list[float] | None = None
+    value_range: tuple[float, float] | None = None
     augmentation: Augmentation | None = _FLIP_ONLY
     keep_empty: bool = True
     repeat_threshold: float | None = None
@@ -60,4 +63,5 @@ class CocoSettings(AnnotationSource):
             max_size=self.max_size,
             mean=tuple(self.mean or IMAGENET_DEFAULT_MEAN),
             std=tuple(self.std or IMAGENET_DEFAULT_STD),
+            value_range=self.value_range,
         )

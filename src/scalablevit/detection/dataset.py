@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_upright
 from scalablevit.data.orientation import UprightImage
+from scalablevit.data.pixel_values import ValueRange
 from scalablevit.data.unreadable import read_or_substitute
 from scalablevit.detection.coco import AnnotationFrame, CocoAnnotations, applied_orientation, orient_boxes, orient_mask
 from scalablevit.detection.coco.json_file import Id
@@ -83,6 +84,7 @@ class CocoDataset(Dataset[DetectionSample]):
             when all of them fail, the sample is a gray image without objects and not `readable`. Nothing is
             raised here: in a loading process it would end in a stack trace. `UnreadableFiles` raises.
         annotation_frame: see `applied_orientation`.
+        value_range: see `read_image`.
     """
 
     def __init__(
@@ -93,12 +95,14 @@ class CocoDataset(Dataset[DetectionSample]):
         transform: TrainTransform | None,
         max_substitutes: int,
         annotation_frame: AnnotationFrame = "auto",
+        value_range: ValueRange | None = None,
     ) -> None:
         self.annotations = annotations
         self.indices = np.asarray(indices, np.int64)
         self.transform = transform
         self.max_substitutes = max_substitutes
         self.annotation_frame: AnnotationFrame = annotation_frame
+        self.value_range = value_range
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -131,7 +135,7 @@ class CocoDataset(Dataset[DetectionSample]):
             _SizeConflictError: it has another size than the annotations give.
         """
         annotations, position = self.annotations, int(self.indices[index])
-        upright = read_upright(annotations.file(position))
+        upright = read_upright(annotations.file(position), value_range=self.value_range)
         orientation = self._orientation(position, upright)
         if orientation is None:
             raise _SizeConflictError(

@@ -63,6 +63,13 @@ ENTRY = TaskEntry(
                 "format of the annotations (default: auto, by the files in the folder)",
                 choices=("auto", "coco", "yolo", "voc", "csv"),
             ),
+            Flag(
+                "--value-range",
+                "values that become black and white in images of more than 8 bits, such as 0 4095",
+                metavar="V",
+                type=float,
+                nargs=2,
+            ),
             Flag("--no-masks", "check boxes only", switch=False, fills="masks"),
         ),
     ),

@@ -96,7 +96,8 @@ class ClassSource:
 
         Args:
             trained: classes of the network, by index.
-            found: labels that occur.
+            found: labels that occur in the masks that were read; a class of another one that the network has not is no
+                label of the map, so that it is not ignored in silence.
 
         Raises:
             ValueError: the data have classes, with pixels, that the network has not.
@@ -111,10 +112,13 @@ class ClassSource:
         entries = []
         unknown: dict[str, None] = {}
         for label, index in sorted(own.label_map.by_label.items()):
-            target = IGNORED if index == IGNORED else index_of.get(own.names[index])
-            if target is None and label in found:
+            target = IGNORED if index == IGNORED else index_of.get(unicodedata.normalize("NFC", own.names[index]))
+            if target is not None:
+                entries.append((label, target))
+            elif label in found:
                 unknown[own.names[index]] = None
-            entries.append((label, IGNORED if target is None else target))
+        if not entries:  # not one class in common
+            unknown = dict.fromkeys(own.names)
         if unknown:
             raise ValueError(
                 f"{self.path}: {len(unknown)} classes are not among the {len(trained)} of the network "

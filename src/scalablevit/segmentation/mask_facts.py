@@ -98,6 +98,7 @@ def class_problems(
     ):
         if wanting:
             result = "they cannot be learned" if place == "training" else "their IoU will not be measured"
+            result += ", unless others have some" if read else ""
             which = (
                 f"{len(wanting)} of {len(counts)} classes have no {place} pixels{read}: {abridged(map(repr, wanting))}"
             )

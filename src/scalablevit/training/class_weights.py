@@ -14,8 +14,8 @@ def weights_of_classes(
     """Turn the recipe's class weights into a factor for each class, with mean 1 over what is counted.
 
     Args:
-        given: "balanced" (each class counts the same in total), or weights by class index or by class name; classes
-            that are not named get 1.
+        given: "balanced" (each class counts the same in total, and one without a count weighs as the rarest of the
+            others), or weights by class index or by class name; classes that are not named get 1.
         class_names: by class index.
         counts: how much there is of each class to train on, such as images or pixels.
 
@@ -29,7 +29,9 @@ def weights_of_classes(
     if isinstance(given, str):
         if given != "balanced":
             raise ValueError(f"model.class_weights must be 'balanced', a list, an object or null, got {given!r}")
-        weights = 1.0 / numbers.clamp(min=1.0)
+        # What was not counted may still occur, where counts are of a sample: it weighs as the rarest that was.
+        rarest = numbers[numbers > 0].min() if bool((numbers > 0).any()) else 1.0
+        weights = 1.0 / numbers.where(numbers > 0, rarest)
     elif isinstance(given, Mapping):
         if unknown := [name for name in given if name not in class_names]:
             raise ValueError(

@@ -17,6 +17,7 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from scalablevit.abridged import abridged
+from scalablevit.data.image_file import open_image
 from scalablevit.detection.coco.annotations import CocoAnnotations
 from scalablevit.detection.coco.image_files import FoundFiles, example_file, locate_images
 from scalablevit.detection.coco.json_file import (
@@ -456,7 +457,7 @@ def _take_classes(ours: CocoAnnotations, other: CocoAnnotations | Sequence[str])
 def size_in_header(path: Path, *, upright: bool) -> tuple[int, int] | None:
     """(width, height) of an image as it is stored, or after EXIF's turn."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             width, height = image.size
             if isinstance(image, TiffImageFile):  # Pillow gives its size after the turn
                 width, height = (
