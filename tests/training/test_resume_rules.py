@@ -14,7 +14,15 @@ from scalablevit.training.checkpoint_io import RunCheckpointIO
 from scalablevit.training.command import TrainingCommand
 from scalablevit.training.metrics_csv import CSVMetrics
 from scalablevit.training.recipe_errors import RecipeError
-from scalablevit.training.resume_rules import absolute_paths, changes, check_step, flattened, may_change, moved_root
+from scalablevit.training.resume_rules import (
+    absolute_paths,
+    changes,
+    check_step,
+    edited,
+    flattened,
+    may_change,
+    moved_root,
+)
 from scalablevit.training.run_folder import RunFolder
 from scalablevit.training.settings import OptimizerSettings, ScheduleSettings
 
@@ -248,3 +256,17 @@ def test_a_damaged_last_checkpoint_names_the_best(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"last\.ckpt is truncated") as error:
         RunCheckpointIO().load_checkpoint(folder.last)
     assert "whole" not in str(error.value)
+
+
+def test_a_recipe_edited_by_hand_is_told_or_refused(tmp_path: Path) -> None:
+    trained = {"model.window_size": 7, "model.ema_decay": None, "model.mixup": None, "model.optimizer.lr": 0.1}
+    recipe = tmp_path / "recipe.yaml"
+    assert edited({}, trained, recipe=recipe) == {}
+    assert edited(trained, {**trained, "model.new_in_this_version": 3}, recipe=recipe) == {}
+    assert edited(trained, {**trained, "model.optimizer.lr": 0.2}, recipe=recipe) == {"model.optimizer.lr": (0.1, 0.2)}
+    assert edited(trained, {**trained, "model.optimizer.lr": 0.2}, recipe=recipe, known=["model.optimizer.lr"]) == {}
+    without = {key: value for key, value in trained.items() if key != "model.mixup"}
+    assert edited(trained, {**without, "model.mixup.prob": 1}, recipe=recipe)["model.mixup.prob"] == (None, 1)
+    for key, value in (("model.window_size", 4), ("model.ema_decay", 0.9)):
+        with pytest.raises(RecipeError, match=rf"^{key} in {recipe} is {value}, and .* with (7|null), .*put it back"):
+            edited(trained, {**trained, key: value}, recipe=recipe)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,45 @@ def _key_of(word: str) -> str:
     """The key that a word names: `--KEY`, `--KEY=VALUE`, or `--KEY+=VALUE`, which adds to a list."""
     key = word.partition("=")[0].removeprefix("--").removesuffix("+")
     return ".".join(part for part in key.split(".") if part != "init_args")
+
+
+def edited(
+    trained: Mapping[str, Any], now: Mapping[str, Any], *, recipe: str | os.PathLike[str], known: Iterable[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """Compare the recipe that a checkpoint was trained with and the one that it is resumed with.
+
+    Args:
+        trained: the checkpoint's, flattened; empty in those of earlier versions.
+        now: the run's, flattened.
+        recipe: the file that was edited.
+        known: keys that the command line changes.
+
+    Returns:
+        key -> (value before, value after), of those that were edited by hand and may change.
+
+    Raises:
+        RecipeError: a key that may not change; names the file, both values and the remedy.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    changed_already = set(known)
+    for key in {**now, **trained}:
+        old, new = trained.get(key), now.get(key)
+        if old == new or key in changed_already or not (_is_told_of(key, trained) and _is_told_of(key, now)):
+            continue
+        may = may_change(key) and not (key in _NOT_TO_OR_FROM_NULL and (old is None) != (new is None))
+        if not may:
+            raise RecipeError(
+                f"{key} in {os.fspath(recipe)} is {_said(new)}, and the run was trained with {_said(old)}, which "
+                "--resume cannot change: put it back; or start a new run from these weights: "
+                "fit --config NAME --model.weights RUN"
+            )
+        found[key] = (old, new)
+    return found
+
+
+def _is_told_of(key: str, recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe has a key, or a value in the place of the block that holds it, or a block in its place."""
+    return any(name == key or key.startswith(f"{name}.") or name.startswith(f"{key}.") for name in recipe)
 
 
 def may_change(key: str) -> bool:

@@ -25,6 +25,7 @@ from scalablevit.training.early_stopping import why_ended_early
 from scalablevit.training.invocation import invocation
 from scalablevit.training.recipe_errors import RecipeError
 from scalablevit.training.resources import explained_resources
+from scalablevit.training.resume_rules import edited, flattened
 from scalablevit.training.run_folder import RunFolder
 from scalablevit.training.stopping import StopOnSignal
 from scalablevit.training.terminal import rank
@@ -57,12 +58,20 @@ class Run:
     threads: int | None = None
     changes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     _has_begun: bool = field(default=False, init=False)
+    _num_evaluated: int = field(default=0, init=False)
 
     def fit(self) -> None:
         """Train; then write weights to ship, results and curves."""
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         stop = next(callback for callback in callbacks if isinstance(callback, StopOnSignal))
-        callbacks.insert(0, LambdaCallback(on_train_start=self._begin))
+        callbacks.insert(
+            0,
+            LambdaCallback(
+                on_train_start=self._begin,
+                on_save_checkpoint=self._note_recipe,
+                on_load_checkpoint=self._check_recipe,
+            ),
+        )
         try:
             with stop.held(), explained(self.resume):
                 self.announce(is_training=True)
@@ -98,17 +107,26 @@ class Run:
         self.announce(is_training=False, checkpoint=checkpoint)
         if self.threads is not None:
             self.share_cores()
+        self.trainer.callbacks.append(LambdaCallback(on_validation_end=self._count_evaluated))  # type: ignore[attr-defined]
         try:
             with explained(checkpoint):
                 (metrics,) = self.trainer.validate(self.module, self.data, ckpt_path=checkpoint, verbose=False)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
-        dataset = getattr(self.data, "val_dataset", None)
-        if dataset is not None and self.trainer.is_global_zero:
+        if self._num_evaluated and self.trainer.is_global_zero:
             unreadable = len(self.module.unreadable.files)
             without = f", without {unreadable} that could not be read" if unreadable else ""
-            _print(f"evaluated   {len(dataset) - unreadable:,} images{without}", stderr=True)
+            _print(f"evaluated   {self._num_evaluated - unreadable:,} images{without}", stderr=True)
         return metrics
+
+    def _count_evaluated(self, trainer: Trainer, module: LightningModule) -> None:
+        """Count the images of the batches that were evaluated, over all ranks; limit_val_batches leaves some out."""
+        if not hasattr(self.data, "val_dataset") or not hasattr(self.data, "val_batch_size"):
+            return
+        of_rank = len(range(trainer.global_rank, len(self.data.val_dataset), trainer.world_size))
+        count = min(int(trainer.num_val_batches[0]) * self.data.val_batch_size, of_rank)
+        counts = torch.tensor(count, device=trainer.strategy.root_device)
+        self._num_evaluated = int(trainer.strategy.reduce(counts, reduce_op="sum"))
 
     @rank_zero_only
     def announce(self, *, is_training: bool, checkpoint: Path | None = None) -> None:
@@ -145,6 +163,17 @@ class Run:
                 self.folder.last.replace(aside)
                 _print(f"resumed from {self.resume}; {self.folder.last.name} is kept as {aside}")
 
+    def _note_recipe(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep with the weights what they are trained with."""
+        checkpoint["recipe"] = dict(flattened(yaml.safe_load(self._resolved_recipe())))
+
+    def _check_recipe(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse or tell what was edited in the run's recipe.yaml since the checkpoint was written."""
+        now = dict(flattened(yaml.safe_load(self._resolved_recipe())))
+        found = edited(checkpoint.get("recipe") or {}, now, recipe=self.folder.recipe, known=self.changes)
+        if trainer.is_global_zero and found:
+            _print("\n".join(f"changed     {key}: {old} -> {new}" for key, (old, new) in found.items()))
+
     def _clean_up(self, error: BaseException) -> None:
         """End the other processes of a run that failed; remove what a run without a step left behind."""
         kill_workers()
@@ -161,14 +190,19 @@ class Run:
 
     def write_recipe(self) -> None:
         """Keep the resolved recipe and the environment; `fit --config RUN/recipe.yaml` repeats the run."""
+        text = self._resolved_recipe()
+        write_atomically(self.folder.recipe, lambda file: file.write(text.encode()))
+        self.folder.write_environment(seed=self.seed)
+
+    def _resolved_recipe(self) -> str:
+        """The recipe with what the run found out: its threads, and the network of its weights."""
         # threads give the last bits of a sum: a resumed run takes as many
         text = re.sub(r"(?m)^threads: null$", f"threads: {self.threads or 'null'}", self.recipe_text)
         if self.module.arguments_from_weights:
             recipe = yaml.safe_load(text)
             recipe["model"]["init_args"].update(self.module.arguments_from_weights)
             text = yaml.safe_dump(recipe, sort_keys=False)
-        write_atomically(self.folder.recipe, lambda file: file.write(text.encode()))
-        self.folder.write_environment(seed=self.seed)
+        return text
 
     def write_results(self) -> None:
         """Write weights to ship, curves and the images of the task; print the next command to try."""
