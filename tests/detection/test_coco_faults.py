@@ -419,6 +419,22 @@ def test_several_files_are_put_together(tmp_path: Path) -> None:
     assert len(split.train) == 12
 
 
+def test_ids_that_a_file_does_not_list_are_not_those_of_another(tmp_path: Path) -> None:
+    first, second = scenes(), scenes()
+    second["images"] = [{**entry, "id": entry["id"] + 100} for entry in second["images"]]
+    for i, entry in enumerate(second["images"]):
+        entry["file_name"] = f"b{i}.png"
+    for annotation in second["annotations"][2:]:
+        annotation["image_id"] += 100
+    second["annotations"][2]["category_id"] = 77
+    first["categories"].append({"id": 77, "name": "moon"})
+    files = [save(first, tmp_path / "a.json"), save(second, tmp_path / "b.json")]
+    read = read_annotations(files[0], None, lists=read_joined(files))
+    assert read.problem_counts["unknown-image"] == 2
+    assert read.problem_counts["unknown-category"] == 1
+    assert len(read.labels) == len(first["annotations"]) + len(second["annotations"]) - 3
+
+
 @pytest.mark.parametrize(
     ("size", "words"),
     [

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,6 @@ from scalablevit.detection.coco import (
     CocoError,
     applied_orientation,
 )
-from scalablevit.detection.coco.source import DataFormat
 from scalablevit.detection.split import CocoSplit, read_split
 
 
@@ -80,18 +79,12 @@ class CheckReport(DataReport):
 def check_coco(
     root: str | Path,
     *,
-    train_annotations: str | Path | None = None,
-    val_annotations: str | Path | None = None,
-    train_images: str | Path | None = None,
-    val_images: str | Path | None = None,
-    val_fraction: float = 0.1,
     masks: bool = True,
-    annotation_frame: AnnotationFrame = "auto",
-    format: DataFormat = "auto",
     value_range: tuple[float, float] | None = None,
     min_size: int = 8,
     num_workers: int | Literal["auto"] = "auto",
     on_progress: Callable[[int, int], None] | None = None,
+    **source: Any,
 ) -> CheckReport:
     """Read the annotations, decode every image, and report all that is wrong, without stopping at the first.
 
@@ -103,18 +96,12 @@ def check_coco(
 
     Args:
         root: the data folder, or one annotation file, as for `CocoData`.
-        train_annotations: as for `CocoData`.
-        val_annotations: as for `CocoData`.
-        train_images: as for `CocoData`.
-        val_images: as for `CocoData`.
-        val_fraction: as for `CocoData`.
         masks: check the masks, too. Annotations without any are no error: they do for boxes.
-        annotation_frame: as for `CocoData`.
-        format: as for `CocoData`.
         value_range: as for `CocoData`.
         min_size: images whose shorter side has fewer pixels are reported.
         num_workers: processes that decode; 0 decodes in this one; "auto" takes all cores, 16 at most.
         on_progress: called with (images done, all images) now and then.
+        source: fields of `AnnotationSource`, which say where annotations and images are, as for `CocoData`.
 
     Raises:
         ValueError: an argument is out of range.
@@ -123,17 +110,8 @@ def check_coco(
     value_range = checked_value_range(value_range)
     root = Path(root).expanduser()
     try:
-        source = AnnotationSource(
-            train_annotations=train_annotations,
-            val_annotations=val_annotations,
-            train_images=train_images,
-            val_images=val_images,
-            val_fraction=val_fraction,
-            masks=masks,
-            annotation_frame=annotation_frame,
-            format=format,
-        )
-        split = read_split(root, source)
+        where = AnnotationSource(masks=masks, **source)
+        split = read_split(root, where)
     except CocoError as error:
         problem = Problem("error", error.kind, error.path, str(error))
         return CheckReport(str(root), counts={error.kind: 1}, problems=[problem])
@@ -142,7 +120,7 @@ def check_coco(
     images = [_Image("training", split.train, int(i)) for i in split.train_indices]
     images += [_Image("validation", split.val, int(i)) for i in split.val_indices]
     return _report(
-        split, _examine(images, annotation_frame, min_size, num_workers, on_progress, value_range), has_masks
+        split, _examine(images, where.annotation_frame, min_size, num_workers, on_progress, value_range), has_masks
     )
 
 

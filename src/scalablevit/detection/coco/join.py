@@ -40,7 +40,8 @@ def read_joined(files: Sequence[Path]) -> Lists:
                 new_category[old] = category_of[str(entry.get("name"))]
         images += [_with(entry, "id", new_image) for entry in their_images]
         for entry in their_annotations:
-            entry = _with(_with(entry, "image_id", new_image), "category_id", new_category)
+            for key, fresh in (("image_id", new_image), ("category_id", new_category)):
+                entry = _with(entry, key, fresh, unlisted=f"{file}:")
             annotations.append({**entry, "id": len(annotations) + 1} if isinstance(entry, dict) else entry)
     return images, annotations, categories
 
@@ -53,8 +54,11 @@ def _fresh_ids(entries: Sequence[Any], taken: set[Id], name: str) -> dict[Any, I
     return fresh
 
 
-def _with(entry: Any, key: str, fresh: dict[Any, Id]) -> Any:
+def _with(entry: Any, key: str, fresh: dict[Any, Id], *, unlisted: str = "") -> Any:
+    """The entry with its new id; one that its own file does not list must not mean another file's."""
     if not isinstance(entry, dict):
         return entry
     old = identifier(entry.get(key))
-    return {**entry, key: fresh[old]} if old in fresh else entry
+    if old in fresh:
+        return {**entry, key: fresh[old]}
+    return {**entry, key: f"{unlisted}{old}"} if unlisted and old is not None else entry
