@@ -130,6 +130,41 @@ def test_figures_equal_a_count_over_saved_masks(run: Path, folder: Path, tmp_pat
     assert [row["iou"] for row in results["classes"]] == [None if x is None else pytest.approx(x) for x in ious]
 
 
+def test_other_masks_are_measured_in_whole_with_the_classes_of_the_run(run: Path, folder: Path, tmp_path: Path) -> None:
+    """Images beside masks without parts; "red thing" is lacking, and the others have other labels."""
+    labels, order = {"grün": 0, "ground": 1}, [1, 255, 0]
+    pairs = []
+    for i, file in enumerate(sorted((folder / "train" / "images").iterdir())):
+        for kind in ("images", "masks"):
+            (tmp_path / "other" / kind).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / "other" / "images" / f"{i}.png")
+        mask = np.asarray(Image.open(folder / "train" / "masks" / file.name))
+        stored = np.full_like(mask, 255)
+        for k, label in enumerate(order):
+            stored[mask == k] = label
+        Image.fromarray(stored).save(tmp_path / "other" / "masks" / f"{i}.png")
+        (prediction,) = Segmenter.load(run, device="cpu").predict([file])
+        pairs.append((prediction.labels, np.where(mask == 1, 255, mask)))
+    (tmp_path / "other" / "classes.txt").write_text("\n".join(labels) + "\n")
+    out, said = scalablevit("validate", run, "--data.root", tmp_path / "other", "--json")
+    assert "validation  4 images with masks (all that there are)" in said
+    assert "2 of 4 classes never occur: 'red thing', 'never there'" in said
+    miou, accuracy, _ = scores_by_numpy(pairs, len(CLASSES))
+    measured = json.loads(out)
+    assert measured["val/miou"] == pytest.approx(miou, abs=1e-6)
+    assert measured["val/accuracy"] == pytest.approx(accuracy, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_with_focal_and_dice_loss_and_weights_of_classes(run: Path, folder: Path, tmp_path: Path) -> None:
+    """One of the classes has no pixels."""
+    recipe = write_recipe(tmp_path / "tiny.yaml", focal_gamma=2.0, class_weights="balanced", dice_weight=0.5)
+    scalablevit("fit", "--config", recipe, "--data.root", folder, "--run", tmp_path / "run", "--epochs", "1")
+    (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert np.isfinite(row["train/loss"])
+    assert abs(row["train/loss"] - read_metrics(run / "metrics.csv")[0]["train/loss"]) > 0.05
+
+
 def test_validate_in_several_scales_with_flips(run: Path, folder: Path) -> None:
     single = json.loads(scalablevit("validate", run, "--json")[0])
     results = json.loads((run / "results.json").read_text())

@@ -1,0 +1,39 @@
+"""A finished run is evaluated on a folder that has no validation part, and lacks one of the classes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_runs import CLASSES
+
+from command_line import output_of as scalablevit
+from scalablevit.classification import Classifier
+from scalablevit.classification.predict import Prediction
+
+
+def predicted(run: Path, files: list[Path]) -> list[Prediction]:
+    return list(Classifier.load(run, device="cpu").predict(files, top=len(CLASSES)))
+
+
+@pytest.mark.parametrize("place", [".", "train", "val"])
+def test_all_images_are_measured_as_predict_sees_them(run: Path, tmp_path: Path, place: str) -> None:
+    """The classes that are there come in another order than the network's: "grün" is lacking."""
+    rng, targets = np.random.default_rng(0), {}
+    for name in ("red", "blue sky"):
+        folder = tmp_path / "other" / place / name
+        folder.mkdir(parents=True)
+        for i in range(7 if name == "red" else 4):
+            Image.fromarray(rng.integers(0, 256, (20, 18, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+            targets[folder / f"{i}.png"] = CLASSES.index(name)
+    out, err = scalablevit("validate", run, "--data.root", tmp_path / "other", "--json")
+    assert "validation  11 images" in err
+    assert "evaluated   11 images" in err
+    assert "1 of 3 classes have no images: 'grün'; their accuracy is not measured" in err
+    found = [dict(zip(p.classes, p.probabilities, strict=True)) for p in predicted(run, list(targets))]
+    scores = np.array([[one[name] for name in CLASSES] for one in found])
+    expected, measured = np.array(list(targets.values())), json.loads(out)
+    assert measured["val/top1"] == pytest.approx((scores.argmax(1) == expected).mean(), abs=1e-6)
+    loss = -np.log(scores[np.arange(len(expected)), expected]).mean()
+    assert measured["val/loss"] == pytest.approx(loss, rel=1e-4)
