@@ -68,7 +68,7 @@ def test_those_places_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_recipes_measure_image_by_picture(name: str) -> None:
+def test_published_recipes_evaluate_image_by_image(name: str) -> None:
     assert data_of(name)["val_batch_size"] == 1
     crops = data_of(name)["augmentation"].get("crop_prob", 0) > 0
     assert crops == name.endswith("_3x")

@@ -1,4 +1,4 @@
-"""Time several networks in turns, and compare their times."""
+"""Time several networks interleaved, and compare their times."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def interleave(
     clock: Callable[[], float] = time.perf_counter,
     is_over: Callable[[], bool] | None = None,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Time callables in turns: each of them once per round, in the given order.
+    """Time callables interleaved: each of them once per round, in the given order.
 
     Args:
         runs: name -> function that runs one pass.

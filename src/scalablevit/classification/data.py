@@ -329,7 +329,7 @@ class ImageFolderData(TaskData):
         return self.train_dataset.targets.tolist() if self.settings.sampling == "balanced" else None
 
     def summary(self) -> str:
-        """What was found, in a few lines for people."""
+        """Summarise the data in a few lines."""
         scan, preprocessing = self._scan, self._preprocessing
         lines = [f"data        {scan.root}"]
         if self.settings.trained_class_names is None:

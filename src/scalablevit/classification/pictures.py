@@ -75,7 +75,7 @@ def draw_predictions(
     *,
     count: int = 24,
 ) -> None:
-    """Draw a sheet of images with what was predicted: the surest mistakes, then a sample of the set.
+    """Draw a sheet of images with their predictions: the mistakes of highest probability, then a sample of the set.
 
     Args:
         result: of `dataset`.

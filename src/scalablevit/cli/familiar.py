@@ -13,7 +13,7 @@ _COMMANDS = {
     ),
     **dict.fromkeys(("check", "data", "check_data", "verify", "lint"), "check data with scalablevit check-data FOLDER"),
     **dict.fromkeys(("benchmark", "speed", "profile"), "measure speed with scalablevit bench"),
-    **dict.fromkeys(("summary", "flops", "params", "complexity"), "see what a network costs with scalablevit info"),
+    **dict.fromkeys(("summary", "flops", "params", "complexity"), "print the cost of a network with scalablevit info"),
     **dict.fromkeys(("list", "models", "configs", "config", "recipe"), "list recipes with scalablevit recipes"),
     "resume": "resume a run with scalablevit fit --resume RUN",
     "version": "see the version with scalablevit --version",

@@ -105,7 +105,7 @@ class _Coco:
         self._file = CocoFile(path, class_names, annotations=annotations)
 
     def add(self, prediction: Any, row: Mapping[str, Any], stem: Path) -> None:
-        """Add an image and what was found in it."""
+        """Add an image and its predictions."""
         suffix = prediction.path.suffix
         name = stem.as_posix() if stem.name == prediction.path.name else stem.as_posix() + suffix
         self._file.add(prediction.path, name, *self._found(prediction))

@@ -26,7 +26,7 @@ class PredictionTable:
         self._has_heading = False
 
     def add(self, name: str, rows: Sequence[tuple[str, str]]) -> None:
-        """Print what was found in an image, and the headings before the first."""
+        """Print the predictions of an image, and the headings before the first."""
         if not self._has_heading:
             self._print(self._headings)
             self._has_heading = True

@@ -1,4 +1,4 @@
-"""Write what was found in images in formats that other tools read: COCO JSON and YOLO text files."""
+"""Write predictions in formats that other tools read: COCO JSON and YOLO text files."""
 
 import json
 from collections import defaultdict

@@ -168,7 +168,7 @@ class CocoData(TaskData):
         return groups
 
     def summary(self) -> str:
-        """What was found, in a few lines for people."""
+        """Summarise the data in a few lines."""
         preprocessing = self._preprocessing
         val_objects = self.val_annotations.count_objects(self.val_dataset.indices)
         origin = "set aside from training" if self.is_split else self.val_annotations.path.name

@@ -134,7 +134,7 @@ class InteractiveWindowSelfAttention(nn.Module):
 def _dtype_of_products(x: Tensor) -> torch.dtype:
     """Return the dtype of a linear layer's output for x: autocast's, where it is on."""
     device = x.device.type
-    # Asked only where a kernel may run: the meta device knows no autocast, and torch raises.
+    # Asked only where a kernel may run: the meta device does not support autocast, and torch raises.
     if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return x.dtype

@@ -224,7 +224,7 @@ class MaskFolderData(TaskData):
         return self._preprocessing
 
     def summary(self) -> str:
-        """What was found, in a few lines for people."""
+        """Summarise the data in a few lines."""
         scan, settings = self._scan, self._preprocessing
         origin = "set aside from training" if scan.is_split else scan.val_folder
         if scan.is_split and self.settings.val_fraction == 1:

@@ -28,7 +28,7 @@ class RunLock:
     The system releases it when the process ends, however that happens; a lock file that a killed process left behind
     holds nothing. Data workers do not hold it on, and ranks beside the first do not take it. On network disks it works
     between machines only where the disk passes locks on (NFS does unless mounted with `nolock` or `local_lock`); where
-    a disk knows no locks, a warning says so and the run continues without.
+    a disk does not support locks, a warning says so and the run continues without.
 
     Args:
         folder: the run folder; it must exist.
@@ -58,7 +58,7 @@ class RunLock:
                 ) from error
             except OSError as error:
                 log.warning(
-                    "%s: this disk knows no locks (%s); see to it that no second run writes into the folder",
+                    "%s: this disk does not support locks (%s); make sure that no second run writes into the folder",
                     *(self.path.parent, error.strerror),
                 )
             if self._is_current(descriptor):
