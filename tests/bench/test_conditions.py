@@ -1,6 +1,7 @@
 """What stands beside every figure."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,11 @@ def test_memory_of_this_process() -> None:
     if Path("/proc/self/clear_refs").exists():
         conditions.forget_peak()
         assert conditions.peak_bytes() < high
+
+
+def test_a_system_without_getrusage_says_what_to_leave_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has neither /proc nor the module resource; only the peak memory is missing there."""
+    monkeypatch.setattr(conditions, "_from_status", lambda field: None)
+    monkeypatch.setitem(sys.modules, "resource", None)
+    with pytest.raises(RuntimeError, match="leave out --memory"):
+        conditions.peak_bytes()

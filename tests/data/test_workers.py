@@ -12,7 +12,13 @@ import torch
 from torch.utils.data import Dataset
 
 from scalablevit.data.loaders import eval_loader, train_loader
-from scalablevit.data.workers import DataWorkerError, kill_workers, seconds_waited, why_a_worker_failed
+from scalablevit.data.workers import (
+    DataWorkerError,
+    explained_workers,
+    kill_workers,
+    seconds_waited,
+    why_a_worker_failed,
+)
 
 
 class Failing(Dataset[Any]):
@@ -69,3 +75,10 @@ def test_an_error_of_another_kind_stays_what_it_is() -> None:
     assert why_a_worker_failed("mat1 and mat2 shapes cannot be multiplied") is None
     bus = "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out"
     assert "--shm-size" in str(why_a_worker_failed(bus))
+
+
+def test_a_system_without_posix_signals_names_the_error_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SIGKILL", "SIGBUS"):
+        monkeypatch.delattr(signal, name)
+    with pytest.raises(RuntimeError, match="something else"), explained_workers():
+        raise RuntimeError("something else")

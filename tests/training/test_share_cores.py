@@ -6,6 +6,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from scalablevit.training.devices import threads_per_process
 from scalablevit.training.run import Run
 
 
@@ -27,6 +28,13 @@ def test_workers_keep_their_cores_whatever_was_set_before(
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("said", "threads"), [("4,2", 3), (" 4 ", 3), ("", 7), ("0", 7), ("many", 7)])
+def test_what_openmp_takes_for_its_threads_is_taken(said: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert threads_per_process(1, 1) == threads
 
 
 def test_the_threads_of_the_recipe_are_taken() -> None:

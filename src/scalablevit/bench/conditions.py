@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import importlib.metadata
 import platform
-import resource
 import statistics
 import sys
 from pathlib import Path
@@ -70,11 +69,19 @@ def conditions(device: str | torch.device) -> dict[str, str]:
 
 
 def peak_bytes() -> int:
-    """Return the peak memory of this process so far."""
+    """Return the peak memory of this process so far.
+
+    Raises:
+        RuntimeError: the system does not tell, as Windows.
+    """
     # From /proc where it exists: the maximum of getrusage includes the process that started this one.
     found = _from_status("VmHWM:")
     if found is not None:
         return found
+    try:
+        import resource
+    except ImportError:  # Windows
+        raise RuntimeError("this system does not tell the peak memory of a process; leave out --memory") from None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -120,7 +120,9 @@ def raise_for_workers(error: BaseException, batches: Any = None) -> None:
             error = told
     said = str(error)
     codes = [worker.exitcode for worker in workers if worker.exitcode]
-    named = {-signal.SIGKILL: "signal: Killed", -getattr(signal, "SIGBUS", signal.SIGSEGV): "Bus error"}
+    # Windows has neither signal
+    names = {"SIGKILL": "signal: Killed", "SIGBUS": "Bus error"}
+    named = {-getattr(signal, name): what for name, what in names.items() if hasattr(signal, name)}
     if isinstance(error, EOFError | ConnectionError) and codes:
         said = f"DataLoader worker (pid {workers[0].pid}) exited unexpectedly"
     if "exited unexpectedly" in said and "exit code" not in said:

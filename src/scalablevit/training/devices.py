@@ -59,5 +59,6 @@ def threads_per_process(num_devices: int, num_workers: int) -> int:
     """
     # From what the machine has, not from what is set: the same run then computes with as many threads, to the bit,
     # whatever ran in this process before.
-    cores = int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has a number for each nesting
+    cores = (int(asked) if asked.isdecimal() else 0) or os.cpu_count() or 1
     return max(1, cores // num_devices - num_workers)
