@@ -1,11 +1,17 @@
 """Resume a real run with another value of a key: applied in full, or refused, from the command line and by hand."""
 
+import errno
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import fit, words_of
+from tiny_runs import SMALL, fit, words_of
 
 from command_line import Outcome, scalablevit
 from scalablevit.classification import ClassificationTask
@@ -111,3 +117,79 @@ def test_validate_tells_checkpoint_and_images(words: tuple[str, ...], count: int
     lines = outcome.err.splitlines()
     assert f"checkpoint  {begun / 'checkpoints' / 'best.ckpt'}" in lines
     assert f"evaluated   {count} images" in lines
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["renamed", "deleted"])
+def test_a_folder_that_goes_under_the_run_is_one_message(
+    removed: bool, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ClassificationTask.training_step
+
+    def take_away(task: ClassificationTask, *args: Any) -> Any:
+        if copy.is_dir():
+            shutil.rmtree(copy) if removed else copy.rename(copy.with_name("moved"))
+        return original(task, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "training_step", take_away)
+        outcome = resume(copy)
+    assert outcome.code == 1
+    assert outcome.err.count("error:") == 1
+    assert f"error: the run folder {copy} was moved or removed under the run" in outcome.err.splitlines()[-1]
+    assert not copy.exists()
+    if not removed:
+        assert resume(copy.with_name("moved")).code == 0
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, before = os.open, sorted(copy.rglob("*"))
+
+    def read_only(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        if str(path).startswith(str(copy)) and flags & os.O_CREAT:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return original(path, flags, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", read_only)
+        outcome = resume(copy)
+    assert outcome.code == 1
+    assert outcome.err == (
+        f"scalablevit: error: cannot write into the run folder {copy} (Read-only file system); name another by --run\n"
+    )
+    assert sorted(copy.rglob("*")) == before
+
+
+def test_where_the_disk_is_full_at_the_first_last_checkpoint_the_best_is_named(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = tempfile.mkstemp
+
+    def full(*args: Any, prefix: str = "", **options: Any) -> Any:
+        if "last.ckpt" in prefix:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(*args, prefix=prefix, **options)
+
+    run = tmp_path / "run"
+    best = run / "checkpoints" / "best.ckpt"
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "mkstemp", full)
+        words = ("--config", "train_folder", *SMALL, "--data.root", pictures, "--run", run, "--epochs", "2")
+        outcome = scalablevit("fit", *words)
+    assert outcome.code == 1
+    words = words_of(outcome.err.strip().partition("To resume then: ")[2])
+    assert words == ["fit", "--resume", str(best)]
+    refused = scalablevit("fit", "--resume", run)
+    assert refused.code == 1
+    assert words_of(refused.err.strip().partition("best checkpoint: ")[2]) == words
+    assert scalablevit(*words).code == 0
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_interpreter_ends(signum: int, code: int) -> None:
+    script = (
+        "import atexit, os, sys\nfrom scalablevit.cli import entry\n"
+        f"atexit.register(lambda: os.kill(os.getpid(), {int(signum)}))\n"
+        "sys.argv = ['scalablevit', '--version']\nentry.run()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (code, "scalablevit: error: stopped\n")

@@ -181,16 +181,20 @@ def test_a_moved_run_remembers_its_best_score(run: Path, tmp_path: Path, monkeyp
     assert best[0][1] == pytest.approx(json.loads((run / "results.json").read_text())["top1"])
 
 
-def test_ctrl_c_while_validating(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_validating(signum: int, code: int, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = ClassificationTask.validation_step
 
     def stop(task: ClassificationTask, *args: Any) -> None:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signum)
         original(task, *args)
 
     monkeypatch.setattr(ClassificationTask, "validation_step", stop)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     outcome = scalablevit("validate", run)
-    assert outcome.code == 130
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert outcome.code == code
+    assert "evaluated" not in outcome.err
     assert outcome.err.splitlines()[-1] == "scalablevit: error: stopped"
 
 

@@ -96,3 +96,27 @@ def test_leftovers_of_killed_writes_are_swept_and_nothing_else(tmp_path: Path) -
     claim(run.path, resume=True).release()
     assert not any(file.exists() for file in left)
     assert all(file.exists() for file in others)
+
+
+def test_where_there_is_no_fcntl_a_byte_of_the_file_is_locked(tmp_path: Path) -> None:
+    """As on Windows, whose module stands in here."""
+    script = """
+import sys, types
+sys.modules["fcntl"] = None
+taken = []
+def locking(descriptor, mode, count):
+    if taken:
+        raise PermissionError(13, "Permission denied")
+    taken.append((mode, count))
+sys.modules["msvcrt"] = types.SimpleNamespace(LK_NBLCK=2, locking=locking)
+from scalablevit.training.run_lock import FolderInUseError, RunLock
+RunLock(sys.argv[1]).acquire()
+assert taken == [(2, 1)]
+try:
+    RunLock(sys.argv[1]).acquire()
+except FolderInUseError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert "is in use: process" in done.stdout

@@ -2,10 +2,11 @@
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import NoReturn
 
 from scalablevit import __version__
@@ -50,7 +51,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> NoReturn:
     """Run the console script."""
     tolerate_any_character()
-    sys.exit(main())
+    try:
+        code = main()
+    finally:
+        stop_in_silence()
+    sys.exit(code)
+
+
+def stop_in_silence() -> None:
+    """From now on, as the interpreter ends, have Ctrl-C and SIGTERM end the process without a stack trace."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, _end)
+
+
+def _end(signum: int, frame: FrameType | None) -> NoReturn:
+    os.write(2, b"scalablevit: error: stopped\n")
+    os._exit(128 + signum)
 
 
 def _dispatch(words: list[str]) -> int:

@@ -122,7 +122,9 @@ def _fit(command: "TrainingCommand") -> None:
     except TrainingStopped as stopped:
         leave(stopped, run=folder, is_global_zero=command.trainer.is_global_zero)
     except WriteError as error:
-        if not command.folder.last.is_file():
+        checkpoints = {command.folder.last: folder, command.folder.best: command.folder.best}
+        kept = next((named for file, named in checkpoints.items() if file.is_file()), None)
+        if kept is None:
             raise
-        again = invocation("fit", "--resume", folder)
+        again = invocation("fit", "--resume", kept)
         raise ValueError(f"{error.strerror}. To resume then: {again}") from error

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from scalablevit.cli.errors import UsageError, memory_advice
+from scalablevit.cli.errors import UsageError, fail, memory_advice
 from scalablevit.cli.importing import importing
 from scalablevit.cli.run_words import entry_of_recipes, split
 from scalablevit.cli.terminal import print_json
@@ -47,6 +47,7 @@ def main(words: list[str]) -> int:
 
     with importing():
         from scalablevit.training.command import TrainingCommand, quiet_lightning
+        from scalablevit.training.stopping import TrainingStopped
 
     quiet_lightning()
     recipes = [recipe, *map(find_recipe, given.configs)]
@@ -56,7 +57,10 @@ def main(words: list[str]) -> int:
         )
         if has_last_only and checkpoint_named is None:
             _log.warning("there is no %s, which the first validation writes; evaluating %s", best, last)
-        metrics = command.validate()
+        try:
+            metrics = command.validate()
+        except TrainingStopped as stopped:
+            return fail("stopped", code=128 + stopped.signum)
     if not command.trainer.is_global_zero:
         return 0
     if "--json" in given.taken:

@@ -103,16 +103,18 @@ class Run:
 
         Returns:
             metric's name -> value.
+
+        Raises:
+            TrainingStopped: by SIGINT or SIGTERM.
         """
-        self.announce(is_training=False, checkpoint=checkpoint)
-        if self.threads is not None:
-            self.share_cores()
-        self.trainer.callbacks.append(LambdaCallback(on_validation_end=self._count_evaluated))  # type: ignore[attr-defined]
-        try:
-            with explained(checkpoint):
-                (metrics,) = self.trainer.validate(self.module, self.data, ckpt_path=checkpoint, verbose=False)
-        except SystemExit:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from None
+        stop = StopOnSignal(self.folder.last)
+        count = LambdaCallback(on_validation_end=self._count_evaluated)
+        self.trainer.callbacks += [count, stop]  # type: ignore[attr-defined]
+        with stop.held(), explained(checkpoint):
+            self.announce(is_training=False, checkpoint=checkpoint)
+            if self.threads is not None:
+                self.share_cores()
+            (metrics,) = self.trainer.validate(self.module, self.data, ckpt_path=checkpoint, verbose=False)
         if self._num_evaluated and self.trainer.is_global_zero:
             unreadable = len(self.module.unreadable.files)
             without = f", without {unreadable} that could not be read" if unreadable else ""

@@ -105,7 +105,11 @@ def claim(path: str | os.PathLike[str], resume: bool, *, checkpoint: Path | None
         if not (checkpoint or folder.last).is_file():
             raise ValueError(
                 f"there is nothing to resume in {folder.path}: {folder.last} is missing. "
-                "Name another run folder, or start anew without resuming"
+                + (
+                    f"To resume from the best checkpoint: {invocation('fit', '--resume', folder.best)}"
+                    if folder.best.is_file()
+                    else "Name another run folder, or start anew without resuming"
+                )
             )
         folder.acquire()
         return folder

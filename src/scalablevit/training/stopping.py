@@ -144,7 +144,9 @@ class StopOnSignal(Checkpoint):
             self._stop_if_asked(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop between an epoch's training and its validation."""
+        """Stop between an epoch's training and its validation; in `validate`, take over after Lightning has."""
+        if self._is_held:
+            self._take_over()
         if self._training and not max_steps_reached(trainer):  # Lightning would not come back to the validation
             self._validation_is_due = True
             self._stop_if_asked(trainer)
