@@ -1,6 +1,7 @@
 """Rare classes count more where the recipe says so, and mixing leaves nothing out without a word."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from scalablevit.classification import ClassificationTask, MixupSettings, Preprocessing
+from scalablevit.classification.class_names import read_class_names
 from scalablevit.classification.data import ClassificationBatch
 from scalablevit.classification.losses import soft_cross_entropy, soft_targets
 from scalablevit.data.class_report import class_report, confusion_as_json, macro_mean
@@ -186,3 +188,13 @@ def test_many_classes_are_balanced_at_once() -> None:
     start = time.process_time()
     next(iter(made))
     assert time.process_time() - start < 10
+
+
+def test_many_classes_are_named_at_once(tmp_path: Path) -> None:
+    folders = [f"n{i:08}" for i in range(21_000)]
+    file = tmp_path / "names.txt"
+    file.write_text("".join(f"{folder} name {i // 2 if i < 2 else i}\n" for i, folder in enumerate(folders)))
+    start = time.process_time()
+    names = read_class_names(file, folders)
+    assert time.process_time() - start < 3
+    assert names[:3] == ["name 0 (n00000000)", "name 0 (n00000001)", "name 2"]

@@ -1,6 +1,7 @@
 """Human names of class folders, from a file."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def read_class_names(path: str | Path, folders: list[str]) -> list[str]:
             "a line 'FOLDER NAME' for each"
         )
     chosen = [names[folder] for folder in folders]
-    shared = {name for name in chosen if chosen.count(name) > 1}
+    shared = {name for name, count in Counter(chosen).items() if count > 1}
     return [f"{name} ({folder})" if name in shared else name for folder, name in zip(folders, chosen, strict=True)]
 
 
