@@ -131,7 +131,7 @@ def test_two_processes_count_every_picture_once(pictures: Path, tmp_path: Path) 
     result = scalablevit(*words, "--devices", "2")
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
-    for line in ("training    15 pictures", "epoch 1/2", "epoch 2/2", "Next, try:"):
+    for line in ("training    15 images", "epoch 1/2", "epoch 2/2", "Next, try:"):
         assert sum(line in said for said in result.stdout.splitlines()) == 1, result.stdout
     assert result.stderr.count("warning: ") == 1, result.stderr
     rows = (run / "metrics.csv").read_text().splitlines()

@@ -221,7 +221,7 @@ def test_the_built_in_digits_train(tmp_path: Path) -> None:
     limits = ("--epochs", "1", "--trainer.limit_train_batches", "2", "--data.batch_size", "16")
     outcome = scalablevit(*words, *limits, "--run", tmp_path / "run")
     assert outcome.code == 0, outcome.err
-    assert "training    1,438 pictures" in outcome.out
+    assert "training    1,438 images" in outcome.out
 
 
 def test_recipes_lie_in_a_folder_per_task() -> None:
