@@ -196,5 +196,5 @@ def test_many_classes_are_named_at_once(tmp_path: Path) -> None:
     file.write_text("".join(f"{folder} name {i // 2 if i < 2 else i}\n" for i, folder in enumerate(folders)))
     start = time.process_time()
     names = read_class_names(file, folders)
-    assert time.process_time() - start < 3
+    assert time.process_time() - start < 1
     assert names[:3] == ["name 0 (n00000000)", "name 0 (n00000001)", "name 2"]
