@@ -153,3 +153,21 @@ def test_a_range_of_values_reaches_the_network_and_its_metadata(tmp_path, caplog
     assert "value_range" not in dark.preprocessing.to_dict()
     with pytest.raises(ValueError, match=r"value_range must be .* such as \[0, 4095\], got \[9, 9\]"):
         ImageFolderData(tmp_path, **PLAIN, value_range=[9, 9])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_file_of_names_in_every_encoding_and_form_of_accents(tmp_path, encoding, form):
+    write(tmp_path / "d", **{unicodedata.normalize("NFC", "é"): 4, "tea": 4})
+    text = unicodedata.normalize(form, "é grün café\r\ntea straße\r\n")
+    (tmp_path / "names.txt").write_bytes(text.encode(encoding))
+    data = ImageFolderData(tmp_path / "d", **PLAIN, class_names_file=tmp_path / "names.txt")
+    assert sorted(data.class_names) == ["grün café", "straße"]
+
+
+def test_a_class_without_training_images_is_told(tmp_path, caplog):
+    write(tmp_path / "train", ant=3, bee=3, fly=0)
+    write(tmp_path / "val", ant=1, bee=1, fly=2, wasp=0)
+    data = ImageFolderData(tmp_path, **PLAIN)
+    assert data.class_names == ["ant", "bee", "fly"]
+    assert "1 classes have validation images and no training images: 'fly'; the network" in caplog.text

@@ -234,3 +234,14 @@ def test_terminals_and_file_names_that_are_not_utf8(weights: Path, tmp_path: Pat
     rows = [line.decode() for line in done.stdout.splitlines()[4:]]  # behind the table
     assert {Path(json.loads(row)["path"]).name for row in rows} == {"grün.png", "画.png", "caf\udce9.png"}
     assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_what_a_folder_holds_beyond_images_is_counted(weights: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    for name in ("notes.txt", "more.txt", "labels.csv"):
+        (tmp_path / name).write_text("x")
+    outcome = scalablevit("predict", tmp_path, "--weights", weights, "--json")
+    assert outcome.code == 0, outcome.err
+    assert len(outcome.out.splitlines()) == 2
+    assert f"{tmp_path}: left out, as no images by their names: 2 .txt, 1 .csv" in outcome.err

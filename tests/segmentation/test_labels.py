@@ -1,6 +1,8 @@
 """Labels become class indices exactly once, and names of classes are read from every known file."""
 
 import json
+import tracemalloc
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -171,3 +173,34 @@ def test_a_missing_class_file(tmp_path):
     with pytest.raises(ValueError, match=r"none.txt: class_names_file cannot be read"):
         read_class_names(tmp_path / "none.txt")
     assert find_class_file(tmp_path) is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_in_every_encoding_and_form_of_accents(tmp_path, encoding, form):
+    text = unicodedata.normalize(form, "grün\r\nstraße\r\ncafé\r\n")
+    (tmp_path / "classes.txt").write_bytes(text.encode(encoding))
+    assert read_class_names(tmp_path / "classes.txt") == ["grün", "straße", "café"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.txt", "0 sky\n999999999 sea\n"),
+        ("classes.json", '{"0": "sky", "999999999": "sea"}'),
+        ("classes.json", '{"sky": 0, "sea": 999999999999}'),
+        ("objectInfo150.csv", "Idx,Name\n0,sky\n999999999,sea\n"),
+    ],
+)
+def test_a_large_number_of_a_class_is_refused_before_it_fills_the_memory(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"numbers a class 999,999,999.*ignore the label"):
+            read_class_names(tmp_path / name)
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+    if name != "classes.json" or '"sea": 9' not in text:
+        with pytest.raises(ValueError, match="names 1 classes"):
+            read_class_names(tmp_path / name, ignore_labels=[999_999_999])
