@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import SMALL, fit, words_of
+import torch
+from tiny_runs import SMALL, assert_same_result, fit, words_of
 
 from command_line import Outcome, scalablevit
 from scalablevit.classification import ClassificationTask
@@ -193,3 +194,29 @@ def test_a_signal_while_the_interpreter_ends(signum: int, code: int) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (code, "scalablevit: error: stopped\n")
+
+
+@pytest.mark.slow
+def test_other_workers_on_resume_change_no_bit(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads, which the workers' cores would set, are those of the run folder."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("scalablevit.training.run.threads_per_process", lambda devices, workers: 2 - workers)
+    seen: list[int] = []
+    original = ClassificationTask.on_train_start
+
+    def note(task: ClassificationTask) -> None:
+        seen.append(torch.get_num_threads())
+        original(task)
+
+    monkeypatch.setattr(ClassificationTask, "on_train_start", note)
+    threads = torch.get_num_threads()
+    try:
+        fit(pictures, tmp_path / "run", epochs=1)
+        other = Path(shutil.copytree(tmp_path / "run", tmp_path / "other"))
+        for run, workers in ((tmp_path / "run", 0), (other, 1)):
+            outcome = resume(run, f"--data.num_workers={workers}")
+            assert outcome.code == 0, outcome.err
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == [2, 2, 2]
+    assert_same_result(other, tmp_path / "run")
