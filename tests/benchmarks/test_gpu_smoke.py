@@ -117,7 +117,7 @@ def test_a_warm_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     found = gpu.throughput(
         "inference", SMOKE, lambda found: saved.append(json.dumps(found)), lambda: start + 1.5 - time.perf_counter()
     )
-    assert time.perf_counter() - start < 2.5
+    assert time.perf_counter() - start < 20, "a warm-up of 60 s was waited for"
     (cell,) = found["cells"]
     assert cell["in_turns"]
     assert "no time left" in cell["contenders"]["plain:scalablevit_atto@eager"]["note"]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.cli import main
 from scalablevit.data import image_batches
-from scalablevit.data.images import read_image
+from scalablevit.data.images import read_upright
+from scalablevit.data.orientation import UprightImage
 from scalablevit.segmentation import InferenceSettings, Preprocessing, Segmenter, bands, predict
 from scalablevit.segmentation.inference import segment
 from scalablevit.segmentation.label_map import LabelMap, pack_colours
@@ -277,13 +278,13 @@ def test_one_picture_is_kept_at_a_time(tmp_path: Path, monkeypatch: pytest.Monke
     paths = [picture(tmp_path / f"{i}.png", blocks(9, 9)) for i in range(4)]
     kept: list[weakref.ref[Image.Image]] = []
 
-    def read(path: Path, **options: Any) -> Image.Image:
+    def read(path: Path, **options: Any) -> UprightImage:
         assert all(image() is None for image in kept), "an earlier picture is still there"
-        image = read_image(path, **options)
-        kept.append(weakref.ref(image))
-        return image
+        upright = read_upright(path, **options)
+        kept.append(weakref.ref(upright.image))
+        return upright
 
-    monkeypatch.setattr(image_batches, "read_image", read)
+    monkeypatch.setattr(image_batches, "read_upright", read)
     predictions = segmenter().predict(paths, keep_images=True)
     for _ in paths:
         assert next(predictions).image is kept[-1]()
@@ -354,13 +355,13 @@ def test_the_command_keeps_one_picture_at_a_time(folder: Path, tmp_path: Path, m
     paths = [picture(tmp_path / f"{i}.png", blocks(9, 9)) for i in range(3)]
     kept: list[weakref.ref[Image.Image]] = []
 
-    def read(path: Path, **options: Any) -> Image.Image:
+    def read(path: Path, **options: Any) -> UprightImage:
         assert all(image() is None for image in kept), "an earlier picture is still there"
-        image = read_image(path, **options)
-        kept.append(weakref.ref(image))
-        return image
+        upright = read_upright(path, **options)
+        kept.append(weakref.ref(upright.image))
+        return upright
 
-    monkeypatch.setattr(image_batches, "read_image", read)
+    monkeypatch.setattr(image_batches, "read_upright", read)
     words = ["--weights", str(folder), "--device", "cpu", "--save", str(tmp_path / "out")]
     assert main(["predict", *map(str, paths), *words]) == 0
     assert len(kept) == 3

@@ -332,6 +332,7 @@ class TrainingModule(LightningModule):
             checkpoint["train_loader"] = loader.state_dict()
         with self.train_loss.sync_context():  # over all ranks
             checkpoint["train_loss"] = (float(self.train_loss.mean_value), float(self.train_loss.weight))
+        checkpoint["last_lr"] = self._last_lr  # a resumed epoch may have no step left
         checkpoint["trained"] = {"task": self.task, "variant": self.variant, "class_names": self.class_names}
         checkpoint["trained"] |= self._step()
 
@@ -354,6 +355,7 @@ class TrainingModule(LightningModule):
         if self.trainer.max_steps != -1:
             _correct_epoch_progress(checkpoint.get("loops", {}).get("fit_loop"))
         self._loader_state = checkpoint.get("train_loader")  # on_train_start tells the loader
+        self._last_lr = checkpoint.get("last_lr")
         total, weight = checkpoint.get("train_loss", (0.0, 0.0))
         if weight > 0:  # the sum over all ranks counts once
             self.train_loss.update(total / weight, weight=weight if self.global_rank == 0 else 0.0)
