@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,6 +162,54 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[P
         return root, folder / "run"
 
     return learn
+
+
+@pytest.mark.slow
+@pytest.mark.slow
+def test_other_boxes_are_measured_in_whole_after_a_run_that_repeats_rare_classes(scenes: Path, tmp_path: Path) -> None:
+    """Training images without a validation part; categories in another order, and one of them left out."""
+    recipe = write_recipe(tmp_path / "tiny.yaml", scenes, "retinanet", data={"repeat_threshold": 1.0})
+    said, _ = scalablevit("fit", "--config", recipe, "--run", tmp_path / "run", "--epochs", "1")
+    shown = int(said.split("training    ")[1].split()[0])
+    assert shown > 4, "some of the four images come again"
+
+    other = tmp_path / "other"
+    shutil.copytree(scenes / "train", other)
+    content = json.loads((scenes / "annotations" / "instances_train.json").read_text())
+    lacking = content["categories"][0]["id"]
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] != lacking]
+    content["categories"] = [c for c in content["categories"] if c["id"] != lacking]
+    renumbered = {c["id"]: 1000 - c["id"] for c in content["categories"]}
+    for entry, key in [
+        *((c, "id") for c in content["categories"]),
+        *((a, "category_id") for a in content["annotations"]),
+    ]:
+        entry[key] = renumbered[entry[key]]
+    (other / "labels.json").write_text(json.dumps(content))
+    out, said = scalablevit("validate", tmp_path / "run", "--data.root", other, "--json")
+    assert "validation  4 images" in said
+    assert "evaluated   4 images" in said
+
+    ids = {c["name"]: c["id"] for c in content["categories"]}
+    found = []
+    images = {entry["file_name"]: entry["id"] for entry in content["images"]}
+    files = [other / name for name in images]
+    for prediction in Detector.load(tmp_path / "run", device="cpu").predict(files, threshold=0.0):
+        for entry in prediction.to_dict()["predictions"]:
+            left, top, right, bottom = entry["box"]
+            if entry["class"] in ids:
+                found.append(
+                    {
+                        "image_id": images[prediction.path.name],
+                        "category_id": ids[entry["class"]],
+                        "bbox": [left, top, right - left, bottom - top],
+                        "score": entry["score"],
+                    }
+                )
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    expected = pycocotools_ap(other / "labels.json", tmp_path / "found.json", "bbox")
+    measured = json.loads(out)
+    assert measured["val/box_ap"] == pytest.approx(expected[0], abs=1e-4)
 
 
 @pytest.mark.slow
