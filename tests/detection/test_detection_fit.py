@@ -165,7 +165,6 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[P
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_other_boxes_are_measured_in_whole_after_a_run_that_repeats_rare_classes(scenes: Path, tmp_path: Path) -> None:
     """Training images without a validation part; categories in another order, and one of them left out."""
     recipe = write_recipe(tmp_path / "tiny.yaml", scenes, "retinanet", data={"repeat_threshold": 1.0})
