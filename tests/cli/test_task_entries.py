@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from scalablevit.cli.words import parser_of
+from scalablevit.detection.coco import AnnotationSource
 from scalablevit.segmentation.mask_settings import MaskSettings
 from scalablevit.tasks import TASKS, Flag, TaskEntry, entries, entry_of, load
 
@@ -17,7 +18,8 @@ def arguments(function: Any) -> set[str]:
 EVERY = pytest.mark.parametrize("entry", entries().values(), ids=lambda entry: entry.name)
 COMMON_OF_PREDICT = {"self", "paths", "batch_size", "keep_images"}
 NOT_FLAGS_OF_CHECKS = {"root", "val_fraction", "on_progress", "num_workers", "min_size", "trained_class_names"}
-OF_SETTINGS = {"segmentation": arguments(MaskSettings)}  # its check takes the fields of a dataclass
+# these checks take the fields of a dataclass
+OF_SETTINGS = {"segmentation": arguments(MaskSettings), "detection": arguments(AnnotationSource)}
 
 
 @EVERY
@@ -39,7 +41,7 @@ def test_every_argument_of_the_predictor_has_a_flag(entry: TaskEntry) -> None:
 def test_flags_of_a_check_are_its_arguments(entry: TaskEntry) -> None:
     flags = {flag.argument for flag in entry.check.flags}
     taken = arguments(load(entry.check.function)) | OF_SETTINGS.get(entry.name, set())
-    assert flags == taken - NOT_FLAGS_OF_CHECKS - {"settings"}
+    assert flags == taken - NOT_FLAGS_OF_CHECKS - {"settings", "source"}
 
 
 @EVERY

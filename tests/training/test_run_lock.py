@@ -17,8 +17,11 @@ HOLDER = """
 import os, sys, time
 from scalablevit.training.run_lock import RunLock
 RunLock(sys.argv[1]).acquire()
+ready, tell = os.pipe()
 if os.fork() == 0:  # as a data worker that outlives its process
+    os.write(tell, b"!")
     time.sleep(30)
+os.read(ready, 1)
 print("held", flush=True)
 time.sleep(30)
 """

@@ -20,7 +20,7 @@ from scalablevit.data.check import (
     size_range,
 )
 from scalablevit.data.image_file import ImageError
-from scalablevit.data.input_settings import checked_value_range
+from scalablevit.data.pixel_values import checked_value_range
 
 
 @dataclass(frozen=True)

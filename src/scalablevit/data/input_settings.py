@@ -1,12 +1,13 @@
 """Settings of a network's input, such as the size of images and the scale of their pixels."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from scalablevit.data.pixel_values import checked_value_range
 
 # By channels of the network's input. For grayscale: ImageNet's over the three colours.
 _IMAGENET: dict[str, dict[int, tuple[float, ...]]] = {
@@ -67,22 +68,6 @@ class InputSettings:
                 if longest > _LONGEST_SIDE:
                     raise ValueError(f"{name} must be at most {_LONGEST_SIDE:,} pixels, got {_cut(value)}")
         return cls(**settings)
-
-
-def checked_value_range(value_range: Sequence[float] | None) -> tuple[float, float] | None:
-    """Check a range of stored values, and make a tuple of it.
-
-    Raises:
-        ValueError: it is not two finite numbers, the smaller first.
-    """
-    if value_range is None:
-        return None
-    if len(value_range) != 2 or not all(map(math.isfinite, value_range)) or value_range[0] >= value_range[1]:
-        raise ValueError(
-            f"value_range must be the values of black and white, the smaller first, such as [0, 4095], got "
-            f"{list(value_range)}"
-        )
-    return float(value_range[0]), float(value_range[1])
 
 
 def check_mean_std(mean: Sequence[float], std: Sequence[float]) -> None:

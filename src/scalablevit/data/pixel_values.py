@@ -1,6 +1,7 @@
 """From the numbers that an image file stores to RGB of 8 bits a channel, with an account of what is lost on the way."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -252,3 +253,19 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, int]]:
     rows = max(1, _PIXELS_AT_ONCE // max(1, image.width))
     for top in range(0, image.height, rows):
         yield top, min(top + rows, image.height)
+
+
+def checked_value_range(value_range: Sequence[float] | None) -> tuple[float, float] | None:
+    """Check a range of stored values, and make a tuple of it.
+
+    Raises:
+        ValueError: it is not two finite numbers, the smaller first.
+    """
+    if value_range is None:
+        return None
+    if len(value_range) != 2 or not all(map(math.isfinite, value_range)) or value_range[0] >= value_range[1]:
+        raise ValueError(
+            f"value_range must be the values of black and white, the smaller first, such as [0, 4095], got "
+            f"{list(value_range)}"
+        )
+    return float(value_range[0]), float(value_range[1])

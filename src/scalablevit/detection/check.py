@@ -24,8 +24,7 @@ from scalablevit.data.check import (
 )
 from scalablevit.data.find_images import has_image_suffix
 from scalablevit.data.image_file import ImageError
-from scalablevit.data.input_settings import checked_value_range
-from scalablevit.data.pixel_values import ValueRange
+from scalablevit.data.pixel_values import ValueRange, checked_value_range
 from scalablevit.detection.coco import (
     AnnotationFrame,
     AnnotationSource,

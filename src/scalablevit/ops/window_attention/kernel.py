@@ -226,14 +226,14 @@ def _backward_kernel(
             k_fill = tl.load(fill + C + channel, mask=is_channel, other=0.0).to(k.dtype)
             k = tl.where(is_outside[:, None], k_fill[None, :], k)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
-        scores = tl.where(is_token[None, :], scores, float("-inf"))
-        p = tl.exp2(scores - tl.max(scores, axis=1)[:, None])
-        # Padded tokens have a gradient of zero, but 0 times an infinite key or value is NaN.
-        p = tl.where(is_inside[:, None], p / tl.sum(p, axis=1)[:, None], 0.0)
+        # Padded tokens have a gradient of zero, but 0 times the NaN that an infinite key would make of them is NaN.
+        is_needed = is_inside[:, None] & is_token[None, :]
+        scores = tl.where(is_needed, scores, float("-inf"))
+        p = tl.exp2(scores - tl.where(is_inside, tl.max(scores, axis=1), 0.0)[:, None])
+        p = p / tl.where(is_inside, tl.sum(p, axis=1), 1.0)[:, None]
         dv += tl.dot(tl.trans(p.to(do.dtype)), do, input_precision="ieee")
         dp = tl.dot(do, tl.trans(v), input_precision="ieee")
-        ds = p * (dp - tl.sum(p * dp, axis=1)[:, None]) * scale
-        ds = tl.where(is_inside[:, None], ds, 0.0).to(q.dtype)
+        ds = (p * (dp - tl.sum(p * dp, axis=1)[:, None]) * scale).to(q.dtype)
         dqkv_start = dqkv + position * 3 * C + head * D
         dqkv_tile = (row * W + column)[:, None] * 3 * C + d[None, :]
         dq = tl.dot(ds, k, input_precision="ieee")
