@@ -206,6 +206,7 @@ def test_json_of_a_stream_that_is_not_utf8() -> None:
         assert json.loads(raw.getvalue().decode("ascii")) == {"path": "caf\udce9 画 ü", "x": None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
     [

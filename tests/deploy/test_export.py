@@ -16,6 +16,8 @@ from scalablevit.deploy.export import ExportError, export
 from scalablevit.deploy.exportable import ExportableNetwork, InputShape
 from scalablevit.segmentation.models import SegmentationModel, UperNetDecoder
 
+pytestmark = pytest.mark.slow
+
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 METADATA = {"task": "classification", "class_names": ["cat", "Zürich"]}
 
