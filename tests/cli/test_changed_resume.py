@@ -17,6 +17,8 @@ from tiny_runs import SMALL, assert_same_result, fit, words_of
 from command_line import Outcome, scalablevit
 from scalablevit.classification import ClassificationTask
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def begun(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
