@@ -6,6 +6,7 @@ Imports neither torch nor lightning, so that checking data starts at once.
 from dataclasses import dataclass
 from pathlib import Path
 
+from scalablevit.data.pixel_values import checked_value_range
 from scalablevit.data.split import check_val_fraction
 from scalablevit.segmentation.labels import IGNORED
 from scalablevit.segmentation.pair_names import NamePattern
@@ -68,13 +69,7 @@ class MaskSettings:
             raise ValueError("val_list needs train_list beside it; name both")
         for argument in ("image_pattern", "mask_pattern"):
             self.pattern(argument)
-        if self.value_range is not None and (
-            len(self.value_range) != 2 or not self.value_range[0] < self.value_range[1]
-        ):
-            raise ValueError(
-                "value_range must be the values of black and white, the smaller first, such as [0, 4095], got "
-                f"{self.value_range}"
-            )
+        checked_value_range(self.value_range)
 
     def pattern(self, argument: str) -> NamePattern | None:
         """The pattern that an argument gives."""
@@ -84,7 +79,7 @@ class MaskSettings:
     @property
     def black_and_white(self) -> tuple[float, float] | None:
         """Values of black and white in images of more than 8 bits; None: not given."""
-        return None if self.value_range is None else (float(self.value_range[0]), float(self.value_range[1]))
+        return checked_value_range(self.value_range)
 
     @property
     def is_evaluation(self) -> bool:
