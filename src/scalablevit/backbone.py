@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from typing import Any, Literal, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -38,58 +39,97 @@ WindowSize = int | tuple[int, int]
 torch.fx.wrap("check_images")
 
 
+class BlockOptions(TypedDict, total=False):
+    """Arguments of `ScalableViT` and `create_backbone` that say how every block is built; see `BlockSettings`."""
+
+    scale_value: bool
+    window_size: WindowSize | Sequence[WindowSize]
+    attn_drop_rate: float
+    proj_drop_rate: float
+    mlp_ratio: float
+    qkv_bias: bool
+    lim: bool
+    peg: bool
+    pattern: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSettings:
+    """How every block is built, checked; the defaults are those of the paper.
+
+    Args:
+        scale_value: scale the values of SSA in width, too (see `ScalableSelfAttention`).
+        window_size: side of IWSA's windows in tokens, or (rows, columns); or one such per stage, as a list.
+        attn_drop_rate: dropout probability of attention weights, in [0, 1).
+        proj_drop_rate: dropout probability after projections and in MLPs, in [0, 1).
+        mlp_ratio: hidden channels of the MLPs as a multiple of C.
+        qkv_bias: give queries, keys and values a bias.
+        lim: have IWSA's Local Interactive Module (paper, table 6).
+        peg: have a positional encoding generator in every stage.
+        pattern: attentions ("iwsa", "ssa") of the blocks, repeated along each stage.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    scale_value: bool = False
+    window_size: WindowSize | Sequence[WindowSize] = 7
+    attn_drop_rate: float = 0.0
+    proj_drop_rate: float = 0.0
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    lim: bool = True
+    peg: bool = True
+    pattern: Sequence[str] = ("iwsa", "ssa")
+
+    def __post_init__(self) -> None:
+        _check_rates(proj_drop_rate=self.proj_drop_rate, attn_drop_rate=self.attn_drop_rate)
+        if not self.pattern or set(self.pattern) - {"iwsa", "ssa"}:
+            raise ValueError(f"pattern must be made of 'iwsa' and 'ssa', got {list(self.pattern)}")
+
+
 class Stage(nn.Module):
     """Patch embedding, then blocks of IWSA and SSA in alternation, with one PEG after the first block.
 
     Args:
         in_chans: channels of the input.
         dim: channels C of the stage.
+        settings: how the blocks are built.
         kernel_size, stride: of the patch embedding.
         num_heads: attention heads.
         drop_paths: one drop-path probability per block; their number is the stage's depth.
-        pattern: attentions of the blocks, repeated along the stage.
-        reduction, channel_ratio, scale_value: of SSA.
-        window_size, lim: of IWSA.
-        peg: have the positional encoding generator.
-        mlp_ratio: hidden channels of the MLP as a multiple of C.
-        qkv_bias, attn_drop, proj_drop: of both attentions; `proj_drop` also of the MLP.
+        reduction, channel_ratio: of SSA.
+        window_size: of IWSA in this stage.
     """
 
     def __init__(
         self,
         in_chans: int,
         dim: int,
+        settings: BlockSettings,
         *,
         kernel_size: int,
         stride: int,
         num_heads: int,
         drop_paths: Sequence[float],
-        pattern: Sequence[str],
         reduction: int,
         channel_ratio: float,
-        scale_value: bool,
         window_size: WindowSize,
-        lim: bool,
-        peg: bool,
-        mlp_ratio: float,
-        qkv_bias: bool,
-        attn_drop: float,
-        proj_drop: float,
     ) -> None:
         super().__init__()
         self.patch_embed = PatchEmbed(in_chans, dim, kernel_size=kernel_size, stride=stride)
         self.blocks = nn.ModuleList()
         for i, drop_path in enumerate(drop_paths):
             attn: nn.Module
-            if pattern[i % len(pattern)] == "iwsa":
+            if settings.pattern[i % len(settings.pattern)] == "iwsa":
                 attn = InteractiveWindowSelfAttention(
                     dim,
                     num_heads,
                     window_size=window_size,
-                    qkv_bias=qkv_bias,
-                    lim=lim,
-                    attn_drop=attn_drop,
-                    proj_drop=proj_drop,
+                    qkv_bias=settings.qkv_bias,
+                    lim=settings.lim,
+                    attn_drop=settings.attn_drop_rate,
+                    proj_drop=settings.proj_drop_rate,
                 )
             else:
                 attn = ScalableSelfAttention(
@@ -97,14 +137,14 @@ class Stage(nn.Module):
                     num_heads,
                     reduction=reduction,
                     channel_ratio=channel_ratio,
-                    scale_value=scale_value,
-                    qkv_bias=qkv_bias,
-                    attn_drop=attn_drop,
-                    proj_drop=proj_drop,
+                    scale_value=settings.scale_value,
+                    qkv_bias=settings.qkv_bias,
+                    attn_drop=settings.attn_drop_rate,
+                    proj_drop=settings.proj_drop_rate,
                 )
-            mlp = Mlp(dim, int(dim * mlp_ratio), drop=proj_drop)
+            mlp = Mlp(dim, int(dim * settings.mlp_ratio), drop=settings.proj_drop_rate)
             self.blocks.append(Block(dim, attn=attn, mlp=mlp, drop_path=drop_path))
-        self.peg = PositionalEncodingGenerator(dim) if peg else nn.Identity()
+        self.peg = PositionalEncodingGenerator(dim) if settings.peg else nn.Identity()
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
@@ -133,17 +173,9 @@ class ScalableViT(nn.Module):
         depths: blocks of the stages.
         channel_ratios: r_c of SSA in each stage, scaling queries and keys in width.
         reductions: R of SSA in each stage; the spatial scaling factor r_n is 1 / R^2.
-        scale_value: scale the values of SSA in width, too (see `ScalableSelfAttention`).
-        window_size: side of IWSA's windows in tokens, or (rows, columns); or one such per stage, as a list.
-        mlp_ratio: hidden channels of the MLPs as a multiple of C.
-        qkv_bias: give queries, keys and values a bias.
-        lim: have IWSA's Local Interactive Module (paper, table 6).
-        peg: have a positional encoding generator in every stage.
-        pattern: attentions ("iwsa", "ssa") of the blocks, repeated along each stage.
         drop_rate: dropout probability before the head, in [0, 1).
-        proj_drop_rate: dropout probability after projections and in MLPs, in [0, 1).
-        attn_drop_rate: dropout probability of attention weights, in [0, 1).
         drop_path_rate: drop-path probability of the last block, in [0, 1); it rises linearly from 0.
+        options: how every block is built, as for `BlockSettings`: window_size, pattern, lim, peg, mlp_ratio, ...
 
     Raises:
         ValueError: an argument is out of its range, or the stages' lists differ in length.
@@ -165,31 +197,23 @@ class ScalableViT(nn.Module):
         depths: Sequence[int] = (2, 2, 20, 2),
         channel_ratios: Sequence[float] = (1.25, 1.25, 1.25, 1.0),
         reductions: Sequence[int] = (8, 4, 2, 1),
-        scale_value: bool = False,
-        window_size: WindowSize | Sequence[WindowSize] = 7,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
-        lim: bool = True,
-        peg: bool = True,
-        pattern: Sequence[str] = ("iwsa", "ssa"),
         drop_rate: float = 0.0,
-        proj_drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        **options: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         num_stages, blocks = len(embed_dims), sum(depths)
         _check_lengths(
             num_stages, num_heads=num_heads, depths=depths, channel_ratios=channel_ratios, reductions=reductions
         )
-        _check_choices(in_chans, head, pattern)
-        _check_rates(
-            drop_rate=drop_rate,
-            proj_drop_rate=proj_drop_rate,
-            attn_drop_rate=attn_drop_rate,
-            drop_path_rate=drop_path_rate,
-        )
-        windows = _per_stage(window_size, num_stages)
+        if in_chans < 1:
+            raise ValueError(f"in_chans must be at least 1, got {in_chans}")
+        if head not in ("published", "plain"):
+            raise ValueError(f"head must be 'published' or 'plain', got {head!r}")
+        _check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+        _check_names("ScalableViT.__init__", options)
+        settings = BlockSettings(**options)
+        windows = _per_stage(settings.window_size, num_stages)
 
         self.in_chans = in_chans
         self.num_classes = num_classes
@@ -208,21 +232,14 @@ class ScalableViT(nn.Module):
                 Stage(
                     in_chans if i == 0 else embed_dims[i - 1],
                     embed_dims[i],
+                    settings,
                     kernel_size=7 if i == 0 else 3,
                     stride=stride,
                     num_heads=num_heads[i],
                     drop_paths=drop_paths,
-                    pattern=pattern,
                     reduction=reductions[i],
                     channel_ratio=channel_ratios[i],
-                    scale_value=scale_value,
                     window_size=windows[i],
-                    lim=lim,
-                    peg=peg,
-                    mlp_ratio=mlp_ratio,
-                    qkv_bias=qkv_bias,
-                    attn_drop=attn_drop_rate,
-                    proj_drop=proj_drop_rate,
                 )
             )
             feature_info.append(dict(num_chs=embed_dims[i], reduction=reduction, module=f"stages.{i}"))
@@ -441,28 +458,20 @@ def create_backbone(
     name: str,
     *,
     in_chans: int = 3,
-    scale_value: bool = False,
-    window_size: WindowSize | Sequence[WindowSize] = 7,
     drop_path_rate: float = 0.0,
-    attn_drop_rate: float = 0.0,
-    proj_drop_rate: float = 0.0,
     channel_ratios: Sequence[float] | None = None,
     reductions: Sequence[int] = (8, 4, 2, 1),
-    mlp_ratio: float = 4.0,
-    qkv_bias: bool = True,
-    lim: bool = True,
-    peg: bool = True,
-    pattern: Sequence[str] = ("iwsa", "ssa"),
     grad_checkpointing: bool = False,
+    **options: Unpack[BlockOptions],
 ) -> PyramidBackbone:
     """Build a feature pyramid for dense tasks.
 
     Args:
         name: a variant, such as "scalablevit_small" (see `VARIANTS`).
-        in_chans, scale_value, window_size, drop_path_rate, attn_drop_rate, proj_drop_rate, reductions, mlp_ratio,
-            qkv_bias, lim, peg, pattern: as for `ScalableViT`.
+        in_chans, drop_path_rate, reductions: as for `ScalableViT`.
         channel_ratios: as for `ScalableViT`; None: the variant's.
         grad_checkpointing: recompute blocks in the backward pass, for less memory.
+        options: how every block is built, as for `BlockSettings`: scale_value, window_size, lim, peg, mlp_ratio, ...
 
     Returns:
         module from images (B, in_chans, H, W) to a list of four maps (B, C_i, H_i, W_i), with `channels` and
@@ -470,27 +479,16 @@ def create_backbone(
 
     Raises:
         ValueError: no such variant, or an argument out of range.
+        TypeError: no such option.
     """
     if name not in VARIANTS:
         raise ValueError(f"no variant {name!r}; choose from {', '.join(VARIANTS)}")
+    _check_names("create_backbone", options)  # `ScalableViT` takes more, for heads
     numbers = dict(VARIANTS[name])
     if channel_ratios is not None:
         numbers["channel_ratios"] = channel_ratios
     network = ScalableViT(
-        in_chans=in_chans,
-        num_classes=0,
-        scale_value=scale_value,
-        window_size=window_size,
-        drop_path_rate=drop_path_rate,
-        attn_drop_rate=attn_drop_rate,
-        proj_drop_rate=proj_drop_rate,
-        reductions=reductions,
-        mlp_ratio=mlp_ratio,
-        qkv_bias=qkv_bias,
-        lim=lim,
-        peg=peg,
-        pattern=pattern,
-        **numbers,
+        in_chans, num_classes=0, drop_path_rate=drop_path_rate, reductions=reductions, **numbers, **options
     )
     network.set_grad_checkpointing(grad_checkpointing)
     return PyramidBackbone(network)
@@ -559,19 +557,15 @@ def _check_lengths(num_stages: int, **per_stage: Sequence[Any]) -> None:
             raise ValueError(f"{name} must have one value per stage ({num_stages}), got {list(values)}")
 
 
+def _check_names(function: str, options: Mapping[str, Any]) -> None:
+    if unknown := sorted(options.keys() - BlockOptions.__annotations__.keys()):
+        raise TypeError(f"{function}() got an unexpected keyword argument {unknown[0]!r}")
+
+
 def _check_rates(**rates: float) -> None:
     for name, rate in rates.items():
         if not 0 <= rate < 1:
             raise ValueError(f"{name} must be in [0, 1), got {rate}")
-
-
-def _check_choices(in_chans: int, head: str, pattern: Sequence[str]) -> None:
-    if in_chans < 1:
-        raise ValueError(f"in_chans must be at least 1, got {in_chans}")
-    if head not in ("published", "plain"):
-        raise ValueError(f"head must be 'published' or 'plain', got {head!r}")
-    if not pattern or set(pattern) - {"iwsa", "ssa"}:
-        raise ValueError(f"pattern must be made of 'iwsa' and 'ssa', got {list(pattern)}")
 
 
 def _per_stage(window_size: WindowSize | Sequence[WindowSize], num_stages: int) -> list[WindowSize]:

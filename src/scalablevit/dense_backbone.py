@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scalablevit.backbone import (
     SCALED_VALUE_VARIANTS,
+    BlockOptions,
     PyramidBackbone,
     WindowSize,
     create_backbone,
 )
 
-# Arguments of `create_backbone` that dense models take by name.
-_OWN = ("name", "in_chans", "scale_value", "drop_path_rate", "window_size", "grad_checkpointing")
+# Arguments of `create_backbone` that dense models take in one mapping: all that they do not take by name.
+NETWORK_OPTIONS = (
+    "channel_ratios",
+    "reductions",
+    *(name for name in BlockOptions.__annotations__ if name not in ("scale_value", "window_size")),
+)
 
 
 def create_dense_backbone(
@@ -33,15 +37,14 @@ def create_dense_backbone(
         name: variant, such as "scalablevit_small".
         in_chans, drop_path_rate, window_size, grad_checkpointing: as for `create_backbone`.
         scale_value: scaled-value form of SSA; None: as in the published dense figures, for scalablevit_small only.
-        network_options: further arguments of `create_backbone` by name.
+        network_options: further arguments of `create_backbone`: any of `NETWORK_OPTIONS`.
 
     Raises:
         ValueError: no such variant or option, or an argument out of range.
     """
     options = dict(network_options or {})
-    known = [argument for argument in inspect.signature(create_backbone).parameters if argument not in _OWN]
-    if unknown := sorted(set(options) - set(known)):
-        raise ValueError(f"network_options cannot have {', '.join(unknown)}; it takes {', '.join(known)}")
+    if unknown := sorted(set(options) - set(NETWORK_OPTIONS)):
+        raise ValueError(f"network_options has no {', '.join(unknown)}; it takes {', '.join(NETWORK_OPTIONS)}")
     return create_backbone(
         name,
         in_chans=in_chans,

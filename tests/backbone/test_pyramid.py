@@ -1,5 +1,6 @@
 """`create_backbone`: the four maps for dense tasks."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import scalablevit
-from scalablevit.backbone import VARIANTS, PyramidBackbone
+from scalablevit.backbone import VARIANTS, BlockOptions, BlockSettings, PyramidBackbone
 
 
 @pytest.mark.parametrize("name", ["scalablevit_small", "scalablevit_base", "scalablevit_large", "scalablevit_atto"])
@@ -117,3 +118,14 @@ def test_unknown_variant_names_the_known() -> None:
         ValueError, match=r"no variant 'scalablevit_huge'; choose from scalablevit_small, .*scalablevit_atto"
     ):
         scalablevit.create_backbone("scalablevit_huge")
+
+
+@pytest.mark.parametrize("option", ["depth", "head", "global_pool", "drop_rate"])
+def test_an_option_of_another_network_is_refused(option: str) -> None:
+    with pytest.raises(TypeError, match=rf"create_backbone\(\) got an unexpected keyword argument '{option}'"):
+        scalablevit.create_backbone("scalablevit_atto", **{option: "plain"})  # type: ignore[misc]
+
+
+def test_options_of_blocks_are_declared_as_they_are_stored() -> None:
+    stored = {field.name: field.type for field in dataclasses.fields(BlockSettings)}
+    assert {name: hint.__forward_arg__ for name, hint in BlockOptions.__annotations__.items()} == stored

@@ -252,7 +252,7 @@ def test_groups_for_the_optimizer(kind: str) -> None:
         ("upernet", {"auxiliary_channels": -1}, "auxiliary_channels must be"),
         ("upernet", {"dropout": 1.0}, "dropout must be in"),
         ("semantic_fpn", {"channels": 0}, "channels must be at least 1"),
-        ("semantic_fpn", {"network_options": {"depth": 3}}, "network_options cannot have depth; it takes .*mlp_ratio"),
+        ("semantic_fpn", {"network_options": {"depth": 3}}, "network_options has no depth; it takes .*mlp_ratio"),
     ],
 )
 def test_wrong_options_are_named(kind: Any, options: dict[str, Any], words: str) -> None:

@@ -229,7 +229,7 @@ def test_a_segmenter_of_other_classes_gives_all_but_the_class_layers(segmenter: 
         ({"cross_entropy_weight": 0}, "are both 0"),
         ({"cross_entropy_weight": 0, "dice_weight": 1, "focal_gamma": 2.0}, "focal_gamma 2.0 has no effect"),
         ({"segmenter_options": {"depth": 3}}, "upernet has no option depth"),
-        ({"network_options": {"depth": 3}}, "network_options cannot have depth"),
+        ({"network_options": {"depth": 3}}, "network_options has no depth"),
         ({"optimizer": OptimizerSettings(), "weights": "nowhere.pth"}, "nowhere.pth"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -11,14 +10,13 @@ from typing import Any, ClassVar, Self
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from scalablevit.backbone import SCALED_VALUE_VARIANTS, PyramidBackbone, WindowSize, create_backbone
+from scalablevit.backbone import PyramidBackbone, WindowSize
+from scalablevit.dense_backbone import create_dense_backbone
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_DETECTIONS = 100
 DEFAULT_ANCHOR_SIZES = (32, 64, 128, 256, 512)
-# Settings of the backbone that are not in `network_options`.
-_OWN_BACKBONE_OPTIONS = ("in_chans", "scale_value", "window_size", "drop_path_rate", "grad_checkpointing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +27,7 @@ class DetectorSettings:
         in_chans: channels of the images; `mean` and `std` need as many values.
         scale_value: form of SSA; None: the published form, which is True for scalablevit_small only.
         drop_path_rate, window_size, grad_checkpointing: as for `create_backbone`.
-        network_options: other arguments of `create_backbone`.
+        network_options: other arguments of `create_backbone`, by name.
         min_size, max_size: shorter side of an image in evaluation, and bound of the longer side, in pixels.
         mean, std: of each channel, for values in 0..1.
         anchor_sizes: one length in pixels for each of the five levels; None: 32, 64, ..., 512. Choose smaller ones for
@@ -104,14 +102,15 @@ class DetectorSettings:
         Raises:
             ValueError: no such variant, or an unknown name in `network_options`.
         """
-        options = dict(self.network_options or {})
-        known = [n for n in inspect.signature(create_backbone).parameters if n not in ("name", *_OWN_BACKBONE_OPTIONS)]
-        if unknown := sorted(set(options) - set(known)):
-            raise ValueError(f"network_options has no {', '.join(unknown)}; it takes {', '.join(known)}")
-        own = {name: getattr(self, name) for name in _OWN_BACKBONE_OPTIONS}
-        if self.scale_value is None:
-            own["scale_value"] = variant in SCALED_VALUE_VARIANTS
-        return create_backbone(variant, **own, **options)
+        return create_dense_backbone(
+            variant,
+            in_chans=self.in_chans,
+            scale_value=self.scale_value,
+            drop_path_rate=self.drop_path_rate,
+            window_size=self.window_size,
+            network_options=self.network_options,
+            grad_checkpointing=self.grad_checkpointing,
+        )
 
     def anchor_sides(self) -> Sequence[int]:
         """Length of the anchors of each level, in pixels."""
