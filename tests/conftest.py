@@ -14,8 +14,8 @@ from torch import Tensor
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS), str(TESTS / "golden"), str(TESTS.parent / "benchmarks"), str(TESTS.parent / "tools")]
 
-# Where CI is set, torch (seen in 2.11) turns a note to their own developers into an error: torch.compile after torch.onnx.export
-# fails with "make_fallback(aten.convolution_backward): a decomposition exists".
+# Where CI is set, torch 2.11 turns a note to its developers into an error: torch.compile after torch.onnx.export fails
+# with "make_fallback(aten.convolution_backward): a decomposition exists".
 os.environ.pop("CI", None)
 
 
