@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from scalablevit.data import image_file
+from scalablevit.data.image_size import size_in_header
 from scalablevit.detection.check import check_coco
 from scalablevit.detection.coco import AnnotationSource, CocoError
-from scalablevit.detection.coco.read import size_in_header
 from scalablevit.detection.entry import recognizes
 from scalablevit.detection.formats import detect_format
 from scalablevit.detection.split import read_split

@@ -3,7 +3,7 @@
 import io
 import struct
 import zlib
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from PIL import PngImagePlugin
 
@@ -41,7 +41,16 @@ def without_large_metadata(file: BinaryIO) -> BinaryIO:
     return kept
 
 
-def _chunks(file: BinaryIO) -> list[tuple[bytes, int, int]]:
+def has_metadata_behind_pixels(file: IO[bytes]) -> bool:
+    """Whether a PNG file has EXIF or texts behind its pixels, which are read with them; the position is kept."""
+    position = file.tell()
+    kinds = [kind for kind, _, _ in _chunks(file)]
+    file.seek(position)
+    behind = kinds[kinds.index(b"IDAT") :] if b"IDAT" in kinds else kinds
+    return any(kind in (b"eXIf", *_METADATA) for kind in behind)
+
+
+def _chunks(file: IO[bytes]) -> list[tuple[bytes, int, int]]:
     """List (type, start of the content, length of the content); empty where the file is no PNG."""
     chunks: list[tuple[bytes, int, int]] = []
     file.seek(0)

@@ -10,9 +10,9 @@ import numpy as np
 from scalablevit.abridged import abridged
 from scalablevit.data.builtin import write_builtin
 from scalablevit.data.check import evenly_spread, look_at_image, losses_of
+from scalablevit.data.image_size import sizes_in_headers
 from scalablevit.detection.coco import CocoAnnotations
 from scalablevit.detection.coco.plausibility import strange_sizes
-from scalablevit.detection.coco.read import size_in_header
 from scalablevit.detection.data_settings import CocoSettings
 from scalablevit.detection.dataset import CocoDataset, collate
 from scalablevit.detection.split import read_split
@@ -247,10 +247,11 @@ def _refuse_other_sizes(annotations: CocoAnnotations) -> None:
     """Raise where not one of a few images has the size that the annotations give: all would be left out, one by one."""
     chosen = np.flatnonzero(annotations.present & ~annotations.size_from_file)
     chosen = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), _PROBED_IMAGES)).astype(int)]
-    sizes = {int(i): size_in_header(annotations.file(int(i)), upright=False) for i in chosen}
-    upright = {int(i): size_in_header(annotations.file(int(i)), upright=True) for i in chosen}
-    seen = [i for i, size in sizes.items() if size is not None and size == upright[i]]
-    stored = np.array([sizes[i] for i in seen], np.int64).reshape(-1, 2)
+    paths = [annotations.file(int(i)) for i in chosen]
+    sizes, upright = (sizes_in_headers(paths, upright=turned) for turned in (False, True))
+    looks = zip(chosen.tolist(), sizes, upright, strict=True)
+    plain = {i: size for i, size, turned in looks if size is not None and size == turned}
+    seen, stored = list(plain), np.array(list(plain.values()), np.int64).reshape(-1, 2)
     if why := strange_sizes(annotations.sizes[seen], stored):
         first, (width, height) = seen[0], stored[0].tolist()
         given = "{} x {}".format(*annotations.sizes[first].tolist())

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
-from PIL.TiffImagePlugin import TiffImageFile
 
 from scalablevit.abridged import abridged
-from scalablevit.data.image_file import open_image
+from scalablevit.data.image_size import sizes_in_headers
 from scalablevit.detection.coco.annotations import CocoAnnotations
 from scalablevit.detection.coco.image_files import FoundFiles, example_file, locate_images
 from scalablevit.detection.coco.json_file import (
@@ -244,18 +242,18 @@ class _Reader:
         """Take sizes from the image files where the annotations do not tell them."""
         into = self.into
         into.size_from_file = np.zeros(len(into), bool)
-        for i in np.flatnonzero(into.sizes[:, 0] == 0).tolist():
-            path = into.file(i)
-            there = into.present[i] and into.image_folder is not None
-            size = size_in_header(path, upright=frame == "upright") if there else None
+        unknown = into.sizes[:, 0] == 0
+        there = np.flatnonzero(unknown & into.present).tolist()
+        paths = [into.file(i) for i in there]
+        looked_for = into.image_folder is not None
+        sizes = sizes_in_headers(paths, upright=frame == "upright") if looked_for else [None] * len(paths)
+        into.present[unknown] = False
+        for i, path, size in zip(there, paths, sizes, strict=True):
             if size is None:
-                if into.present[i]:
-                    message = (
-                        f"{path}: {self.path} has no width and height for it, and neither tells the file; left out"
-                    )
-                    self.log.note("bad-image", path, message)
-                into.present[i] = False
+                message = f"{path}: {self.path} has no width and height for it, and neither tells the file; left out"
+                self.log.note("bad-image", path, message)
                 continue
+            into.present[i] = True
             into.sizes[i], into.size_from_file[i] = size, True
             self.log.note("missing-size", path, f"{path}: {self.path} has no width and height for it")
 
@@ -452,27 +450,3 @@ def _take_classes(ours: CocoAnnotations, other: CocoAnnotations | Sequence[str])
         ids.append(category_id)
     ours.labels = new_class[ours.labels]
     ours.class_names, ours.category_ids = list(names), ids
-
-
-def size_in_header(path: Path, *, upright: bool) -> tuple[int, int] | None:
-    """(width, height) of an image as it is stored, or after EXIF's turn."""
-    try:
-        with open_image(path) as image:
-            width, height = image.size
-            if isinstance(image, TiffImageFile):  # Pillow gives its size after the turn
-                width, height = (
-                    int(image.tag_v2[tag]) for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
-                )
-            return (height, width) if upright and _is_turned(image) else (width, height)
-    # Pillow's plugins raise almost any exception for broken data.
-    except Exception:
-        return None
-
-
-def _is_turned(image: Image.Image) -> bool:
-    """Whether EXIF swaps height and width."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    # A damaged EXIF block says nothing against the pixels, and turns nothing.
-    except Exception:
-        return False

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 from scalablevit.data.find_images import IMAGE_SUFFIXES, walk_images
+from scalablevit.data.image_size import sizes_in_headers
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES
 from scalablevit.detection.coco import AnnotationSource, CocoError, CocoPart
 from scalablevit.detection.coco.json_file import Lists
-from scalablevit.detection.coco.read import size_in_header
 
 _LARGEST_FILE = 16 << 20  # bytes of a label file or a data.yaml
 _NAMES_FILES = ("classes.txt", "obj.names")
@@ -163,19 +163,20 @@ def _read(root: Path, files: Sequence[Path], names: list[str] | None) -> Lists:
     images: list[Any] = []
     annotations: list[Any] = []
     highest, above_one = -1, 0
-    for file in files:
+    for file, known_size in zip(files, sizes_in_headers(files, upright=True), strict=True):
         name = _relative(root, file)
-        size = size_in_header(file, upright=True) or (0, 0)
+        size = known_size or (0, 0)
         images.append({"id": name, "file_name": name, "width": size[0], "height": size[1]})
         labels = _label_file(file)
         if not labels.is_file():
             continue  # an image without objects
         if labels.stat().st_size > _LARGEST_FILE:
             raise CocoError(f"{labels}: the label file has over 16 MiB; export it again", kind="bad-label", path=labels)
+        label_name = _relative(root, labels)
         for number, line in enumerate(labels.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
             if not line.strip():
                 continue
-            entry = {"id": f"{_relative(root, labels)}:{number}", "image_id": name, **_object(line, *size)}
+            entry = {"id": f"{label_name}:{number}", "image_id": name, **_object(line, *size)}
             above_one += entry.pop("above_one", 0)
             highest = max(highest, entry["category_id"] if isinstance(entry["category_id"], int) else -1)
             annotations.append(entry)
