@@ -6,9 +6,11 @@ Importing this package is quick: torch is imported with the first name that need
 
 import lazy_loader
 
+from scalablevit.moved import find_moved_modules
 from scalablevit.timm_registration import register_when_timm_is_imported
 
 __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 register_when_timm_is_imported()
+find_moved_modules()

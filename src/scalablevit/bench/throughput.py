@@ -24,6 +24,7 @@ from scalablevit.bench.passes import DTYPES, precision_settings, prepare, synchr
 from scalablevit.bench.result import write_json
 from scalablevit.bench.turns import LEAST_ROUNDS, Timing, compare, interleave, reason
 from scalablevit.device import choose_device
+from scalablevit.moved import forward_moved_names
 
 
 @dataclass(frozen=True)
@@ -280,3 +281,6 @@ def _find_all(labels: Sequence[str]) -> list[Contender]:
         if contender.mode is not None and contender.mode not in MODES:
             raise ValueError(f"MODEL {contender.label!r}: the mode must be one of {', '.join(MODES)}")
     return contenders
+
+
+forward_moved_names(__name__)

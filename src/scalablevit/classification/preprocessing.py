@@ -1,5 +1,9 @@
 """The earlier name of `scalablevit.classification.transforms`: recipes and scripts written before name it."""
 
 from scalablevit.classification.transforms import Augmentation, Preprocessing
+from scalablevit.moved import forward_moved_names
 
 __all__ = ["Augmentation", "Preprocessing"]
+
+
+forward_moved_names(__name__)

@@ -17,6 +17,7 @@ from scalablevit.detection.data_settings import CocoSettings
 from scalablevit.detection.dataset import CocoDataset, collate
 from scalablevit.detection.split import read_split
 from scalablevit.detection.transforms import Preprocessing, TrainTransform
+from scalablevit.moved import forward_moved_names
 from scalablevit.printable import printable
 from scalablevit.training.data_module import TaskData
 
@@ -259,3 +260,6 @@ def _refuse_other_sizes(annotations: CocoAnnotations) -> None:
             f"{annotations.path}: none of {len(seen)} images that were looked at has the size that the annotations "
             f"give, such as {annotations.file(first)} with {width} x {height} pixels for {given}; {why}"
         )
+
+
+forward_moved_names(__name__)

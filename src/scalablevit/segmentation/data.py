@@ -9,6 +9,7 @@ from scalablevit.abridged import abridged
 from scalablevit.data.builtin import write_builtin
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.input_settings import height_and_width, per_channel
+from scalablevit.moved import forward_moved_names
 from scalablevit.segmentation.dataset import MaskDataset, collate
 from scalablevit.segmentation.label_map import LabelMap
 from scalablevit.segmentation.mask_classes import ClassSource, MaskClasses
@@ -246,3 +247,6 @@ class MaskFolderData(TaskData):
                 f"input       {settings.in_chans} x {height} x {width} in training",
             ]
         )
+
+
+forward_moved_names(__name__)

@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from scalablevit.data.class_report import class_report, confusion_as_json, macro_mean
 from scalablevit.data.loaders import eval_loader
+from scalablevit.moved import forward_moved_names
 from scalablevit.segmentation.bands import most_likely_classes
 from scalablevit.segmentation.dataset import SegmentationBatch, collate
 from scalablevit.segmentation.inference import InferenceSettings
@@ -220,3 +221,6 @@ def evaluate(
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else value
+
+
+forward_moved_names(__name__)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalablevit.data.resizing import resized_size
+from scalablevit.moved import forward_moved_names
 
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """What papers mean by "multi-scale with flips" on ADE20K."""
@@ -165,3 +166,6 @@ def _resized(x: Tensor, size: tuple[int, int], *, antialias: bool) -> Tensor:
 def _check_scales(scales: Sequence[float]) -> None:
     if not scales or min(scales) <= 0 or not all(map(math.isfinite, scales)):
         raise ValueError(f"scales must be one or more factors above 0, such as (0.5, 1.0), got {list(scales)}")
+
+
+forward_moved_names(__name__)

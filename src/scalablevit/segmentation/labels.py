@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalablevit.abridged import abridged
+from scalablevit.moved import forward_moved_names
 
 IGNORED = 255
 """Class index of pixels that are left out of losses and metrics."""
@@ -112,3 +113,6 @@ def class_pixels(labels: NDArray[np.integer[Any]], num_classes: int) -> list[int
     for top in range(0, labels.shape[0], rows):
         counts += np.bincount(labels[top : top + rows].ravel(), minlength=num_classes)[:num_classes]
     return counts.tolist()
+
+
+forward_moved_names(__name__)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from scalablevit.backbone import PyramidBackbone, WindowSize, groups_below
 from scalablevit.dense_backbone import create_dense_backbone
+from scalablevit.moved import forward_moved_names
 from scalablevit.segmentation.decoders import FCNHead, SemanticFPNDecoder, UperNetDecoder, resize
 
 SegmenterKind = Literal["semantic_fpn", "upernet"]
@@ -210,3 +211,6 @@ def _check(**counts: int) -> None:
 def _check_dropout(dropout: float) -> None:
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+
+
+forward_moved_names(__name__)

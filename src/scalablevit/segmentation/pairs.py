@@ -15,6 +15,7 @@ from scalablevit.data.check import Problem, raise_for_errors
 from scalablevit.data.find_images import walk_images
 from scalablevit.data.layout import explain_layout
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, split_by_hash, why_no_folder
+from scalablevit.moved import forward_moved_names
 from scalablevit.segmentation.mask_settings import MaskSettings
 from scalablevit.segmentation.pair_names import MASK_ENDINGS, match_names, match_patterns
 from scalablevit.segmentation.split_lists import find_voc_lists, select_listed
@@ -386,3 +387,6 @@ def _pairing_problems(
 
 def _faulty(root: Path, kind: str, message: str) -> PairScan:
     return PairScan(root, problems=[Problem("error", kind, str(root), message)])
+
+
+forward_moved_names(__name__)

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from scalablevit.data.split import settings_for_evaluation
+from scalablevit.moved import forward_moved_names
 from scalablevit.training.allowed_classes import check_classes, check_paths, lies_in_a_run, only_allowed_imports
 from scalablevit.training.checkpoint_io import RunCheckpointIO
 from scalablevit.training.devices import check_devices
@@ -257,3 +258,6 @@ def _seed(value: Any) -> int:
     if isinstance(value, bool) or not 0 <= int(value) <= _LARGEST_SEED:
         raise RecipeError(f"--seed (seed_everything) must lie in 0 to {_LARGEST_SEED}, got {value}")
     return int(value)
+
+
+forward_moved_names(__name__)

@@ -20,6 +20,7 @@ from scalablevit.backbone import VARIANTS
 from scalablevit.data.loaders import ResumableLoader
 from scalablevit.data.randomness import seed_all
 from scalablevit.data.unreadable import UnreadableFiles
+from scalablevit.moved import forward_moved_names
 from scalablevit.safe_write import write_json
 from scalablevit.training import schedules
 from scalablevit.training.early_stopping import Patience
@@ -432,3 +433,6 @@ def _correct_epoch_progress(loop: dict[str, Any] | None) -> None:
     for counts in (loop["epoch_progress"]["total"], loop["epoch_progress"]["current"]):
         if counts["ready"] == counts["started"] == counts["processed"] == counts["completed"] + 1:
             counts.update({"completed": counts["processed"]} if is_whole else {"processed": counts["completed"]})
+
+
+forward_moved_names(__name__)

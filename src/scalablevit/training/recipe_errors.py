@@ -12,6 +12,8 @@ from typing import Any
 from jsonargparse._parameter_resolvers import get_signature_parameters
 from lightning.pytorch import Trainer
 
+from scalablevit.moved import forward_moved_names
+
 TOP_KEYS = ("model", "data", "trainer", "seed_everything", "threads")
 
 
@@ -181,3 +183,6 @@ def _plain_type(kind: str) -> str:
     }
     match = re.fullmatch(r"<class '(.*)'>", kind)
     return names.get(match[1], match[1]) if match is not None else kind
+
+
+forward_moved_names(__name__)

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from scalablevit.moved import forward_moved_names
 from scalablevit.safe_write import sweep_leftovers, write_json
 from scalablevit.training.environment import environment
 from scalablevit.training.invocation import invocation
@@ -123,3 +124,6 @@ def claim(path: str | os.PathLike[str], resume: bool, *, checkpoint: Path | None
         raise ValueError(f"{folder.path} already holds a run: {remedy}, or name another folder by --run")
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+forward_moved_names(__name__)

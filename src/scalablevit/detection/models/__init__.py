@@ -11,6 +11,7 @@ from scalablevit.detection.models.mask_rcnn import ScalableMaskRCNN, mask_rcnn
 from scalablevit.detection.models.paste import paste_mask, paste_masks
 from scalablevit.detection.models.retinanet import ScalableRetinaNet, retinanet
 from scalablevit.detection.models.settings import DetectorSettings, MaskRCNNSettings, RetinaNetSettings
+from scalablevit.moved import forward_moved_names
 
 __all__ = [
     "DETECTORS",
@@ -61,3 +62,6 @@ def find_objects(network: nn.Module, images: Sequence[Tensor]) -> list[dict[str,
         return found
     found = network(images)
     return found
+
+
+forward_moved_names(__name__)
