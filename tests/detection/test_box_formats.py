@@ -1,6 +1,7 @@
 """Data folders of other formats: recognised, read to the same boxes, and their faults named."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +234,41 @@ def test_sizes_of_images_that_a_package_reads(tmp_path: Path) -> None:
     Image.OPEN.pop("HEIF")  # as in a process that has not read one yet
     image_file._formats.cache_clear()
     assert size_in_header(tmp_path / "1.heic", upright=False) == (100, 80)
+
+
+@pytest.mark.parametrize("changed", ["a", "d"])
+def test_what_voc_corners_count_from_is_the_same_for_both_parts(tmp_path: Path, changed: str) -> None:
+    voc(tmp_path)
+    file = tmp_path / "Annotations" / f"{changed}.xml"
+    file.write_text(re.sub(r"<xmin>\d+<", "<xmin>0<", file.read_text(), count=1))
+    split = read_split(tmp_path, AnnotationSource())
+    assert boxes_of(split.train)["b"] == [("dog", 31, 11, 70, 40)]
+    if changed == "a":
+        assert boxes_of(split.val)["d"] == [("cat", 6, 6, 25, 45)]
+    evaluated = read_split(tmp_path, AnnotationSource(trained_class_names=NAMES))
+    assert boxes_of(evaluated.val) == boxes_of(split.val)
+
+
+def test_voc_corners_with_fractions_are_edges_that_count_from_0(tmp_path: Path) -> None:
+    voc(tmp_path)
+    for file in (tmp_path / "Annotations").glob("*.xml"):
+        file.write_text(re.sub(r"<(x|y)(min|max)>(\d+)<", r"<\1\2>\3.25<", file.read_text()))
+    train = read_split(tmp_path, AnnotationSource()).train
+    assert boxes_of(train)["b"] == [("dog", 31.25, 11.25, 70.25, 40.25)]
+
+
+CAFE, CAFE_APART = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize("written", ["yolo", "voc", "csv"])
+def test_accents_in_either_form_are_one_class(tmp_path: Path, written: str) -> None:
+    WRITERS[written](tmp_path)
+    for number, file in enumerate(sorted(tmp_path.rglob("*"))):
+        if file.suffix in (".yaml", ".xml", ".csv"):
+            name = CAFE_APART if number % 2 or written == "yolo" else CAFE
+            file.write_text(file.read_text().replace("cat", name), encoding="utf-8")
+    split = read_split(tmp_path, AnnotationSource())
+    assert sorted(split.train.class_names) == [CAFE, "dog"]
+    evaluated = read_split(tmp_path, AnnotationSource(trained_class_names=["dog", CAFE_APART]))
+    assert evaluated.val.class_names == ["dog", CAFE_APART]
+    assert evaluated.val.labels.tolist() == [1]

@@ -435,6 +435,111 @@ def test_ids_that_a_file_does_not_list_are_not_those_of_another(tmp_path: Path) 
     assert len(read.labels) == len(first["annotations"]) + len(second["annotations"]) - 3
 
 
+def _shift_boxes(content: Any) -> None:
+    for annotation in content["annotations"]:
+        left, top, width, height = annotation["bbox"]
+        annotation["bbox"] = [left + 20, top + 15, left + width, top + height]
+
+
+def _repeat_annotation(content: Any) -> None:
+    content["annotations"].append(dict(content["annotations"][0]))
+
+
+def _share_annotation_id(content: Any) -> None:
+    content["annotations"][1]["id"] = content["annotations"][0]["id"]
+
+
+def _lose_sizes(content: Any) -> None:
+    for entry in content["images"]:
+        del entry["width"]
+
+
+def _crowd(content: Any) -> None:
+    for annotation in content["annotations"][1:]:
+        annotation.update(iscrowd=1, segmentation=[[1, 1, 5, 1, 5, 5]])
+
+
+def _count_categories_from_0(content: Any) -> None:
+    for annotation in content["annotations"]:
+        annotation["category_id"] -= 1
+
+
+def _share_name(content: Any) -> None:
+    content["categories"][1]["name"] = content["categories"][0]["name"]
+
+
+def _list_image_twice(content: Any) -> None:
+    content["images"].append(dict(content["images"][0]))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(_repeat_annotation, _share_annotation_id, _lose_sizes, _crowd, _count_categories_from_0, _share_name),
+        *(_list_image_twice, _shift_boxes),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_joined_files_are_told_what_each_would_be_alone(tmp_path: Path, spoil: Any, place: int) -> None:
+    good, bad = scenes(), scenes()
+    for i in range(1, 7):
+        draw(tmp_path / f"{i}.png", seed=i)
+        draw(tmp_path / f"b{i}.png", seed=10 + i)
+    spoil(bad)
+    for entry in bad["images"]:
+        entry["file_name"] = f"b{entry['file_name']}"
+    files = [save(good, tmp_path / "good.json")]
+    files.insert(place, save(bad, tmp_path / "bad.json"))
+    alone = read_annotations(tmp_path / "bad.json", tmp_path)
+    together = read_annotations(files[0], tmp_path, lists=read_joined(files))
+    alone.log.drop("unused-category")  # the other file uses it
+    together.log.drop("unused-category")
+    assert alone.problem_counts
+    assert together.problem_counts == alone.problem_counts
+    for own, joined in zip(alone.log.describe(), together.log.describe(), strict=True):
+        assert "bad.json" in joined or "/b" in joined.replace("/bad.json", "")
+        assert own.count("move one of the two") == joined.count("move one of the two")
+
+
+def test_an_id_of_two_categories_is_refused_in_joined_files(tmp_path: Path) -> None:
+    content = scenes()
+    content["categories"][1]["id"] = content["categories"][0]["id"]
+    files = [save(scenes(), tmp_path / "a.json"), save(content, tmp_path / "b.json")]
+    with pytest.raises(CocoError, match=r"b\.json: the category id 1 stands for 'box' and for 'disc'"):
+        read_joined(files)
+
+
+def test_joined_files_of_one_name_keep_their_ids_apart(tmp_path: Path) -> None:
+    files = []
+    for number, name in enumerate("abc"):
+        content = scenes()
+        for entry in content["images"]:
+            entry["file_name"] = f"{name}{entry['file_name']}"
+        if number == 2:  # an exporter that writes ids as texts in one list
+            for annotation in content["annotations"]:
+                annotation["image_id"] = str(annotation["image_id"])
+        (tmp_path / name).mkdir()
+        files.append(save(content, tmp_path / name / "x.json"))
+    read = read_annotations(files[0], None, lists=read_joined(files))
+    assert len(read) == 18
+    assert np.bincount(read.image_of).tolist() == [3] * 18
+    assert read.problem_counts == {}
+
+
+def test_accents_in_either_form_are_one_class(tmp_path: Path) -> None:
+    one, other = scenes(), scenes()
+    one["categories"][0]["name"], other["categories"][0]["name"] = "caf\u00e9", "cafe\u0301 "
+    files = [save(one, tmp_path / "a.json"), save(other, tmp_path / "b.json")]
+    first = read_annotations(files[0], None)
+    assert first.class_names == ["caf\u00e9", "disc"]
+    assert read_annotations(files[1], None).class_names == ["caf\u00e9", "disc"]
+    assert read_annotations(files[1], None, like=first).problem_counts == {}
+    assert read_annotations(files[0], None, lists=read_joined(files)).class_names == ["caf\u00e9", "disc"]
+    trained = read_annotations(files[0], None, like=["disc", "cafe\u0301"])
+    assert trained.class_names == ["disc", "cafe\u0301"]
+    assert trained.labels.tolist() == [1 - k for k in first.labels]
+
+
 @pytest.mark.parametrize(
     ("size", "words"),
     [

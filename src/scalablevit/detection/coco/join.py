@@ -3,62 +3,122 @@
 Imports neither torch nor lightning, so that checking data starts at once.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scalablevit.detection.coco.json_file import Id, Lists, identifier, read_lists
+from scalablevit.detection.coco.json_file import (
+    CocoError,
+    Id,
+    Lists,
+    Source,
+    class_name,
+    identifier,
+    lookup,
+    read_lists,
+)
+from scalablevit.detection.coco.plausibility import shifted_ids
 
 
 def read_joined(files: Sequence[Path]) -> Lists:
     """Read COCO files and put their lists together; categories are matched by name.
 
-    Ids stay where they are free. An id that an earlier file has taken becomes "FILE:ID", such as "b.json:7".
+    Ids of images and categories stay where they are free. An id that an earlier file has taken becomes "FILE:ID", such
+    as "b.json:7", as does every id of an annotation.
 
     Raises:
-        CocoError: as `read_lists`.
+        CocoError: as `read_lists`; or a category id of one file stands for two names.
     """
-    images: list[Any] = []
-    annotations: list[Any] = []
-    categories: list[Any] = []
+    joined = Lists([], [], [])
+    sources: list[Source] = []
     taken: set[Id] = set()
-    category_of: dict[str, Id] = {}
-    category_ids: set[Id] = set()
-    for file in files:
-        their_images, their_annotations, their_categories = read_lists(file)
-        new_image = _fresh_ids(their_images, taken, file.name)
-        new_category: dict[Any, Id] = {}
-        for entry in their_categories:
-            old = identifier(entry.get("id")) if isinstance(entry, dict) else None
-            if old is None or str(entry.get("name")) not in category_of:
-                new = f"{file.name}:{old}" if old in category_ids else old
-                categories.append({**entry, "id": new} if isinstance(entry, dict) else entry)
-                if new is not None:
-                    category_ids.add(new)
-                    category_of[str(entry.get("name"))] = new
-            if old is not None:
-                new_category[old] = category_of[str(entry.get("name"))]
-        images += [_with(entry, "id", new_image) for entry in their_images]
-        for entry in their_annotations:
+    category_of: dict[tuple[str, int], Id] = {}
+    for file, label in zip(files, _labels(files), strict=True):
+        theirs = read_lists(file)
+        new_image = _fresh_ids(theirs.images, taken, label)
+        new_category = _join_categories(theirs.categories, category_of, joined.categories, file, label)
+        unknown = {
+            entry.get("category_id")
+            for entry in theirs.annotations
+            if isinstance(entry, dict)
+            and isinstance(entry.get("category_id"), int)
+            and lookup(new_category, entry.get("category_id")) is None
+        }
+        sources.append(Source(file, len(joined.annotations), shifted_ids(unknown, new_category)))
+        joined.images.extend(_with(entry, "id", new_image) for entry in theirs.images)
+        for entry in theirs.annotations:
             for key, fresh in (("image_id", new_image), ("category_id", new_category)):
                 entry = _with(entry, key, fresh, unlisted=f"{file}:")
-            annotations.append({**entry, "id": len(annotations) + 1} if isinstance(entry, dict) else entry)
-    return images, annotations, categories
+            joined.annotations.append(_labelled(entry, label))
+    return joined._replace(sources=tuple(sources))
 
 
-def _fresh_ids(entries: Sequence[Any], taken: set[Id], name: str) -> dict[Any, Id]:
+def _labels(files: Sequence[Path]) -> list[str]:
+    """A short text for each file, which no other has: its name, otherwise its path, otherwise with a number."""
+    names, paths = Counter(file.name for file in files), Counter(map(str, files))
+    return [
+        file.name if names[file.name] == 1 else str(file) if paths[str(file)] == 1 else f"{file}#{number}"
+        for number, file in enumerate(files, 1)
+    ]
+
+
+def _join_categories(
+    entries: Sequence[Any], category_of: dict[tuple[str, int], Id], categories: list[Any], file: Path, label: str
+) -> dict[Any, Id]:
+    """Id in the file -> id in all files together; adds to `categories`, and to `category_of` by (name, which of it).
+
+    A name that a file has twice is two categories, as if it were read alone.
+    """
+    fresh: dict[Any, Id] = {}
+    own_names: dict[Id, str] = {}
+    occurrences: Counter[str] = Counter()
+    used = set(category_of.values())
+    for entry in entries:
+        old = identifier(entry.get("id")) if isinstance(entry, dict) else None
+        if old is None:
+            categories.append(entry)  # told by the reader
+            continue
+        name = class_name(entry.get("name")) or str(old)
+        if own_names.setdefault(old, name) != name:
+            raise CocoError(
+                f"{file}: the category id {old} stands for {own_names[old]!r} and for {name!r}; give each category an "
+                "id of its own",
+                kind="duplicate-category",
+                path=file,
+            )
+        if old in fresh:
+            continue
+        occurrences[name] += 1
+        key = (name, occurrences[name])
+        if key not in category_of:
+            category_of[key] = f"{label}:{old}" if old in used else old
+            used.add(category_of[key])
+            categories.append({**entry, "id": category_of[key]})
+        fresh[old] = category_of[key]
+    return fresh
+
+
+def _fresh_ids(entries: Sequence[Any], taken: set[Id], label: str) -> dict[Any, Id]:
     """Id in the file -> id in all files together; fills `taken`."""
     found = [identifier(entry.get("id")) for entry in entries if isinstance(entry, dict)]
-    fresh: dict[Any, Id] = {old: f"{name}:{old}" if old in taken else old for old in found if old is not None}
+    fresh: dict[Any, Id] = {old: f"{label}:{old}" if old in taken else old for old in found if old is not None}
     taken.update(fresh.values())
     return fresh
 
 
-def _with(entry: Any, key: str, fresh: dict[Any, Id], *, unlisted: str = "") -> Any:
+def _labelled(entry: Any, label: str) -> Any:
+    """The annotation, with its file in its id, so that messages name it and ids of two files never mean one another."""
+    old = identifier(entry.get("id")) if isinstance(entry, dict) else None
+    return entry if old is None else {**entry, "id": f"{label}:{old}"}
+
+
+def _with(entry: Any, key: str, fresh: Mapping[Any, Id], *, unlisted: str = "") -> Any:
     """The entry with its new id; one that its own file does not list must not mean another file's."""
     if not isinstance(entry, dict):
         return entry
     old = identifier(entry.get(key))
-    if old in fresh:
-        return {**entry, key: fresh[old]}
+    new = lookup(fresh, old)
+    if new is not None:
+        return {**entry, key: new}
     return {**entry, key: f"{unlisted}{old}"} if unlisted and old is not None else entry

@@ -9,17 +9,47 @@ import json
 import math
 import os
 import stat
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 Id = int | str
 """Id of an image, category or annotation: COCO's are numbers; other tools write texts."""
-Lists = tuple[list[Any], list[Any], list[Any]]
-"""Images, annotations and categories, as COCO has them."""
+_Value = TypeVar("_Value")
 _BYTES_OF_OBJECTS = 8  # memory that parsed JSON takes, for each byte of the file; about
 # Keys whose second occurrence in one object would silently replace the first.
 _KEYS = ("images", "annotations", "categories", "image_id", "category_id", "bbox", "segmentation", "file_name")
+
+
+class Source(NamedTuple):
+    """One of several files whose lists were put together.
+
+    Fields:
+        file: the annotation file.
+        start: position of its first annotation among all.
+        hint: what its ids of categories look like, to stand behind a message; may be empty.
+    """
+
+    file: Path
+    start: int
+    hint: str = ""
+
+
+class Lists(NamedTuple):
+    """Images, annotations and categories, as COCO has them.
+
+    Fields:
+        images: entries as a COCO file has them, each unchecked.
+        annotations: likewise.
+        categories: likewise.
+        sources: of the annotations, in their order, where several COCO files were put together.
+    """
+
+    images: list[Any]
+    annotations: list[Any]
+    categories: list[Any]
+    sources: tuple[Source, ...] = ()
 
 
 class CocoError(ValueError):
@@ -66,8 +96,8 @@ def id_order(value: Id) -> tuple[bool, Id]:
     return isinstance(value, str), value
 
 
-def lookup(index: Mapping[Any, int], key: Any) -> int | None:
-    """Find the position of an id, also for 3.0 in the place of 3, or "3" in the place of 3; None for anything else."""
+def lookup(index: Mapping[Any, _Value], key: Any) -> _Value | None:
+    """Find what belongs to an id, also for 3.0 in the place of 3, or "3" in the place of 3; None for anything else."""
     if isinstance(key, bool) or not isinstance(key, int | float | str):
         return None
     found = index.get(key)
@@ -110,6 +140,12 @@ def called(entry: Mapping[str, Any], number: int) -> str:
     """Name an annotation for messages: by its id, otherwise by its place in the file."""
     entry_id = identifier(entry.get("id"))
     return f"annotation number {number} (without an id)" if entry_id is None else f"annotation {entry_id}"
+
+
+def class_name(value: Any) -> str:
+    """Name of a class in one line and in one form of its accents (NFC), without what no encoding has; may be empty."""
+    text = "" if value is None else " ".join(str(value).split()).encode("utf-8", "replace").decode("utf-8")
+    return unicodedata.normalize("NFC", text)
 
 
 def shown(value: Any) -> str:
@@ -252,4 +288,4 @@ def _parts(path: Path, content: Any) -> Lists:
         if not content[name]:
             message = f"{path}: its list {name!r} is empty; export it again, or name another file"
             raise CocoError(message, kind=f"no-{name}", path=path)
-    return content["images"], content["annotations"], content["categories"]
+    return Lists(content["images"], content["annotations"], content["categories"])

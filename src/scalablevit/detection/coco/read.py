@@ -22,8 +22,10 @@ from scalablevit.detection.coco.json_file import (
     CocoError,
     Id,
     Lists,
+    Source,
     append_numbers,
     called,
+    class_name,
     file_name,
     id_order,
     identifier,
@@ -69,8 +71,8 @@ def read_annotations(
             can be used; all boxes are fractions; it has classes that `like` lacks.
     """
     path = Path(path).expanduser()
-    images, annotations, categories = read_lists(path) if lists is None else lists
-    reader = _Reader(path)
+    images, annotations, categories, sources = read_lists(path) if lists is None else lists
+    reader = _Reader(path, sources or (Source(path, 0),))
     into = reader.into
     class_of = reader.read_categories(categories)
     entries = reader.read_images(images)
@@ -79,7 +81,7 @@ def read_annotations(
     reader.fill_sizes(annotation_frame)
     reader.read_annotations(annotations, index, class_of, masks=masks)
     reader.note_unlearnable()
-    if lists is not None:  # other formats have no sizes
+    if lists is not None and not sources:  # other formats have no sizes
         into.log.drop("missing-size")
     if like is not None:
         _take_classes(into, like)
@@ -103,8 +105,9 @@ class _Images:
 class _Reader:
     """Fills the `CocoAnnotations` of one file, list by list."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sources: Sequence[Source]) -> None:
         self.path = path
+        self.sources = sources
         self.into = CocoAnnotations(path)
         self.log = self.into.log
         self.joined: set[int] = set()  # positions of images that several entries stand for
@@ -120,7 +123,7 @@ class _Reader:
                     kind="bad-category",
                     path=self.path,
                 )
-            name = _class_name(entry.get("name"), category_id)
+            name = class_name(entry.get("name")) or str(category_id)
             if names.setdefault(category_id, name) != name:
                 raise CocoError(
                     f"{self.path}: the category id {category_id} stands for {names[category_id]!r} and for {name!r}; "
@@ -263,10 +266,10 @@ class _Reader:
         """Set everything that has a row for each annotation."""
         into, store = self.into, CocoMasks()
         image_of, labels, crowd, areas, boxes = array("q"), array("q"), array("b"), array("d"), array("d")
+        numbers, outlined = array("q"), array("b")
         ids: list[Id | None] = []
         sizes = [(width, height) for width, height in into.sizes.tolist()]
         unknown_categories: set[Any] = set()
-        outlined_crowds = 0
         for number, entry in enumerate(annotations):
             if not isinstance(entry, dict):
                 message = f"{self.path}: annotation number {number} is {shown(entry)}, not an object"
@@ -297,7 +300,8 @@ class _Reader:
                 for kind, what in store.append(entry, number, width=width, height=height):
                     self.log.note(kind, into.file(image), f"{into.file(image)}: {what}")
             outline = get("segmentation")
-            outlined_crowds += crowd[-1] and isinstance(outline, list) and len(outline) > 0
+            outlined.append(crowd[-1] and isinstance(outline, list) and len(outline) > 0)
+            numbers.append(number)
             image_of.append(image)
             labels.append(label)
             ids.append(identifier(get("id")))
@@ -309,13 +313,10 @@ class _Reader:
         into.has_masks = masks
         store.pack()
         into.masks = store
-        if outlined_crowds > len(ids) / 2:
-            words = (
-                f"{outlined_crowds:,} of {len(ids):,} annotations are crowds with an outline, as single objects have"
-            )
-            self.log.note("crowd-outline", self.path, f"{self.path}: {words}")
-        if hint := shifted_ids(unknown_categories, class_of):
+        hints = [shifted_ids(unknown_categories, class_of), *(source.hint for source in self.sources)]
+        if hint := next(filter(None, hints), ""):
             self.log.explain("unknown-category", hint)
+        self._note_patterns(np.array(numbers, np.int64), np.array(outlined, bool))
         finite = self._check_boxes(ids)
         keep = finite & self._without_copies(ids)
         if not annotations:
@@ -340,16 +341,28 @@ class _Reader:
         self.into.incomplete[image] = True
         self.log.note(kind, path, f"{path}: {what}")
 
+    def _note_patterns(self, numbers: np.ndarray, outlined: np.ndarray) -> None:
+        """Note what the annotations of each file together look like, from their positions and crowds with outlines."""
+        into = self.into
+        boxes, sizes = into.boxes_xywh, into.sizes[into.image_of]
+        real = np.isfinite(boxes).all(axis=1) & ~into.crowd & (boxes[:, 2:] > 0).all(axis=1)
+        edges = np.searchsorted(numbers, [*(source.start for source in self.sources), np.iinfo(np.int64).max])
+        for source, first, end in zip(self.sources, edges, edges[1:], strict=False):
+            rows = np.arange(first, end)
+            if outlined[rows].sum() > len(rows) / 2:
+                words = f"{outlined[rows].sum():,} of {len(rows):,} annotations are crowds with an outline"
+                self.log.note("crowd-outline", source.file, f"{source.file}: {words}, as single objects have")
+            rows = rows[real[rows]]
+            for kind, sentence in strange_boxes(boxes[rows], sizes[rows]):
+                self.log.note(kind, source.file, f"{source.file}: {sentence}")
+                if kind == "fraction-boxes":
+                    raise CocoError(f"{source.file}: {sentence}", kind=kind, path=source.file)
+
     def _check_boxes(self, ids: Sequence[Id | None]) -> np.ndarray:
         """Set `usable`, and note what is wrong with boxes; which have finite numbers, (A,) bool."""
         into = self.into
         boxes, sizes = into.boxes_xywh, into.sizes[into.image_of]
         finite = np.asarray(np.isfinite(boxes).all(axis=1))
-        real = finite & ~into.crowd & (boxes[:, 2:] > 0).all(axis=1)
-        for kind, sentence in strange_boxes(boxes[real], sizes[real]):
-            self.log.note(kind, self.path, f"{self.path}: {sentence}")
-            if kind == "fraction-boxes":
-                raise CocoError(f"{self.path}: {sentence}", kind=kind, path=self.path)
         boxes[~finite] = 0
         low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
         inner_low, inner_high = low.clip(0), np.minimum(high, sizes)
@@ -408,12 +421,6 @@ class _Reader:
             self.log.counts[kind] += len(rows) - MOST_LISTED
 
 
-def _class_name(name: Any, category_id: Id) -> str:
-    """Name of a category in one line, without what no encoding has; its id where it has none."""
-    text = "" if name is None else " ".join(str(name).split()).encode("utf-8", "replace").decode("utf-8")
-    return text or str(category_id)
-
-
 def _area(value: Any) -> float:
     """An area as the file has it; NaN where it is none."""
     try:
@@ -428,7 +435,7 @@ def _take_classes(ours: CocoAnnotations, other: CocoAnnotations | Sequence[str])
         names, their_ids, whose = other.class_names, list(other.category_ids), str(other.path)
     else:
         names, their_ids, whose = list(other), list[Id](range(1, len(other) + 1)), "the network"
-    theirs = {" ".join(name.split()): k for k, name in enumerate(names)}  # as `_class_name` writes them
+    theirs = {class_name(name): k for k, name in enumerate(names)}
     used = np.bincount(ours.labels, minlength=len(ours.class_names)) > 0
     unknown = [name for k, name in enumerate(ours.class_names) if used[k] and name not in theirs]
     if unknown:

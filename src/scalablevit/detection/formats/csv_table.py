@@ -12,7 +12,7 @@ from typing import Any
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES
 from scalablevit.detection.coco import AnnotationSource, CocoError, CocoPart
 from scalablevit.detection.coco.folder import image_folders, role_of
-from scalablevit.detection.coco.json_file import Lists
+from scalablevit.detection.coco.json_file import Lists, class_name
 
 _COLUMNS = {
     "path": ("path", "image", "filename", "file_name", "image_path", "file"),
@@ -104,7 +104,7 @@ def _read(files: Sequence[Path]) -> Lists:
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             message = f"{file}: the table cannot be read ({error}); save it as UTF-8 CSV"
             raise CocoError(message, kind="bad-table", path=file) from None
-    return list(images.values()), annotations, [{"id": name, "name": name} for name in sorted(names)]
+    return Lists(list(images.values()), annotations, [{"id": name, "name": name} for name in sorted(names)])
 
 
 def _take(
@@ -119,6 +119,7 @@ def _take(
     if not any(cell.strip() for cell in row):
         return
     cells = {name: row[k].strip() if k < len(row) else "" for name, k in columns.items()}
+    cells["class"] = class_name(cells["class"])
     image = images.setdefault(cells["path"], {"id": cells["path"], "file_name": cells["path"]})
     for side in ("width", "height"):
         if cells.get(side, "").isascii() and cells.get(side, "").isdigit() and len(cells[side]) < 10:

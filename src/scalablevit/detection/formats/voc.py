@@ -5,15 +5,15 @@ Imports neither torch nor lightning, so that checking data starts at once.
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES
 from scalablevit.detection.coco import AnnotationSource, CocoError, CocoPart
-from scalablevit.detection.coco.json_file import Lists
+from scalablevit.detection.coco.json_file import Lists, class_name
 
 _LARGEST_FILE = 16 << 20  # bytes
 _FOLDERS = ("Annotations", "annotations", "labels", "xml")
@@ -46,12 +46,13 @@ def find_parts(root: Path, source: AnnotationSource) -> tuple[CocoPart | None, C
     if not train and not (val and source.only_evaluates):
         everything = [file for place in (root, *(root / name for name in _FOLDERS)) for file in place.glob("*.xml")]
         train = sorted(set(everything) - set(val))
+    files_read = _Files([*train, *val])
     parts = []
     for files, given, words in ((train, source.train_images, TRAIN_NAMES), (val, source.val_images, VAL_NAMES)):
         named = [root / given] if given is not None else []
         known = [*(root / name for name in (*_IMAGE_FOLDERS, *words)), *(root / "images" / word for word in words)]
         folders = [place for place in dict.fromkeys([*named, *known, *_parents(files), root]) if place.is_dir()]
-        parts.append(CocoPart(files[0].parent, folders, partial(_read, files)) if files else None)
+        parts.append(CocoPart(files[0].parent, folders, partial(files_read.lists, files)) if files else None)
     return parts[0], parts[1]
 
 
@@ -83,47 +84,85 @@ def _parents(files: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(file.parent for file in files))
 
 
-def _read(files: Sequence[Path]) -> Lists:
-    """Images, annotations and categories, as COCO has them; ids of annotations are FILE:NUMBER.
+class _Files:
+    """XML files of a data folder, read once; what the corners count from is the same for all parts.
 
-    Corners count from 1 and include the last pixel, as VOC's do, unless some of them are 0.
+    Args:
+        files: of all parts.
     """
-    images: list[Any] = []
-    annotations: list[Any] = []
-    names: set[str] = set()
-    faults: list[str] = []
-    for file in files:
-        try:
-            tree = _parse(file)
-        except _XmlError as error:
-            faults.append(f"{file.name}: {error}")
-            continue
-        name = (tree.findtext("filename") or "").strip() or f"{file.stem}.jpg"
-        size = tree.find("size")
-        sides = {side: _number(size.findtext(side)) if size is not None else None for side in ("width", "height")}
-        images.append({"id": file.stem, "file_name": name, **sides})
-        for number, item in enumerate(tree.iter("object"), 1):
-            label = (item.findtext("name") or "").strip()
-            names.add(label)
-            box = item.find("bndbox")
-            corners = [
-                _number(box.findtext(side)) if box is not None else None for side in ("xmin", "ymin", "xmax", "ymax")
-            ]
-            annotations.append(
-                {"id": f"{file.name}:{number}", "image_id": file.stem, "category_id": label, "corners": corners}
-            )
-    if faults and len(faults) == len(files):
-        raise CocoError(f"none of the {len(files):,} XML files can be read, such as {faults[0]}", kind="bad-xml")
-    # A file that cannot be read is an entry that cannot be used: it is reported as such.
-    images += faults
-    known = [value for entry in annotations for value in entry["corners"] if value is not None]
-    first = 1 if known and min(known) >= 1 else 0
-    for entry in annotations:
-        left, top, right, bottom = entry.pop("corners")
-        entry["bbox"] = None
-        if None not in (left, top, right, bottom):
-            entry["bbox"] = [left - first, top - first, right - left + first, bottom - top + first]
-    return images, annotations, [{"id": name, "name": name} for name in sorted(names) if name]
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = list(dict.fromkeys(files))
+
+    def lists(self, files: Sequence[Path]) -> Lists:
+        """Images, annotations and categories of a part, as COCO has them; ids of annotations are FILE:NUMBER."""
+        images: list[Any] = []
+        annotations: list[Any] = []
+        faults: list[str] = []
+        first = self._first_pixel
+        for file in files:
+            read = self._read[file]
+            if isinstance(read, str):
+                faults.append(read)
+                continue
+            images.append(read.image)
+            for entry in read.objects:
+                left, top, right, bottom = entry["corners"]
+                box = None
+                if None not in (left, top, right, bottom):
+                    box = [left - first, top - first, right - left + first, bottom - top + first]
+                annotations.append({**entry, "bbox": box})
+        if faults and len(faults) == len(files):
+            raise CocoError(f"none of the {len(files):,} XML files can be read, such as {faults[0]}", kind="bad-xml")
+        names = sorted({entry["category_id"] for entry in annotations} - {""})
+        # A file that cannot be read is an entry that cannot be used: it is reported as such.
+        return Lists([*images, *faults], annotations, [{"id": name, "name": name} for name in names])
+
+    @cached_property
+    def _read(self) -> dict[Path, "_Xml | str"]:
+        return {file: _read(file) for file in self._files}
+
+    @cached_property
+    def _first_pixel(self) -> int:
+        """What the corners count from: 1, with the last pixel included, as VOC's do, or 0.
+
+        They count from 0 where one of them lies below 1, or most have fractions of a pixel: edges, not pixels.
+        """
+        corners = [
+            value
+            for read in self._read.values()
+            if not isinstance(read, str)
+            for entry in read.objects
+            for value in entry["corners"]
+            if value is not None
+        ]
+        fractions = sum(value != int(value) for value in corners)
+        return int(bool(corners) and min(corners) >= 1 and fractions <= len(corners) / 2)
+
+
+class _Xml(NamedTuple):
+    """An XML file: an entry of images, and annotations with `corners` in the place of a box."""
+
+    image: dict[str, Any]
+    objects: list[dict[str, Any]]
+
+
+def _read(file: Path) -> _Xml | str:
+    """The content of a file, or why it cannot be read."""
+    try:
+        tree = _parse(file)
+    except _XmlError as error:
+        return f"{file.name}: {error}"
+    name = (tree.findtext("filename") or "").strip() or f"{file.stem}.jpg"
+    size = tree.find("size")
+    sides = {side: _number(size.findtext(side)) if size is not None else None for side in ("width", "height")}
+    objects = []
+    for number, item in enumerate(tree.iter("object"), 1):
+        box = item.find("bndbox")
+        corners = [_number(box.findtext(side)) if box is not None else None for side in _CORNERS]
+        label = class_name(item.findtext("name"))
+        objects.append({"id": f"{file.name}:{number}", "image_id": file.stem, "category_id": label, "corners": corners})
+    return _Xml({"id": file.stem, "file_name": name, **sides}, objects)
 
 
 def _parse(file: Path) -> ElementTree.Element:

@@ -188,7 +188,7 @@ def _read(root: Path, files: Sequence[Path], names: list[str] | None) -> Lists:
             path=root,
         )
     listed = names if names is not None else [str(i) for i in range(min(highest, 1 << 16) + 1)]
-    return images, annotations, [{"id": i, "name": name} for i, name in enumerate(listed)]
+    return Lists(images, annotations, [{"id": i, "name": name} for i, name in enumerate(listed)])
 
 
 def _object(line: str, width: int, height: int) -> dict[str, Any]:
