@@ -198,3 +198,8 @@ def test_many_classes_are_named_at_once(tmp_path: Path) -> None:
     names = read_class_names(file, folders)
     assert time.process_time() - start < 1
     assert names[:3] == ["name 0 (n00000000)", "name 0 (n00000001)", "name 2"]
+
+
+def test_class_weights_name_classes_with_accents_in_either_form() -> None:
+    weights = weights_of_classes({"cafe\u0301": 3.0}, ["caf\u00e9", "tea"], [1, 1])
+    assert weights.tolist() == [1.5, 0.5]

@@ -1,5 +1,6 @@
 """From a recipe's class weights to a factor for each class."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -33,12 +34,15 @@ def weights_of_classes(
         rarest = numbers[numbers > 0].min() if bool((numbers > 0).any()) else 1.0
         weights = 1.0 / numbers.where(numbers > 0, rarest)
     elif isinstance(given, Mapping):
-        if unknown := [name for name in given if name not in class_names]:
+        # Accents of names typed on macOS stand apart from their letters.
+        given = {unicodedata.normalize("NFC", name): weight for name, weight in given.items()}
+        names = [unicodedata.normalize("NFC", name) for name in class_names]
+        if unknown := [name for name in given if name not in names]:
             raise ValueError(
                 f"model.class_weights names {abridged(map(repr, unknown))}, which are no classes; they are "
                 f"{abridged(map(repr, class_names), 8)}"
             )
-        weights = torch.tensor([float(given.get(name, 1.0)) for name in class_names], dtype=torch.float64)
+        weights = torch.tensor([float(given.get(name, 1.0)) for name in names], dtype=torch.float64)
     else:
         weights = torch.tensor([float(weight) for weight in given], dtype=torch.float64)
     if len(weights) != len(class_names):

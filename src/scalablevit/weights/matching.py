@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -68,7 +69,7 @@ def load_weights(
     checkpoint = read(source, entry=entry)
     theirs = checkpoint.class_names
     check_class_names(checkpoint.tensors, theirs, checkpoint.source)
-    wish = Wish(fresh_head, class_names is not None and theirs is not None and list(class_names) != theirs)
+    wish = Wish(fresh_head, class_names is not None and theirs is not None and not _same_names(class_names, theirs))
     target = unwrap(model)
     tensors = _without_compiled(checkpoint.tensors)
     if _STEM in target.tensors:
@@ -206,3 +207,10 @@ def _head_to_keep(
             "or pass fresh_head=True"
         )
     return set()
+
+
+def _same_names(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    """Whether classes have the same names in the same order, with accents in either form."""
+    return [unicodedata.normalize("NFC", name) for name in ours] == [
+        unicodedata.normalize("NFC", name) for name in theirs
+    ]
