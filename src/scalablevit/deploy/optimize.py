@@ -1,4 +1,4 @@
-"""Prepare a trained network for inference: folded layers, compilation, precision and memory layout in one call."""
+"""Prepare a trained network for inference: folded and packed layers, compilation, precision, layout in one call."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from scalablevit.backbone import PyramidBackbone
+from scalablevit.deploy.packed import pack
+from scalablevit.deploy.precision import Precision, resolve_dtype
 from scalablevit.layers import PositionalEncodingGenerator, ScalableSelfAttention
 from scalablevit.layers.plain import is_plain, is_plain_convolution
 from scalablevit.ops.layout import channels_first, channels_last
@@ -30,7 +32,7 @@ def optimize(
     model: nn.Module,
     *,
     backend: Backend = "auto",
-    dtype: torch.dtype | None = None,
+    dtype: Precision = None,
     cuda_graphs: bool | None = None,
     autotune: bool = False,
 ) -> nn.Module:
@@ -45,10 +47,12 @@ def optimize(
             model, or anything like it; or a detector of `scalablevit.detection`, whose pyramid is prepared while its
             proposals and heads stay as they are.
         backend: "compile" (torch.compile), "openvino" (CPU only; `pip install openvino`), "eager"
-            (folding, precision and layout alone), or "auto": on a CUDA device "compile", on a CPU "openvino" where it
-            is installed, otherwise "eager".
-        dtype: precision of weights and activations; None keeps the model's. Images of any floating dtype are taken,
-            and outputs are float32. OpenVINO is asked to compute in this precision.
+            (folding, precision and layout alone, and on a CPU linear layers packed for oneDNN), or "auto": on a CUDA
+            device "compile", on a CPU "openvino" where it is installed, otherwise "eager".
+        dtype: precision of weights and activations. None keeps the model's, so that outputs differ by rounding only.
+            "auto" takes bfloat16 for a float32 model where the device multiplies it natively (AVX512-BF16, AMX, tensor
+            cores), and logs that it did. Images of any floating dtype are taken, and outputs are float32. OpenVINO is
+            asked to compute in this precision.
         cuda_graphs: under "compile" on a CUDA device, record CUDA graphs, one for each shape of images; saves the
             launches, which matters for small batches, and holds a batch's memory. None: for all but detectors, whose
             images come in too many shapes.
@@ -63,10 +67,9 @@ def optimize(
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"dtype must be a floating one such as torch.bfloat16, got {dtype}")
     weight = next(model.parameters(), torch.empty(0))
-    device, dtype = weight.device, dtype or weight.dtype
+    device = weight.device
+    precision = resolve_dtype(dtype, weight.dtype, device)
     chosen = _choose(device) if backend == "auto" else backend
     is_detector = _takes_lists(model)
     can_record = chosen == "compile" and device.type == "cuda"
@@ -85,11 +88,13 @@ def optimize(
 
     def prepare(network: nn.Module) -> nn.Module:
         # OpenVINO gets float32 weights, in whatever precision it computes.
-        is_single = weight.dtype.itemsize >= 4 and (chosen == "openvino" or dtype.itemsize >= 4)
+        is_single = weight.dtype.itemsize >= 4 and (chosen == "openvino" or precision.itemsize >= 4)
         network = fold(network, peg=is_single).requires_grad_(False)
         if chosen == "openvino":
-            return OpenVINOModel(network, dtype)
-        network = network.to(dtype).to(memory_format=torch.channels_last)
+            return OpenVINOModel(network, precision)
+        network = network.to(precision).to(memory_format=torch.channels_last)
+        if chosen == "eager" and device.type == "cpu":
+            network = pack(network)
         return TorchModel(network, is_compiled=chosen == "compile", cuda_graphs=has_graphs, autotune=autotune)
 
     if not is_detector:
