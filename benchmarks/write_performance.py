@@ -23,7 +23,7 @@ from scalablevit.safe_write import write_atomically
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 PAGE = ROOT / "docs" / "performance.md"
-PLOT = ROOT / "docs" / "pictures" / "linear_cost.png"
+PLOT = ROOT / "docs" / "images" / "linear_cost.png"
 PLAIN = "plain:scalablevit_small"
 GPU = "python benchmarks/gpu.py --minutes 8 --output benchmarks/results/gpu.json"
 MODES = {"eager": "eager", "compile": "compiled", "graphs": "CUDA graphs", "optimized": "prepared"}

@@ -1,5 +1,6 @@
-"""Import paths of earlier versions: each leads to the modules that hold its names now, with a DeprecationWarning."""
+"""Names of earlier versions: import paths and methods lead to what has their place now, with a DeprecationWarning."""
 
+import functools
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -7,13 +8,13 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 # Module of before -> the modules to search for its names, in this order. Some are still there and lost some names.
 MOVED: dict[str, tuple[str, ...]] = {
     "bench.throughput": ("bench.cells", "bench.result"),
     "checkpoint_names": ("weights.published_names",),
-    "classification.pictures": ("classification.annotate",),
+    "classification.pictures": ("classification.annotate", "classification.draw"),
     "classification.preprocessing": ("classification.transforms",),
     "cli": ("cli.errors",),
     "data_check": ("data.check",),
@@ -65,6 +66,9 @@ RENAMED = {
 }
 _PACKAGE = "scalablevit."
 
+Owner = TypeVar("Owner")
+Result = TypeVar("Result")
+
 
 def find_moved_modules() -> None:
     """Let the modules of before be imported, where nothing else has their names."""
@@ -78,6 +82,23 @@ def forward_moved_names(module: str) -> None:
         module: its `__name__`; its own names come first.
     """
     vars(sys.modules[module])["__getattr__"] = _forwarding(module)
+
+
+def former_name(name: str, method: Callable[[Owner], Result]) -> Callable[[Owner], Result]:
+    """Make a method's former name: it warns of its deprecation and calls the method.
+
+    Args:
+        name: the former name.
+        method: what to call instead; it takes no arguments.
+    """
+
+    @functools.wraps(method)
+    def renamed(self: Owner) -> Result:
+        warnings.warn(f"{name}() is deprecated: call {method.__name__}()", DeprecationWarning, stacklevel=2)
+        return method(self)
+
+    renamed.__doc__ = f"Deprecated name of `{method.__name__}`."
+    return renamed
 
 
 def _forwarding(module: str) -> Callable[[str], Any]:

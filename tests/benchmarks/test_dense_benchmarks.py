@@ -50,7 +50,7 @@ class _InThisProcess:
         return function(*args)
 
 
-def test_tiles_cover_the_picture() -> None:
+def test_tiles_cover_the_image() -> None:
     result = tiled_prediction.measure("semantic_fpn", "scalablevit_atto", side=120, tile=64, tiles=None, threads=1)
     assert set(result) >= WHOLE
     assert result["tiles_done"] == result["tiles"] == 9

@@ -12,7 +12,7 @@ from scalablevit.classification.data import ImageFolderData
 
 
 def write(path: Path, seed: int, size: tuple[int, int] = (20, 16)) -> Path:
-    """A image that no other seed makes."""
+    """An image that no other seed makes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)

@@ -103,12 +103,12 @@ def test_grayscale_is_augmented_like_gray_rgb():
         preprocessing(mean=(0.4,) * channels, std=(1.0,) * channels).train_transform(augmentation)
         for channels in (1, 3)
     )
-    picture = photo().convert("L").convert("RGB")
+    image = photo().convert("L").convert("RGB")
     for value in range(30):
         seed(value)
-        expected = color(picture)
+        expected = color(image)
         seed(value)
-        torch.testing.assert_close(gray(picture).expand(3, -1, -1), expected, rtol=0, atol=1.1 / 255)
+        torch.testing.assert_close(gray(image).expand(3, -1, -1), expected, rtol=0, atol=1.1 / 255)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_jitter_is_left_out_beside_rand_augment_as_in_timm():
 
 
 def test_policies_that_keep_no_bits_give_black_with_every_pillow():
-    # Magnitude 10 keeps 0 bits; Pillow 13 refuses that, and earlier ones make the picture black.
+    # Magnitude 10 keeps 0 bits; Pillow 13 refuses that, and earlier ones make the image black.
     transform = preprocessing().train_transform(
         Augmentation(rand_augment="rand-m10-n1-inc1", erasing_prob=0.0, scale=(1.0, 1.0))
     )

@@ -87,7 +87,7 @@ def test_named_folders(tmp_path):
     assert (len(data.train_dataset), len(data.val_dataset)) == (4, 2)
 
 
-def test_pictures_lie_deeper_and_links_are_followed(split):
+def test_images_lie_deeper_and_links_are_followed(split):
     write(split / "train" / "ant" / "2024" / "may" / "x.jpg")
     write_classes(split / "elsewhere", wasp=2)
     (split / "train" / "wasp").symlink_to(split / "elsewhere" / "wasp")
@@ -116,7 +116,7 @@ def test_train_folder_without_validation_is_split(tmp_path):
     assert (len(data.train_dataset), len(data.val_dataset)) == (14, 6)
 
 
-def test_a_new_picture_moves_few_others():
+def test_a_new_image_moves_few_others():
     files = [f"{i}.png" for i in range(100)]
     kept, chosen = split_by_hash(files, 0.2, name=str)
     assert (len(kept), len(chosen)) == (80, 20)
@@ -190,7 +190,7 @@ def val_only(root: Path) -> None:
     write_classes(root / "val", ant=2, bee=2)
 
 
-def one_picture_each(root: Path) -> None:
+def one_image_each(root: Path) -> None:
     write_classes(root, ant=1, bee=1)
 
 
@@ -216,7 +216,7 @@ def one_picture_each(root: Path) -> None:
         ),
         (empty_val, "val: the validation folder has no images; fill it, or remove it"),
         (val_only, "has a validation folder 'val' but no training folder"),
-        (one_picture_each, "every class has one image only"),
+        (one_image_each, "every class has one image only"),
     ],
 )
 def test_faulty_folders(tmp_path, make, words):
@@ -246,7 +246,7 @@ def test_arguments_out_of_range(split, change, words):
         ImageFolderData(split, **(PLAIN | change))
 
 
-def test_a_class_without_validation_pictures_is_a_warning(split, caplog):
+def test_a_class_without_validation_images_is_a_warning(split, caplog):
     write(split / "train" / "fly" / "a.png")
     data = ImageFolderData(split, **PLAIN)
     assert data.num_classes == 3
@@ -286,7 +286,7 @@ def break_file(path: Path) -> str:
     return str(path)
 
 
-def test_training_takes_the_next_readable_picture(split):
+def test_training_takes_the_next_readable_image(split):
     bad = [break_file(split / "train" / "ant" / f"{i:03d}.png") for i in (4, 5)]
     data = ImageFolderData(split, **(PLAIN | {"mean": [0.0] * 3, "std": [1.0] * 3}))
     sample = data.train_dataset[4]
@@ -414,7 +414,7 @@ class Cluster:
         self.accumulate_grad_batches = 1
 
 
-def test_two_ranks_share_the_pictures(split):
+def test_two_ranks_share_the_images(split):
     train, val, sizes = [], [], []
     for rank in range(2):
         data = ImageFolderData(split, **(PLAIN | {"batch_size": 2, "mean": [0.0] * 3, "std": [1.0] * 3}))

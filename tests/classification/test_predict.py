@@ -53,7 +53,7 @@ def test_order_batches_and_errors(classifier: Classifier, tmp_path: Path) -> Non
     assert found[0].to_dict()["predictions"][0]["class"] == "blue"
 
 
-def test_a_single_path_is_one_picture(classifier: Classifier, tmp_path: Path) -> None:
+def test_a_single_path_is_one_image(classifier: Classifier, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (9, 5), "blue").save(path)
     for given in (path, str(path)):

@@ -32,7 +32,7 @@ def test_training_loss_is_smoothed_cross_entropy() -> None:
     assert made.training_step(data, 0).item() == pytest.approx(float(-(target * log_p).sum(1).mean()), rel=1e-5)
 
 
-def test_mixup_mixes_targets_as_it_mixes_pictures() -> None:
+def test_mixup_mixes_targets_as_it_mixes_images() -> None:
     """With mixup alone and lam known, the loss is that of the mixed batch."""
     made, data = task(label_smoothing=0.0, mixup=MixupSettings(cutmix_alpha=0.0)), batch(0, 2, 1, 1)
     assert made.mixup is not None

@@ -1,24 +1,24 @@
-"""Pictures and a finished run, made once."""
+"""Images and a finished run, made once."""
 
 from pathlib import Path
 
 import pytest
-from tiny_runs import fit, write_pictures
+from tiny_runs import fit, write_images
 
 from command_line import Outcome
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """18 pictures to train on, 9 to validate, three classes. Not to be written to."""
-    return write_pictures(tmp_path_factory.mktemp("data") / "my pictures")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """18 images to train on, 9 to validate, three classes. Not to be written to."""
+    return write_images(tmp_path_factory.mktemp("data") / "my images")
 
 
 @pytest.fixture(scope="session")
-def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+def finished(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     """A run of two epochs and what it said. Not to be written to."""
     run = tmp_path_factory.mktemp("runs") / "it's done"
-    return run, fit(pictures, run)
+    return run, fit(image_folder, run)
 
 
 @pytest.fixture(scope="session")

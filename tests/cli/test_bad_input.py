@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import SMALL, write_pictures
+from tiny_runs import SMALL, write_images
 
 from command_line import scalablevit
 from scalablevit.cli import main
@@ -17,7 +17,7 @@ from scalablevit.training.invocation import invocation
 TASK = "class_path: scalablevit.classification.ClassificationTask"
 MODEL = f"model:\n  {TASK}\n"
 ATTO = f"{MODEL}  init_args:\n    variant: scalablevit_atto\n"
-DATA = "data:\n  class_path: scalablevit.classification.ImageFolderData\n  init_args:\n    root: pictures\n"
+DATA = "data:\n  class_path: scalablevit.classification.ImageFolderData\n  init_args:\n    root: images\n"
 
 
 def error_of(*words: str | Path) -> str:
@@ -33,13 +33,13 @@ def error_of(*words: str | Path) -> str:
 
 
 @pytest.fixture
-def fit_error(pictures: Path, tmp_path: Path) -> Callable[..., str]:
+def fit_error(image_folder: Path, tmp_path: Path) -> Callable[..., str]:
     """The message of a run that must fail before it begins, and leaves nothing behind."""
 
     def run(*words: str | Path, recipe: str | Path = "train_folder") -> str:
         folder = tmp_path / "a run"
         given = () if "--run" in words else ("--run", folder)
-        message = error_of("fit", "--config", recipe, *SMALL, "--data.root", pictures, *given, *words)
+        message = error_of("fit", "--config", recipe, *SMALL, "--data.root", image_folder, *given, *words)
         assert not folder.exists()
         return message
 
@@ -134,13 +134,13 @@ def test_wrong_recipe_file(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_wrong_data(fit_error: Callable[..., str], tmp_path: Path) -> None:
-    data = write_pictures(tmp_path / "data")
+    data = write_images(tmp_path / "data")
     (data / "train" / "void").mkdir()
     assert f"{data}/train/void: the class folder has no images" in fit_error("--data.root", data)
     (data / "train" / "void").rmdir()
     (data / "val" / "red").rename(data / "val" / "rot")
     assert "validation classes are not among the 3 training classes" in fit_error("--data.root", data)
-    single = write_pictures(tmp_path / "single", classes=["only"])
+    single = write_images(tmp_path / "single", classes=["only"])
     assert "there is only one class, 'only'" in fit_error("--data.root", single)
 
 
@@ -224,7 +224,7 @@ def test_a_checkpoint_of_another_network_or_of_other_classes(copied: Path, tmp_p
     assert "the checkpoint holds scalablevit_atto, the recipe says scalablevit_nano" in message
     message = error_of("validate", copied, "--model.scale_value=true")
     assert "holds another network than the recipe builds" in message
-    other = write_pictures(tmp_path / "other", classes=["a", "b", "c"])
+    other = write_images(tmp_path / "other", classes=["a", "b", "c"])
     message = error_of("fit", "--resume", copied, "--epochs", "3", "--data.root", other)
     assert "3 classes (blue sky, grün, red) are not the 3 of the data (a, b, c)" in message
     message = error_of("validate", copied, "--data.root", other)
@@ -256,8 +256,8 @@ def test_too_few_words(words: list[str], message: str) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("cap", [2, 100])
-def test_no_readable_picture_to_train_on(pictures: Path, tmp_path: Path, workers: int, cap: int) -> None:
-    data = Path(shutil.copytree(pictures, tmp_path / "data"))
+def test_no_readable_image_to_train_on(image_folder: Path, tmp_path: Path, workers: int, cap: int) -> None:
+    data = Path(shutil.copytree(image_folder, tmp_path / "data"))
     for path in (data / "train").rglob("*.png"):
         path.write_bytes(b"junk")
     words = ("--data.root", data, f"--data.num_workers={workers}", f"--data.max_unreadable={cap}")
@@ -273,8 +273,8 @@ def test_no_readable_picture_to_train_on(pictures: Path, tmp_path: Path, workers
 
 
 @pytest.mark.slow
-def test_too_many_unreadable_pictures(pictures: Path, tmp_path: Path) -> None:
-    data = Path(shutil.copytree(pictures, tmp_path / "data"))
+def test_too_many_unreadable_images(image_folder: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(image_folder, tmp_path / "data"))
     spoilt = sorted((data / "train" / "red").iterdir())[:3]
     for path in spoilt:
         path.write_bytes(path.read_bytes()[:60])

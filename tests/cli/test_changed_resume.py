@@ -21,10 +21,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def begun(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def begun(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch. Not to be written to."""
     run = tmp_path_factory.mktemp("begun") / "run"
-    fit(pictures, run, "--model.schedule.name=constant", "--model.schedule.warmup_epochs=0", epochs=1)
+    fit(image_folder, run, "--model.schedule.name=constant", "--model.schedule.warmup_epochs=0", epochs=1)
     return run
 
 
@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_be_written_is_one_message(copy: Path, monkeypatch:
 
 
 def test_where_the_disk_is_full_at_the_first_last_checkpoint_the_best_is_named(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = tempfile.mkstemp
 
@@ -176,7 +176,7 @@ def test_where_the_disk_is_full_at_the_first_last_checkpoint_the_best_is_named(
     best = run / "checkpoints" / "best.ckpt"
     with monkeypatch.context() as patch:
         patch.setattr(tempfile, "mkstemp", full)
-        words = ("--config", "train_folder", *SMALL, "--data.root", pictures, "--run", run, "--epochs", "2")
+        words = ("--config", "train_folder", *SMALL, "--data.root", image_folder, "--run", run, "--epochs", "2")
         outcome = scalablevit("fit", *words)
     assert outcome.code == 1
     words = words_of(outcome.err.strip().partition("To resume then: ")[2])
@@ -199,7 +199,9 @@ def test_a_signal_while_the_interpreter_ends(signum: int, code: int) -> None:
 
 
 @pytest.mark.slow
-def test_other_workers_on_resume_change_no_bit(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_workers_on_resume_change_no_bit(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Threads, which the workers' cores would set, are those of the run folder."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("scalablevit.training.run.threads_per_process", lambda devices, workers: 2 - workers)
@@ -213,7 +215,7 @@ def test_other_workers_on_resume_change_no_bit(pictures: Path, tmp_path: Path, m
     monkeypatch.setattr(ClassificationTask, "on_train_start", note)
     threads = torch.get_num_threads()
     try:
-        fit(pictures, tmp_path / "run", epochs=1)
+        fit(image_folder, tmp_path / "run", epochs=1)
         other = Path(shutil.copytree(tmp_path / "run", tmp_path / "other"))
         for run, workers in ((tmp_path / "run", 0), (other, 1)):
             outcome = resume(run, f"--data.num_workers={workers}")

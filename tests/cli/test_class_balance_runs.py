@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tiny_runs import assert_same_result, fit, stop_at_batch, write_pictures
+from tiny_runs import assert_same_result, fit, stop_at_batch, write_images
 
 from command_line import scalablevit
 
@@ -13,7 +13,7 @@ def test_weights_of_classes_focal_loss_and_balanced_sampling_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """9, 6 and 3 images of the classes; stopped within the second epoch."""
-    data = write_pictures(tmp_path / "data", num_train=9)
+    data = write_images(tmp_path / "data", num_train=9)
     for number, name in ((6, "grün"), (3, "red")):
         for path in sorted((data / "train" / name).iterdir())[number:]:
             path.unlink()

@@ -79,10 +79,10 @@ def test_the_command_it_suggests_works(finished: tuple[Path, Outcome]) -> None:
 
 
 @pytest.mark.slow
-def test_stored_recipe_repeats_the_run_to_the_bit(pictures: Path, tmp_path: Path) -> None:
+def test_stored_recipe_repeats_the_run_to_the_bit(image_folder: Path, tmp_path: Path) -> None:
     """Nulls, which override what a default would say, survive."""
     words = ("--data.augmentation=null", "--model.ema_decay=0.9", "--model.mixup.mixup_alpha=0.2")
-    fit(pictures, tmp_path / "first", *words, "--seed=7", "--trainer.gradient_clip_val=null")
+    fit(image_folder, tmp_path / "first", *words, "--seed=7", "--trainer.gradient_clip_val=null")
     stored = yaml.safe_load((tmp_path / "first" / "recipe.yaml").read_text())
     assert stored["seed_everything"] == 7
     assert stored["data"]["init_args"]["augmentation"] is None
@@ -94,8 +94,8 @@ def test_stored_recipe_repeats_the_run_to_the_bit(pictures: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_the_seed_changes_the_run(pictures: Path, run: Path, tmp_path: Path) -> None:
-    fit(pictures, tmp_path / "run", "--seed", "1")
+def test_the_seed_changes_the_run(image_folder: Path, run: Path, tmp_path: Path) -> None:
+    fit(image_folder, tmp_path / "run", "--seed", "1")
     ours, theirs = weights_of(tmp_path / "run"), weights_of(run)
     assert not torch.equal(ours["head.fc.weight"], theirs["head.fc.weight"])
 
@@ -103,11 +103,11 @@ def test_the_seed_changes_the_run(pictures: Path, run: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_and_resumed_equals_never_stopped(
-    pictures: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, code: int
+    image_folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, code: int
 ) -> None:
     with monkeypatch.context() as patch:
         stop_at_batch(patch, 2, signum)
-        words = ("--config", "train_folder", *SMALL, "--data.root", pictures, "--epochs", "2")
+        words = ("--config", "train_folder", *SMALL, "--data.root", image_folder, "--epochs", "2")
         stopped = scalablevit("fit", *words, "--run", tmp_path / "the run")
     assert stopped.code == code
     last = stopped.err.strip().splitlines()[-1]
@@ -123,11 +123,11 @@ def test_stopped_and_resumed_equals_never_stopped(
 
 @pytest.mark.slow
 def test_every_epoch_is_saved_though_not_every_one_is_validated(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process dies in the third epoch; only the second and fourth are validated."""
     words = ("--trainer.check_val_every_n_epoch=2", "--model.ema_decay=0.9")
-    fit(pictures, tmp_path / "whole", *words, epochs=4)
+    fit(image_folder, tmp_path / "whole", *words, epochs=4)
     original = ClassificationTask.training_step
 
     def die(task: ClassificationTask, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -139,7 +139,7 @@ def test_every_epoch_is_saved_though_not_every_one_is_validated(
         run = tmp_path / f"run{k}"
         with monkeypatch.context() as patch:
             patch.setattr(ClassificationTask, "training_step", die)
-            given = ("--config", "train_folder", *SMALL, "--data.root", pictures, "--epochs", "4")
+            given = ("--config", "train_folder", *SMALL, "--data.root", image_folder, "--epochs", "4")
             assert scalablevit("fit", *given, *words, "--run", run).err.endswith("error: died\n")
         saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
         assert saved["global_step"] == died_at[0] * 4
@@ -148,7 +148,7 @@ def test_every_epoch_is_saved_though_not_every_one_is_validated(
         assert_same_result(run, tmp_path / "whole")
 
 
-def test_resuming_a_finished_run_says_so_and_epochs_go_on(pictures: Path, run: Path, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_says_so_and_epochs_go_on(image_folder: Path, run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     again = scalablevit("fit", "--resume", copy)
@@ -198,16 +198,16 @@ def test_a_signal_while_validating(signum: int, code: int, run: Path, monkeypatc
     assert outcome.err.splitlines()[-1] == "scalablevit: error: stopped"
 
 
-def test_a_second_config_overrides_the_first_and_words_override_both(pictures: Path, tmp_path: Path) -> None:
+def test_a_second_config_overrides_the_first_and_words_override_both(image_folder: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("model:\n  init_args:\n    label_smoothing: 0.3\n    drop_path_rate: 0.3\n")
-    fit(pictures, tmp_path / "run", "--config", mine, "--model.drop_path_rate=0.2", epochs=1)
+    fit(image_folder, tmp_path / "run", "--config", mine, "--model.drop_path_rate=0.2", epochs=1)
     stored = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["model"]["init_args"]
     assert (stored["label_smoothing"], stored["drop_path_rate"]) == (0.3, 0.2)
 
 
 def test_the_run_folder_is_named_after_the_recipe(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = (
@@ -216,7 +216,7 @@ def test_the_run_folder_is_named_after_the_recipe(
         "train_folder",
         *SMALL,
         "--data.root",
-        pictures,
+        image_folder,
         "--trainer.fast_dev_run=true",
     )
     outcome = scalablevit(*words)
@@ -225,11 +225,11 @@ def test_the_run_folder_is_named_after_the_recipe(
 
 
 @pytest.mark.slow
-def test_bf16_and_global_batch(pictures: Path, tmp_path: Path) -> None:
-    """Eight pictures a step from batches of four: two steps an epoch, half the rate of lr_batch 16."""
+def test_bf16_and_global_batch(image_folder: Path, tmp_path: Path) -> None:
+    """Eight images a step from batches of four: two steps an epoch, half the rate of lr_batch 16."""
     run = tmp_path / "run"
     fit(
-        pictures, run, "--precision", "bf16-mixed", "--model.global_batch", "8",
+        image_folder, run, "--precision", "bf16-mixed", "--model.global_batch", "8",
         "--model.optimizer.lr_batch", "16", "--model.schedule.warmup_epochs", "0",
         "--model.schedule.name", "constant",
     )  # fmt: skip
@@ -237,7 +237,7 @@ def test_bf16_and_global_batch(pictures: Path, tmp_path: Path) -> None:
     assert float(rows_of(run)[0]["lr"]) == pytest.approx(5e-4)
 
 
-def test_print_config_help_and_usage(pictures: Path) -> None:
+def test_print_config_help_and_usage(image_folder: Path) -> None:
     printed = scalablevit("fit", "--config", "imagenet_small", "--print_config", "--seed", "3")
     assert printed.code == 0
     assert yaml.safe_load(printed.out)["seed_everything"] == 3
@@ -250,12 +250,12 @@ def test_print_config_help_and_usage(pictures: Path) -> None:
 
 @pytest.mark.slow
 def test_fine_tuning_infers_classes_and_swaps_the_head(
-    pictures: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image_folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "two"
     for part in ("train", "val"):
         for name in CLASSES[:2]:
-            shutil.copytree(pictures / part / name, data / part / name)
+            shutil.copytree(image_folder / part / name, data / part / name)
     tasks: list[ClassificationTask] = []
     original = ClassificationTask.on_fit_start
     monkeypatch.setattr(ClassificationTask, "on_fit_start", lambda task: (tasks.append(task), original(task))[1])
@@ -278,20 +278,20 @@ def test_fine_tuning_infers_classes_and_swaps_the_head(
     assert stored["model"]["init_args"]["weights"] == str(weights)
 
 
-def test_layer_decay_without_weights_warns(pictures: Path, tmp_path: Path) -> None:
-    outcome = fit(pictures, tmp_path / "run", recipe="finetune_folder", epochs=1)
+def test_layer_decay_without_weights_warns(image_folder: Path, tmp_path: Path) -> None:
+    outcome = fit(image_folder, tmp_path / "run", recipe="finetune_folder", epochs=1)
     assert "warning: model.optimizer.layer_decay 0.8" in outcome.err
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("--model.ema_decay=0.5",)], ids=["plain", "ema"])
 def test_validate_gives_the_figure_of_the_results(
-    pictures: Path, run: Path, tmp_path: Path, words: tuple[str, ...]
+    image_folder: Path, run: Path, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     folder = run
     if words:
         folder = tmp_path / "run"
-        fit(pictures, folder, *words)
+        fit(image_folder, folder, *words)
     outcome = scalablevit("validate", folder, "--json")
     assert outcome.code == 0, outcome.err
     measured = json.loads(outcome.out)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_runs import fit, write_pictures
+from tiny_runs import fit, write_images
 
 from command_line import scalablevit
 
@@ -19,7 +19,7 @@ NAMES = ["[b]x[b]", ":cat:", "$\\frac$ _y", "esc\x1b[31m", "two\nlines", "画像
 def test_from_data_to_predictions(tmp_path: Path) -> None:
     folders = [*NAMES, os.fsdecode(b"caf\xe9")]
     names = [*NAMES, r"caf\xe9"]  # weights hold text: a byte that is none is spelled out
-    data = write_pictures(tmp_path / "data", classes=folders, num_train=2, num_val=1)
+    data = write_images(tmp_path / "data", classes=folders, num_train=2, num_val=1)
     trained = fit(data, tmp_path / "run", epochs=1)
     assert "\x1b" not in trained.out + trained.err
     for shown in (":cat:", "[b]x[b]", r"esc\x1b[31m", r"caf\xe9"):

@@ -1,4 +1,4 @@
-"""`scalablevit predict`: inputs, table, JSON lines, annotated pictures, files that cannot be read."""
+"""`scalablevit predict`: inputs, table, JSON lines, annotated images, files that cannot be read."""
 
 import errno
 import json
@@ -14,20 +14,20 @@ from command_line import scalablevit
 from scalablevit.data.images import read_image
 
 
-def test_files_folders_and_globs(pictures: Path, run: Path) -> None:
-    val = pictures / "val"
+def test_files_folders_and_globs(image_folder: Path, run: Path) -> None:
+    val = image_folder / "val"
     outcome = scalablevit("predict", val / "red", val / "gr*" / "*.png", val / "red" / "pic 0.png", "--weights", run)
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
     assert lines[0].split() == ["image", "class", "probability"]
-    assert sum(line.startswith(str(pictures)) for line in lines) == 6
+    assert sum(line.startswith(str(image_folder)) for line in lines) == 6
     assert len(lines) == 1 + 6 * 3
 
 
-def test_json_lines_and_top(pictures: Path, run: Path) -> None:
+def test_json_lines_and_top(image_folder: Path, run: Path) -> None:
     words = (
         "predict",
-        pictures / "val",
+        image_folder / "val",
         "--weights",
         run / "model.safetensors",
         "--json",
@@ -37,7 +37,7 @@ def test_json_lines_and_top(pictures: Path, run: Path) -> None:
     for top, expected in ((2, 2), (99, 3)):
         outcome = scalablevit(*words, "--top", str(top))
         rows = [json.loads(line) for line in outcome.out.splitlines()]
-        assert [row["path"] for row in rows] == sorted(map(str, (pictures / "val").rglob("*.png")))
+        assert [row["path"] for row in rows] == sorted(map(str, (image_folder / "val").rglob("*.png")))
         for row in rows:
             found = row["predictions"]
             assert len(found) == expected
@@ -48,15 +48,15 @@ def test_json_lines_and_top(pictures: Path, run: Path) -> None:
     assert "grün" in outcome.out
 
 
-def test_it_agrees_with_the_results_of_the_run(pictures: Path, run: Path) -> None:
-    outcome = scalablevit("predict", pictures / "val", "--weights", run, "--json", "--top", "1")
+def test_it_agrees_with_the_results_of_the_run(image_folder: Path, run: Path) -> None:
+    outcome = scalablevit("predict", image_folder / "val", "--weights", run, "--json", "--top", "1")
     rows = [json.loads(line) for line in outcome.out.splitlines()]
     right = [Path(row["path"]).parent.name == row["predictions"][0]["class"] for row in rows]
     assert sum(right) / len(right) == pytest.approx(json.loads((run / "results.json").read_text())["top1"])
 
 
-def test_annotated_pictures_keep_their_names_apart(pictures: Path, run: Path, tmp_path: Path) -> None:
-    val = pictures / "val"
+def test_annotated_images_keep_their_names_apart(image_folder: Path, run: Path, tmp_path: Path) -> None:
+    val = image_folder / "val"
     outcome = scalablevit("predict", val / "red", val / "grün", "--weights", run, "--save", tmp_path / "out")
     assert outcome.code == 0
     names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
@@ -64,8 +64,8 @@ def test_annotated_pictures_keep_their_names_apart(pictures: Path, run: Path, tm
     assert min(read_image(tmp_path / "out" / "red" / "pic 0.png").size) >= 256
 
 
-def test_annotated_pictures_replace_no_file(pictures: Path, run: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(pictures / "val" / "red", tmp_path / "mine"))
+def test_annotated_images_replace_no_file(image_folder: Path, run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(image_folder / "val" / "red", tmp_path / "mine"))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for copies in (2, 3):
         known = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -79,22 +79,22 @@ def test_annotated_pictures_replace_no_file(pictures: Path, run: Path, tmp_path:
         assert "is not a folder" in refused.err
 
 
-def test_a_full_disk_leaves_no_half_picture(
-    pictures: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_leaves_no_half_image(
+    image_folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fill(image: Image.Image, file: BinaryIO, **_: object) -> None:
         file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", fill)
-    outcome = scalablevit("predict", pictures / "val", "--weights", run, "--save", tmp_path / "out")
+    outcome = scalablevit("predict", image_folder / "val", "--weights", run, "--save", tmp_path / "out")
     assert outcome.code == 1
     assert "could not be written (No space left on device)" in outcome.err
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
-def test_what_cannot_be_read_is_skipped_and_told(pictures: Path, run: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(pictures / "val" / "red", tmp_path / "in"))
+def test_what_cannot_be_read_is_skipped_and_told(image_folder: Path, run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(image_folder / "val" / "red", tmp_path / "in"))
     (folder / "bad.png").write_bytes(b"junk")
     (folder / "empty.jpg").touch()
     outcome = scalablevit("predict", folder, "--weights", run)
@@ -118,19 +118,19 @@ def test_what_cannot_be_read_is_skipped_and_told(pictures: Path, run: Path, tmp_
         (["--device=cuda:99"], "--device cuda:99: this machine has"),
     ],
 )
-def test_wrong_words(pictures: Path, run: Path, words: list[str], message: str) -> None:
-    outcome = scalablevit("predict", *words, pictures / "val", "--weights", run)
+def test_wrong_words(image_folder: Path, run: Path, words: list[str], message: str) -> None:
+    outcome = scalablevit("predict", *words, image_folder / "val", "--weights", run)
     assert outcome.code == 1
     assert outcome.err.startswith(f"scalablevit: error: {message}")
 
 
-def test_weights_that_are_none_of_a_run(run: Path, pictures: Path, tmp_path: Path) -> None:
-    nowhere = scalablevit("predict", pictures, "--weights", tmp_path / "none")
+def test_weights_that_are_none_of_a_run(run: Path, image_folder: Path, tmp_path: Path) -> None:
+    nowhere = scalablevit("predict", image_folder, "--weights", tmp_path / "none")
     assert nowhere.code == 1
     assert "no weights at" in nowhere.err
-    checkpoint = scalablevit("predict", pictures, "--weights", run / "checkpoints" / "best.ckpt")
+    checkpoint = scalablevit("predict", image_folder, "--weights", run / "checkpoints" / "best.ckpt")
     assert checkpoint.code == 1
     assert "takes a run folder or its model.safetensors" in checkpoint.err
-    missing = scalablevit("predict", pictures)
+    missing = scalablevit("predict", image_folder)
     assert missing.code == 2
     assert "--weights" in missing.err

@@ -128,9 +128,9 @@ def test_results_of_several_inputs_are_named_below_the_folder_that_holds_them(tm
 
 def test_images_saved_at_the_same_time_replace_none(tmp_path: Path) -> None:
     """As two processes do that start together."""
-    pictures = {"": Image.new("RGB", (8, 8)), "-mask": Image.new("L", (8, 8))}
+    images = {"": Image.new("RGB", (8, 8)), "-mask": Image.new("L", (8, 8))}
     with ThreadPoolExecutor(8) as pool:
-        paths = list(pool.map(lambda _: save_images.save(pictures, tmp_path, Path("a")), range(16)))
+        paths = list(pool.map(lambda _: save_images.save(images, tmp_path, Path("a")), range(16)))
     assert len({path for pair in paths for path in pair}) == 32
     assert {path.name for path in tmp_path.iterdir()} == {path.name for pair in paths for path in pair}
     assert all(path.stat().st_size for path in tmp_path.iterdir())

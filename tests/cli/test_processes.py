@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import SMALL, assert_same_result, fit, write_pictures
+from tiny_runs import SMALL, assert_same_result, fit, write_images
 
 from scalablevit.weights import load_model
 
@@ -49,7 +49,7 @@ def test_a_pipe_that_closes_early_is_no_error() -> None:
 @pytest.mark.slow
 def test_ctrl_c_in_a_terminal_and_the_resume_command_it_prints(tmp_path: Path) -> None:
     """The signal goes to the whole group, workers too, as from a terminal."""
-    data, run = write_pictures(tmp_path / "data", num_train=40), tmp_path / "a run"
+    data, run = write_images(tmp_path / "data", num_train=40), tmp_path / "a run"
     words = ("fit", "--config", "train_folder", *SMALL, "--data.root", data, "--run", run, "--epochs", "3")
     words = (*words, "--data.num_workers", "1")
     process = subprocess.Popen(
@@ -78,8 +78,8 @@ def test_ctrl_c_in_a_terminal_and_the_resume_command_it_prints(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_sigterm_ends_with_143(pictures: Path, tmp_path: Path) -> None:
-    words = ("fit", "--config", "train_folder", *SMALL, "--data.root", pictures, "--run", tmp_path / "run")
+def test_sigterm_ends_with_143(image_folder: Path, tmp_path: Path) -> None:
+    words = ("fit", "--config", "train_folder", *SMALL, "--data.root", image_folder, "--run", tmp_path / "run")
     process = subprocess.Popen(
         [SCRIPT, *map(str, words), "--epochs", "500"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
@@ -96,10 +96,10 @@ def test_sigterm_ends_with_143(pictures: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_keeps_the_last_good_checkpoint(pictures: Path, tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_last_good_checkpoint(image_folder: Path, tmp_path: Path) -> None:
     """A run of one epoch goes on with a limit on the size of files: the next checkpoint cannot be written."""
     run = tmp_path / "run"
-    fit(pictures, run, epochs=1)
+    fit(image_folder, run, epochs=1)
     last = run / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
     code = (
@@ -124,9 +124,9 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(pictures: Path, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
-def test_two_processes_count_every_picture_once(pictures: Path, tmp_path: Path) -> None:
-    """7 pictures a class to validate: 11 on one rank, 10 on the other."""
-    data, run = write_pictures(tmp_path / "data", num_train=5, num_val=7), tmp_path / "run"
+def test_two_processes_count_every_image_once(image_folder: Path, tmp_path: Path) -> None:
+    """7 images a class to validate: 11 on one rank, 10 on the other."""
+    data, run = write_images(tmp_path / "data", num_train=5, num_val=7), tmp_path / "run"
     words = ("fit", "--config", "train_folder", *SMALL, "--data.root", data, "--run", run, "--epochs", "2")
     result = scalablevit(*words, "--devices", "2")
     assert result.returncode == 0, result.stderr
@@ -151,9 +151,9 @@ def test_two_processes_count_every_picture_once(pictures: Path, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_stops_for_its_pictures_stops_the_other(tmp_path: Path, rank: int) -> None:
-    """Validation goes round: of two pictures, the second is rank 1's."""
-    data = write_pictures(tmp_path / "data", classes=["a", "b"], num_val=1)
+def test_a_rank_that_stops_for_its_images_stops_the_other(tmp_path: Path, rank: int) -> None:
+    """Validation goes round: of two images, the second is rank 1's."""
+    data = write_images(tmp_path / "data", classes=["a", "b"], num_val=1)
     (data / "val" / "ab"[rank] / "pic 0.png").write_bytes(b"junk")
     words = ("fit", "--config", "train_folder", *SMALL, "--data.root", data, "--run", tmp_path / "run")
     result = scalablevit(*words, "--devices", "2", "--data.max_unreadable", "0")

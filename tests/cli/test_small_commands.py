@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from tiny_runs import write_pictures
+from tiny_runs import write_images
 
 from command_line import scalablevit
 from scalablevit.cli import main
@@ -45,11 +45,11 @@ def test_info_as_text() -> None:
     assert "25 x 84 tokens" in one
 
 
-def test_check_data(pictures: Path, tmp_path: Path) -> None:
-    good = scalablevit("check-data", pictures)
+def test_check_data(image_folder: Path, tmp_path: Path) -> None:
+    good = scalablevit("check-data", image_folder)
     assert good.code == 0
     assert "no errors" in good.out
-    data = Path(shutil.copytree(pictures, tmp_path / "data"))
+    data = Path(shutil.copytree(image_folder, tmp_path / "data"))
     (data / "train" / "red" / "pic 0.png").write_bytes(b"junk")
     bad = scalablevit("check-data", data, "--json")
     assert bad.code == 1
@@ -61,8 +61,8 @@ def test_check_data(pictures: Path, tmp_path: Path) -> None:
     assert "the data folder does not exist" in nowhere.out
 
 
-def test_check_data_sets_a_share_aside(pictures: Path) -> None:
-    words = ("check-data", pictures / "train", "--json", "--val-fraction")
+def test_check_data_sets_a_share_aside(image_folder: Path) -> None:
+    words = ("check-data", image_folder / "train", "--json", "--val-fraction")
     counts = [json.loads(scalablevit(*words, share).out)["num_val"] for share in ("0.2", "0.5")]
     assert counts[0] < counts[1]
     wrong = scalablevit(*words, "2")
@@ -70,17 +70,17 @@ def test_check_data_sets_a_share_aside(pictures: Path) -> None:
     assert "val_fraction must be between 0 and 1, got 2.0" in wrong.err
 
 
-def test_check_data_shows_progress_in_a_terminal(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_data_shows_progress_in_a_terminal(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    piped = scalablevit("check-data", pictures, "--json")
+    piped = scalablevit("check-data", image_folder, "--json")
     assert piped.err == ""
     monkeypatch.setenv("TERM", "xterm")
     out, err = io.StringIO(), Terminal()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        assert main(["check-data", str(pictures), "--json"]) == 0
+        assert main(["check-data", str(image_folder), "--json"]) == 0
     assert out.getvalue() == piped.out
     assert "27/27" in err.getvalue()
 
@@ -98,7 +98,7 @@ def test_recipes() -> None:
 
 def test_check_data_shows_names_as_they_are(tmp_path: Path) -> None:
     names = ["[b]", "esc\x1b[31m", "two\nlines"]
-    data = write_pictures(tmp_path / "data", classes=names, num_train=2, num_val=1)
+    data = write_images(tmp_path / "data", classes=names, num_train=2, num_val=1)
     (data / "train" / names[1] / "bad.png").write_bytes(b"junk")
     told = scalablevit("check-data", data)
     assert "\x1b" not in told.out
@@ -108,7 +108,7 @@ def test_check_data_shows_names_as_they_are(tmp_path: Path) -> None:
 
 
 def test_check_data_reads_a_range_of_values(tmp_path: Path) -> None:
-    data = write_pictures(tmp_path / "data")
+    data = write_images(tmp_path / "data")
     pixels = np.full((16, 16), 900, dtype=np.uint16)
     Image.fromarray(pixels).save(data / "train" / "red" / "deep.png")
     assert scalablevit("check-data", data, "--value-range", "0", "1000").code == 0

@@ -1,4 +1,4 @@
-"""Pictures of 16 pixels, a network of 0.6 M parameters, and runs of it."""
+"""Images of 16 pixels, a network of 0.6 M parameters, and runs of it."""
 
 import os
 import shlex
@@ -18,7 +18,7 @@ from scalablevit.training.invocation import invocation
 from scalablevit.training.module import TrainingModule
 
 CLASSES = ("blue sky", "grün", "red")
-# Of every recipe: a network and pictures small enough for a test, loaded in this process.
+# Of every recipe: a network and images small enough for a test, loaded in this process.
 SMALL = (
     "--model.variant=scalablevit_atto",
     "--model.head=auto",
@@ -32,7 +32,7 @@ SMALL = (
 )
 
 
-def write_pictures(root: Path, *, classes: Sequence[str] = CLASSES, num_train: int = 6, num_val: int = 3) -> Path:
+def write_images(root: Path, *, classes: Sequence[str] = CLASSES, num_train: int = 6, num_val: int = 3) -> Path:
     """Noise, with the class as the brightest colour: learned within a few steps."""
     rng = np.random.default_rng(0)
     for part, count in (("train", num_train), ("val", num_val)):

@@ -1,4 +1,4 @@
-"""What checks of all kinds of data share: the report, looks at pictures in processes, repeated pictures."""
+"""What checks of all kinds of data share: the report, looks at images in processes, repeated images."""
 
 import json
 import subprocess
@@ -69,7 +69,7 @@ def test_looks_come_in_order_with_progress(num_workers):
     assert seen == [(32, 70), (64, 70), (70, 70)]
 
 
-def test_a_picture_in_two_classes_and_in_both_parts():
+def test_an_image_in_two_classes_and_in_both_parts():
     ant = ImageFile("training", "a.png", "ant")
     files = [ant, ImageFile("validation", "b.png", "bee"), *[ant._replace(path=f"{i}.png") for i in range(3)]]
     found = list(repeated_images([(b"1", file) for file in files] + [(b"2", ant)]))
@@ -79,7 +79,7 @@ def test_a_picture_in_two_classes_and_in_both_parts():
     assert (twice.kind, twice.path) == ("duplicate", "a.png")
 
 
-def test_smallest_and_largest_picture():
+def test_smallest_and_largest_image():
     assert size_range([]) == (None, None)
     assert size_range(iter([(9, 9), (100, 3), (20, 16)])) == ((100, 3), (20, 16))
 

@@ -1,4 +1,4 @@
-"""Every odd kind of picture comes out upright, RGB and with the right values, or as a clear error."""
+"""Every odd kind of image comes out upright, RGB and with the right values, or as a clear error."""
 
 import io
 import os
@@ -44,7 +44,7 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(image)
 
 
-# The orientations of the EXIF standard: what was done to the upright picture before it was stored.
+# The orientations of the EXIF standard: what was done to the upright image before it was stored.
 STORED_AS = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -72,7 +72,7 @@ def test_exif_orientation_is_applied(tmp_path, suffix, orientation):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_a_damaged_exif_block_does_not_cost_the_picture(tmp_path):
+def test_a_damaged_exif_block_does_not_cost_the_image(tmp_path):
     broken = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff\x12\x01\x03"
     path = saved(tmp_path / "x.jpg", corners(), exif=broken)
     assert read_image(path).size == (40, 20)
@@ -211,7 +211,7 @@ def test_first_frame_of_an_animation(tmp_path, suffix):
     assert pixels(path)[4, 4].tolist() == list(RED)
 
 
-def test_the_file_is_closed_and_the_picture_stays(tmp_path):
+def test_the_file_is_closed_and_the_image_stays(tmp_path):
     path = saved(tmp_path / "x.png", photo())
     image = read_image(path)
     path.unlink()

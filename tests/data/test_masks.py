@@ -15,7 +15,7 @@ from scalablevit.data.orientation import turn_upright
 
 LABELS = np.array([[0, 1, 2, 3], [15, 7, 255, 150]], np.uint8)
 
-# What was done to the upright picture before it was stored, by EXIF orientation.
+# What was done to the upright image before it was stored, by EXIF orientation.
 STORED_AS = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,7 +54,7 @@ def png(path: Path, *, bits: int, color_type: int, width: int, rows: list[bytes]
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", STORED_AS)
-def test_read_upright_tells_how_the_picture_lay(tmp_path, suffix, orientation):
+def test_read_upright_tells_how_the_image_lay(tmp_path, suffix, orientation):
     upright = Image.new("RGB", (40, 20), (255, 0, 0))
     upright.paste((0, 0, 255), (20, 10, 40, 20))
     turned, exif = stored(upright, orientation)
@@ -219,11 +219,11 @@ def test_jpeg_is_told_apart(tmp_path):
     assert not read_upright_mask(saved(tmp_path / "x.png", Image.fromarray(LABELS))).lossy
 
 
-def test_broken_masks_fail_as_pictures_do(tmp_path):
+def test_broken_masks_fail_as_images_do(tmp_path):
     whole = saved(tmp_path / "x.png", Image.fromarray(np.random.default_rng(0).integers(0, 9, (64, 64), np.uint8)))
     for name, content, kind in (
         ("empty.png", b"", "empty"),
-        ("text.png", b"no picture", "not-an-image"),
+        ("text.png", b"no image", "not-an-image"),
         ("cut.png", whole.read_bytes()[:600], "truncated"),
     ):
         (tmp_path / name).write_bytes(content)

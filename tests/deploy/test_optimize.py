@@ -100,14 +100,14 @@ def test_a_segmentation_model_gives_the_same(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["eager", "openvino"])
 @pytest.mark.parametrize("build", [retinanet, mask_rcnn])
-def test_a_detector_finds_the_same_in_pictures_of_several_sizes(build, backend: str) -> None:
+def test_a_detector_finds_the_same_in_images_of_several_sizes(build, backend: str) -> None:
     torch.manual_seed(0)
     model = build("scalablevit_atto", num_classes=3, min_size=64, max_size=96, score_thresh=0.0).eval()
     before = copy.deepcopy(model.state_dict())
     fast = scalablevit.optimize(model, backend=backend)
-    pictures = [images(3, 64, 80).sigmoid(), images(3, 50, 40).sigmoid()]
+    batch = [images(3, 64, 80).sigmoid(), images(3, 50, 40).sigmoid()]
     with torch.no_grad():
-        expected, found = model(pictures), fast(pictures)
+        expected, found = model(batch), fast(batch)
     for ours, theirs in zip(found, expected, strict=True):
         assert set(ours) == set(theirs)
         torch.testing.assert_close(ours["scores"][:5], theirs["scores"][:5], rtol=1e-3, atol=1e-4)

@@ -431,10 +431,10 @@ def test_missing_files_and_sizes(tmp_path):
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_a_size_from_the_file_follows_the_frame(tmp_path, suffix, orientation):
     """Where the annotations do not tell the size, the file's cannot tell what they count in."""
-    picture = Image.new("RGB", (40, 30))
-    exif = picture.getexif()
+    turned = Image.new("RGB", (40, 30))
+    exif = turned.getexif()
     exif[0x0112] = orientation
-    picture.save(tmp_path / f"1{suffix}", exif=exif)
+    turned.save(tmp_path / f"1{suffix}", exif=exif)
     draw(tmp_path / "2.png")
     images = [without(image(1, file_name=f"1{suffix}"), "width", "height"), image(2)]
     file = write(tmp_path / "a.json", [annotation(1, bbox=[1, 1, 28, 35])], images)
@@ -599,9 +599,9 @@ def test_folders_without_a_clear_annotation_file(tmp_path):
 def test_boxes_and_masks_turn_as_pillow_turns_images(orientation):
     stored = np.zeros((20, 30), np.uint8)
     stored[3:8, 10:12] = 1
-    picture = Image.fromarray(stored)
-    picture.getexif()[0x0112] = orientation
-    upright = np.asarray(ImageOps.exif_transpose(picture))
+    turned = Image.fromarray(stored)
+    turned.getexif()[0x0112] = orientation
+    upright = np.asarray(ImageOps.exif_transpose(turned))
     np.testing.assert_array_equal(orient_mask(stored, orientation), upright)
     ((left, top, right, bottom),) = orient_boxes(np.array([[10, 3, 12, 8]]), (30, 20), orientation).tolist()
     expected = np.zeros_like(upright)

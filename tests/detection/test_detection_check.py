@@ -14,11 +14,11 @@ from scalablevit.detection.check import check_coco
 
 def draw(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0, orientation: int = 1) -> Path:
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    picture = Image.fromarray(pixels)
-    exif = picture.getexif()
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
     exif[0x0112] = orientation
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, exif=exif)
+    image.save(path, exif=exif)
     return path
 
 

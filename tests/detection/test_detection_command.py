@@ -55,9 +55,9 @@ def test_photographs_as_they_come(run: Path, tmp_path: Path) -> None:
     """Of scikit-image and scikit-learn: JPEG, PNG, TIFF and GIF; colour, gray, palette, transparent; any size."""
     kinds, expected = set(), {}
     for path in PHOTOGRAPHS:
-        with Image.open(path) as picture:
-            kinds |= {picture.format, picture.mode}
-            expected[str(path)] = picture.size
+        with Image.open(path) as image:
+            kinds |= {image.format, image.mode}
+            expected[str(path)] = image.size
     assert kinds >= {"JPEG", "PNG", "TIFF", "GIF", "RGB", "L", "RGBA", "P"}
     assert len(set(expected.values())) >= 10
     words = ("--weights", run, "--device", "cpu", "--threshold", "0.001", "--json", "--save", tmp_path / "out")
@@ -102,10 +102,10 @@ def test_sizes_can_be_said(run: Path) -> None:
 def turned(tmp_path: Path) -> Path:
     """Two images that EXIF turns, annotated without a size and with one mask that is damaged."""
     for i in (1, 2):
-        picture = Image.fromarray(np.random.default_rng(i).integers(0, 256, (30, 40, 3), dtype=np.uint8))
-        exif = picture.getexif()
+        image = Image.fromarray(np.random.default_rng(i).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+        exif = image.getexif()
         exif[0x0112] = 6
-        picture.save(tmp_path / f"{i}.png", exif=exif)
+        image.save(tmp_path / f"{i}.png", exif=exif)
     box = {"category_id": 1, "bbox": [4, 2, 10, 33], "segmentation": [[4, 2, 14, 2, 14, 35, 4, 35]]}
     boxes = [{"id": i, "image_id": i, **box} for i in (1, 2)]
     boxes.append({"id": 3, "image_id": 1, **box, "segmentation": {"size": [3, 3], "counts": [9]}})

@@ -23,11 +23,11 @@ def draw(path: Path, size: tuple[int, int] = (40, 30), orientation: int = 1, sha
     """An image of one shade with a white 10 x 4 rectangle at (4, 2) of the stored pixels."""
     pixels = np.full((size[1], size[0], 3), shade, np.uint8)
     pixels[2:6, 4:14] = 255
-    picture = Image.fromarray(pixels)
-    exif = picture.getexif()
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
     exif[0x0112] = orientation
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, exif=exif)
+    image.save(path, exif=exif)
     return path
 
 
@@ -111,8 +111,8 @@ def test_validation_batches_are_whole_and_without_targets(root):
     assert [image.shape for image in batch.images] == [(3, 20, 50)]
     assert type(batch.images[0]) is torch.Tensor
     assert batch.images[0].dtype == torch.uint8, "a quarter of what floats would move"
-    with Image.open(root / "val" / "5.png") as picture:
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    with Image.open(root / "val" / "5.png") as image:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     assert torch.equal(batch.images[0], pixels)
     ready = as_input(batch.images[0])
     assert ready.dtype == torch.float32

@@ -125,7 +125,7 @@ def test_nothing_found_and_nothing_to_find(kind: Any) -> None:
     assert (only_small["ap_medium"], only_small["ap_large"]) == (None, None)
 
 
-def test_of_a_image_the_surest_100_of_a_class_count() -> None:
+def test_of_an_image_the_surest_100_of_a_class_count() -> None:
     box = [10.0, 10.0, 50.0, 50.0]
     annotation = {"id": 1, "image_id": 3, "category_id": 2, "bbox": box, "area": 2500.0, "iscrowd": 0}
     truth = {"images": [{"id": 3, "width": SIZE, "height": SIZE}], "annotations": [annotation],

@@ -257,7 +257,7 @@ def test_anchors_keep_their_strides_and_digits(size: tuple[int, int]) -> None:
     assert centres[:per_level].max() == 64 * (max(maps[0].shape[2:]) - 1)
 
 
-def test_a_image_whose_best_anchors_lie_on_its_padding_is_proposed_as_a_whole() -> None:
+def test_an_image_whose_best_anchors_lie_on_its_padding_is_proposed_as_a_whole() -> None:
     model = tiny("mask_rcnn")
     outside = torch.tensor([[[100.0, 100, 120, 120]], [[0, 0, 5, 5]]])
     boxes, scores = model.rpn.filter_proposals(outside, torch.zeros(2, 1), [(10, 20), (10, 20)], [1])

@@ -55,7 +55,7 @@ def test_order_sizes_and_errors(kind: str, tmp_path: Path) -> None:
         for prediction in (found[0], *found[2:]):
             assert prediction.detections
             assert prediction.image is None
-            assert prediction.pictures() == {}
+            assert prediction.output_images() == {}
             scores = [d.score for d in prediction.detections]
             assert scores == sorted(scores, reverse=True)
             for d in prediction.detections:
@@ -123,9 +123,9 @@ def test_images_upright_and_at_their_own_size(tmp_path: Path) -> None:
     (found,) = detector.predict([tmp_path / "turned.jpg"], threshold=0.001, keep_images=True)
     assert (found.width, found.height) == photo.size[::-1]
     assert found.detections
-    (picture,) = found.pictures().values()
-    assert list(found.pictures()) == [""]
-    assert picture.size == (600, 902), "enlarged, so that the names can be read"
+    (image,) = found.output_images().values()
+    assert list(found.output_images()) == [""]
+    assert image.size == (600, 902), "enlarged, so that the names can be read"
     assert max(d.box_xyxy[3] for d in found.detections) <= 451
 
 

@@ -203,10 +203,10 @@ def write_data(tmp_path: Path) -> Callable[..., Path]:
 
 def data_of(root: Path, *, is_split: bool = False, masks: bool = True) -> CocoData:
     """All images for training and for validation; or one file, of which a share is set aside."""
-    file, pictures = root / "all.json", root / "images"
-    val = {} if is_split else {"val_annotations": file, "val_images": pictures}
+    file, images = root / "all.json", root / "images"
+    val = {} if is_split else {"val_annotations": file, "val_images": images}
     return CocoData(
-        root, train_annotations=file, train_images=pictures, **val, masks=masks, batch_size=2, num_workers=0,
+        root, train_annotations=file, train_images=images, **val, masks=masks, batch_size=2, num_workers=0,
         val_fraction=0.5,
     )  # fmt: skip
 

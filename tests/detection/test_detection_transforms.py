@@ -43,9 +43,9 @@ def test_resized_keeps_proportions_and_the_limit(height, width, expected):
 
 
 def test_plain_resize():
-    picture, boxes, masks = scene(30, 40, [(10, 5, 20, 25)])
+    source, boxes, masks = scene(30, 40, [(10, 5, 20, 25)])
     transform = TrainTransform(Preprocessing(min_size=60, max_size=100), None)
-    image, target = transform(picture, boxes, np.array([3]), masks)
+    image, target = transform(source, boxes, np.array([3]), masks)
     assert image.shape == (3, 60, 80)
     assert type(image) is torch.Tensor
     assert image.dtype == torch.float32
@@ -57,15 +57,15 @@ def test_plain_resize():
     assert target["labels"].dtype == torch.int64
     assert target["masks"].dtype == torch.uint8
     assert torch.equal(target["masks"][0].bool(), image[0] > 0.5)
-    assert set(TrainTransform(Preprocessing(), None)(picture, boxes, np.array([3]))[1]) == {"boxes", "labels"}
+    assert set(TrainTransform(Preprocessing(), None)(source, boxes, np.array([3]))[1]) == {"boxes", "labels"}
 
 
 def test_without_objects():
-    picture, boxes, masks = scene(30, 40, [])
+    source, boxes, masks = scene(30, 40, [])
     transform = TrainTransform(
         Preprocessing(min_size=60, max_size=100), Augmentation(crop_prob=1, crop_resize=(60,), crop_size=(30, 60))
     )
-    image, target = transform(picture, boxes, np.zeros(0), masks)
+    image, target = transform(source, boxes, np.zeros(0), masks)
     assert target["boxes"].shape == (0, 4)
     assert target["boxes"].dtype == torch.float32
     assert target["labels"].dtype == torch.int64
@@ -75,9 +75,9 @@ def test_without_objects():
 
 @pytest.mark.parametrize(("hflip", "vflip"), [(True, False), (False, True), (True, True)])
 def test_flips(hflip, vflip):
-    picture, boxes, masks = scene(30, 40, [(10, 5, 20, 12)])
+    source, boxes, masks = scene(30, 40, [(10, 5, 20, 12)])
     augmentation = Augmentation(hflip_prob=float(hflip), vflip_prob=float(vflip))
-    image, target = TrainTransform(Preprocessing(30, 40), augmentation)(picture, boxes, np.array([0]), masks)
+    image, target = TrainTransform(Preprocessing(30, 40), augmentation)(source, boxes, np.array([0]), masks)
     left, right = (20, 30) if hflip else (10, 20)
     top, bottom = (18, 25) if vflip else (5, 12)
     assert target["boxes"].tolist() == [[left, top, right, bottom]]
@@ -97,10 +97,10 @@ def test_boxes_and_masks_follow_any_view():
         Preprocessing(96, 160),
         Augmentation(sizes=(64, 80, 96), vflip_prob=0.5, crop_prob=0.8, crop_resize=(60, 90), crop_size=(30, 60)),
     )
-    picture, boxes, masks = scene(60, 90, [(10, 5, 34, 47), (40, 20, 85, 52)])
+    source, boxes, masks = scene(60, 90, [(10, 5, 34, 47), (40, 20, 85, 52)])
     shown, cropped = 0, 0
     for seed in range(40):
-        image, target = seeded(transform, seed, picture, boxes, np.array([0, 1]), masks)
+        image, target = seeded(transform, seed, source, boxes, np.array([0, 1]), masks)
         assert max(image.shape[1:]) <= 160
         cropped += len(target["boxes"]) < 2
         for box, mask in zip(target["boxes"], target["masks"], strict=True):
@@ -179,27 +179,27 @@ def test_masks_are_decoded_one_by_one_and_only_where_needed():
 
 
 def test_color_jitter_changes_the_image_only():
-    picture, boxes, masks = scene(30, 40, [(10, 5, 20, 25)])
+    source, boxes, masks = scene(30, 40, [(10, 5, 20, 25)])
     plain = TrainTransform(Preprocessing(30, 40), Augmentation(hflip_prob=0))
     jitter = TrainTransform(Preprocessing(30, 40), Augmentation(hflip_prob=0, color_jitter=0.5))
-    image, target = seeded(plain, 1, picture, boxes, np.array([0]), masks)
-    other, same = seeded(jitter, 1, picture, boxes, np.array([0]), masks)
+    image, target = seeded(plain, 1, source, boxes, np.array([0]), masks)
+    other, same = seeded(jitter, 1, source, boxes, np.array([0]), masks)
     assert not torch.equal(image, other)
     assert other.min() >= 0
     assert other.max() <= 1
     assert torch.equal(target["boxes"], same["boxes"])
     assert torch.equal(target["masks"], same["masks"])
-    assert torch.equal(other, seeded(jitter, 1, picture, boxes, np.array([0]))[0])
+    assert torch.equal(other, seeded(jitter, 1, source, boxes, np.array([0]))[0])
 
 
 @pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (1, 1)])
 def test_strips_and_specks(size):
-    picture = Image.new("RGB", size)
+    source = Image.new("RGB", size)
     width, height = size
     augmentation = Augmentation(crop_prob=1, crop_resize=(40,), crop_size=(30, 60))
     for chosen in (None, augmentation):
         boxes = np.array([[0, 0, width, height]], float)
-        image, target = TrainTransform(Preprocessing(64, 100), chosen)(picture, boxes, np.array([0]))
+        image, target = TrainTransform(Preprocessing(64, 100), chosen)(source, boxes, np.array([0]))
         assert min(image.shape[1:]) >= 1
         assert len(target["boxes"]) == 1
 

@@ -390,5 +390,5 @@ def test_no_path_of_one_machine(page: Path) -> None:
     assert not re.findall(r"(?<![\w.:])/(?:home|root|tmp|work|Users)/", page.read_text())
 
 
-def test_architecture_picture_is_small() -> None:
-    assert (ROOT / "docs" / "pictures" / "architecture.png").stat().st_size < 200_000
+def test_architecture_image_is_small() -> None:
+    assert (ROOT / "docs" / "images" / "architecture.png").stat().st_size < 200_000

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_runs import SMALL, assert_same_result, stop_at_batch, write_pictures
+from tiny_runs import SMALL, assert_same_result, stop_at_batch, write_images
 
 from command_line import scalablevit
 from scalablevit import recipes
@@ -160,7 +160,7 @@ def tiny(name: str, data: Path) -> list[str | Path]:
     )  # fmt: skip
     match task_of(name):
         case "classification":
-            write_pictures(data, num_train=3, num_val=2)
+            write_images(data, num_train=3, num_val=2)
             return [*SMALL]
         case "detection":
             # eleven: without empty scenes there are still two steps an epoch
@@ -196,8 +196,8 @@ def test_a_recipe_trains_stops_resumes_and_predicts(name: str, tmp_path: Path, m
     if recipe["model"]["init_args"]["global_batch"] is not None:
         words += ["--model.global_batch", "8" if task_of(name) == "classification" else "4"]
     if recipe["model"]["init_args"]["optimizer"]["layer_decay"] is not None:
-        pictures = write_pictures(tmp_path / "pictures", num_train=3, num_val=2)
-        start = scalablevit("fit", "--config", "train_folder", *SMALL, "--data.root", pictures, "--epochs", "1",
+        images = write_images(tmp_path / "images", num_train=3, num_val=2)
+        start = scalablevit("fit", "--config", "train_folder", *SMALL, "--data.root", images, "--epochs", "1",
                             "--run", tmp_path / "start")  # fmt: skip
         assert start.code == 0, start.err
         words += ["--model.weights", tmp_path / "start"]
@@ -210,8 +210,8 @@ def test_a_recipe_trains_stops_resumes_and_predicts(name: str, tmp_path: Path, m
     resumed = scalablevit("fit", "--resume", tmp_path / "cut")
     assert resumed.code == 0, resumed.err
     assert_same_result(tmp_path / "cut", tmp_path / "whole")
-    pictures = {"classification": "val", "detection": "val", "segmentation": "images/validation"}[task_of(name)]
-    predicted = scalablevit("predict", data / pictures, "--weights", tmp_path / "cut")
+    images = {"classification": "val", "detection": "val", "segmentation": "images/validation"}[task_of(name)]
+    predicted = scalablevit("predict", data / images, "--weights", tmp_path / "cut")
     assert predicted.code == 0, predicted.err
 
 

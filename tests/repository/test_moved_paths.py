@@ -11,7 +11,7 @@ from scalablevit.moved import MOVED, RENAMED
 NAMES = {
     "bench.throughput": "PRECISIONS cells table",
     "checkpoint_names": "to_native_names",
-    "classification.pictures": "annotate",
+    "classification.pictures": "annotate draw_confusion draw_predictions",
     "classification.preprocessing": "ResizeToCover Transform",
     "cli": "UsageError",
     "data_check": "DataReport Look PictureFile Problem check_num_workers look_at_all look_at_picture pixel_digest "

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# What was done to the upright picture before it was stored, by EXIF orientation.
+# What was done to the upright image before it was stored, by EXIF orientation.
 STORED_AS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -39,14 +39,14 @@ def write_part(root: Path, part: str, names: list[str], *, seed: int = 0, masks:
 
 
 def write_folder(root: Path, *, num_train: int = 4, num_val: int = 2) -> Path:
-    """ADE20K's layout: pictures of 24 x 16 pixels, labels 0, 1 and 2."""
+    """ADE20K's layout: images of 24 x 16 pixels, labels 0, 1 and 2."""
     write_part(root, "training", [f"t{i}" for i in range(num_train)])
     write_part(root, "validation", [f"v{i}" for i in range(num_val)], seed=1)
     return root
 
 
 def write_turned(path: Path, pixels: np.ndarray, orientation: int) -> Path:
-    """A picture that is `pixels` once its EXIF orientation is applied."""
+    """An image that is `pixels` once its EXIF orientation is applied."""
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     exif[0x0112] = orientation

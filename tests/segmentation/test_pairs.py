@@ -60,7 +60,7 @@ def test_without_a_validation_folder_a_share_is_set_aside(tmp_path):
     assert set(scan.train) | set(scan.val) == {Pair(f"images/{i}.png", f"masks/{i}.png") for i in range(20)}
     write_image(tmp_path / "images" / "new.png")
     write_mask(tmp_path / "masks" / "new.png")
-    # Chosen by name: one more picture moves none from one side to the other, but where the count asks for it.
+    # Chosen by name: one more image moves none from one side to the other, but where the count asks for it.
     assert len(set(scan_pairs(tmp_path, MaskSettings(val_fraction=0.25)).val) & set(scan.val)) >= 4
 
 
@@ -74,7 +74,7 @@ def test_names_of_folders_can_be_given(tmp_path):
     assert (names(scan.train), names(scan.val)) == ([("x.png", "x.png")], [("y.png", "y.png")])
 
 
-def test_a_folder_of_annotations_without_pictures_is_passed_over(tmp_path):
+def test_a_folder_of_annotations_without_images_is_passed_over(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "annotations").rename(tmp_path / "labels")
     (tmp_path / "annotations").mkdir()
@@ -191,7 +191,7 @@ PIXELS = np.stack([LABELS * 10] * 3, axis=-1)
 @pytest.mark.parametrize("frame", ["stored", "upright", "its own EXIF"])
 @pytest.mark.parametrize("told", [False, True])
 def test_masks_lie_on_turned_images(tmp_path, orientation, frame, told):
-    """Whether the mask was drawn over stored pixels, over the upright picture, or is turned itself."""
+    """Whether the mask was drawn over stored pixels, over the upright image, or is turned itself."""
     image = write_turned(tmp_path / "i.png", PIXELS, orientation)
     mask = tmp_path / "m.png"
     if frame == "its own EXIF":

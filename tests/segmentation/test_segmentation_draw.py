@@ -12,7 +12,7 @@ from scalablevit.segmentation.draw import draw_labels, draw_overlay
 from scalablevit.segmentation.prediction_sheet import draw_predictions
 from scalablevit.visualization.palette import class_colours
 
-NAMES = ["water", "grün", "a name that is far too long for any legend of a picture"]
+NAMES = ["water", "grün", "a name that is far too long for any legend of an image"]
 PALETTE = class_colours(3)
 
 
@@ -37,7 +37,7 @@ def test_overlay_blends_colours_and_draws_a_line_between_classes() -> None:
     assert PALETTE[1] not in colours, "a class that is not there"
 
 
-def test_opacity_reaches_the_picture() -> None:
+def test_opacity_reaches_the_image() -> None:
     gray = Image.new("RGB", (400, 350), (100, 100, 100))
     plain = np.asarray(draw_overlay(gray, halves(350, 400), class_names=NAMES, palette=PALETTE, opacity=0.0))
     left = (plain.shape[1] - 400) // 2
@@ -45,7 +45,7 @@ def test_opacity_reaches_the_picture() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 40), (40, 3), (33, 57)], ids=str)
-def test_small_pictures_are_enlarged(size: tuple[int, int]) -> None:
+def test_small_images_are_enlarged(size: tuple[int, int]) -> None:
     width, height = size
     image = Image.new("RGB", size, "gray")
     labels = np.full((height, width), 2, dtype=np.uint8)
@@ -54,7 +54,7 @@ def test_small_pictures_are_enlarged(size: tuple[int, int]) -> None:
     assert sheet.mode == "RGB"
 
 
-def test_a_huge_picture_is_drawn_in_bands_that_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_image_is_drawn_in_bands_that_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 255, (80, 60, 3), dtype=np.uint8))
     labels = rng.integers(0, 3, (80, 60)).astype(np.uint8)

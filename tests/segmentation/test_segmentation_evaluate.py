@@ -1,4 +1,4 @@
-"""Scores against an independent count, and probabilities of large pictures band by band."""
+"""Scores against an independent count, and probabilities of large images band by band."""
 
 import math
 
@@ -18,8 +18,8 @@ from scalablevit.segmentation.evaluate import (
 from scalablevit.segmentation.inference import InferenceSettings, segment
 
 
-def pictures(K: int, *, seed: int = 0, absent: tuple[int, ...] = ()) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(labels, mask) of pictures of several sizes; right at seven pixels of ten; a tenth is ignored."""
+def labelled_images(K: int, *, seed: int = 0, absent: tuple[int, ...] = ()) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(labels, mask) of images of several sizes; right at seven pixels of ten; a tenth is ignored."""
     rng = np.random.default_rng(seed)
     present = [k for k in range(K) if k not in absent]
     pairs = []
@@ -39,7 +39,7 @@ def scores_of(pairs: list[tuple[np.ndarray, np.ndarray]], K: int) -> Scores:
 
 @pytest.mark.parametrize("K", [1, 2, 7, 150])
 def test_confusion_equals_a_count_pixel_by_pixel(K: int) -> None:
-    pairs = pictures(K)
+    pairs = labelled_images(K)
     expected = np.zeros((K, K), dtype=int)
     for labels, mask in pairs:
         for said, true in zip(labels.ravel(), mask.ravel(), strict=True):
@@ -53,7 +53,7 @@ def test_confusion_equals_a_count_pixel_by_pixel(K: int) -> None:
 def test_scores_equal_sets_of_pixels_counted_by_hand() -> None:
     """Class 3 is nowhere; class 5 is predicted once, where there is none of it."""
     K = 6
-    pairs = pictures(K, absent=(3, 5))
+    pairs = labelled_images(K, absent=(3, 5))
     pairs[0][0][0, :] = 5
     said = np.concatenate([labels.ravel() for labels, _ in pairs])
     true = np.concatenate([mask.ravel() for _, mask in pairs])
@@ -75,8 +75,8 @@ def test_scores_equal_sets_of_pixels_counted_by_hand() -> None:
     assert [row["pixels"] for row in table] == [int((true == k).sum()) for k in range(K)]
 
 
-def test_scores_are_of_the_whole_set_and_not_means_of_pictures() -> None:
-    pairs = pictures(3)
+def test_scores_are_of_the_whole_set_and_not_means_of_images() -> None:
+    pairs = labelled_images(3)
     whole = scores_of(pairs, 3).miou
     assert whole == scores_of(pairs[::-1], 3).miou
     assert abs(whole - np.mean([scores_of([pair], 3).miou for pair in pairs])) > 1e-3
@@ -121,7 +121,7 @@ class Pixelwise(nn.Module):
 @pytest.mark.parametrize(
     "settings", [{}, {"scales": (0.5, 1.2), "flip": True}, {"mode": "slide", "crop": 8, "stride": 5}]
 )
-def test_bands_of_a_large_picture_are_what_segment_gives(
+def test_bands_of_a_large_image_are_what_segment_gives(
     settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, image = Pixelwise(5).eval(), torch.randn(3, 61, 83)
@@ -141,7 +141,7 @@ def test_bands_of_a_large_picture_are_what_segment_gives(
     assert (labels != whole.argmax(0)).float().mean() < 1e-3, "ties alone"
 
 
-def test_bands_of_a_picture_at_its_own_size_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_of_an_image_at_its_own_size_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     network, image = Pixelwise(5).eval(), torch.randn(3, 20, 30)
     monkeypatch.setattr(bands, "MOST_SCORES", 100)
     ((_, only),) = probability_bands(network, image, InferenceSettings(), num_classes=5)

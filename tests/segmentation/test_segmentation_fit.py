@@ -46,7 +46,7 @@ RECIPE: dict[str, Any] = {
 
 
 def write_folder(root: Path, *, num_train: int = 4, num_val: int = 3, side: int = 40, wider: int = 8) -> Path:
-    """Coloured rectangles on noise, masks with a strip that is ignored; each picture is `wider` than the last."""
+    """Coloured rectangles on noise, masks with a strip that is ignored; each image is `wider` than the last."""
     rng = np.random.default_rng(0)
     for part, count in (("train", num_train), ("val", num_val)):
         for kind in ("images", "masks"):
@@ -85,7 +85,7 @@ def scores_by_numpy(pairs: list[tuple[np.ndarray, np.ndarray]], K: int) -> tuple
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """4 pictures to train on, 3 to validate. Not to be written to."""
+    """4 images to train on, 3 to validate. Not to be written to."""
     return write_folder(tmp_path_factory.mktemp("data") / "my scenes")
 
 
@@ -99,7 +99,7 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "run"
 
 
-def test_a_run_leaves_weights_results_and_pictures(run: Path) -> None:
+def test_a_run_leaves_weights_results_and_images(run: Path) -> None:
     for name in ("model.safetensors", "results.json", "predictions.png", "curves.png", "recipe.yaml"):
         assert (run / name).stat().st_size > 0, name
     results = json.loads((run / "results.json").read_text())
@@ -120,7 +120,7 @@ def test_figures_equal_a_count_over_saved_masks(run: Path, folder: Path, tmp_pat
     files = sorted((folder / "val" / "images").iterdir())
     pairs = []
     for prediction in Segmenter.load(run, device="cpu").predict(files, keep_images=True):
-        prediction.pictures()["-mask"].save(tmp_path / prediction.path.name)
+        prediction.output_images()["-mask"].save(tmp_path / prediction.path.name)
         labels = np.asarray(Image.open(tmp_path / prediction.path.name))
         pairs.append((labels, np.asarray(Image.open(folder / "val" / "masks" / prediction.path.name))))
     miou, accuracy, ious = scores_by_numpy(pairs, len(CLASSES))
@@ -264,8 +264,8 @@ def test_a_run_by_steps_that_is_stopped_at_an_epochs_end_goes_on_with_the_next(
         ("upernet", {"channels": 32, "auxiliary_channels": 16}),
     ],
 )
-def test_a_few_pictures_are_learned_by_heart(segmenter: str, options: dict[str, int], tmp_path: Path) -> None:
-    """Four pictures, which are the validation pictures too, in 100 steps from scratch."""
+def test_a_few_images_are_learned_by_heart(segmenter: str, options: dict[str, int], tmp_path: Path) -> None:
+    """Four images, which are the validation images too, in 100 steps from scratch."""
     # Sides of whole coarsest strides: what is evaluated is then what was learned, with nothing filled up.
     data = write_folder(tmp_path / "data", num_val=0, side=64, wider=0)
     shutil.rmtree(data / "val")
@@ -309,7 +309,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
 def test_two_processes_with_nothing_but_ignored_pixels_on_one(folder: Path, tmp_path: Path) -> None:
-    """Batch size 1 under UperNet, whose pooling then makes a map of one pixel. 3 validation pictures: 2 and 1."""
+    """Batch size 1 under UperNet, whose pooling then makes a map of one pixel. 3 validation images: 2 and 1."""
     script = tmp_path / "ignored.py"
     script.write_text(_ALL_IGNORED_ON_RANK_1)
     recipe, run = write_recipe(tmp_path / "tiny.yaml"), tmp_path / "run"
@@ -334,7 +334,7 @@ def test_two_processes_with_nothing_but_ignored_pixels_on_one(folder: Path, tmp_
 
 @pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
-def test_fewer_validation_pictures_than_processes_end_the_run(tmp_path: Path) -> None:
+def test_fewer_validation_images_than_processes_end_the_run(tmp_path: Path) -> None:
     data, recipe = write_folder(tmp_path / "data", num_val=1), write_recipe(tmp_path / "tiny.yaml")
     words = ("fit", "--config", recipe, "--data.root", data, "--run", tmp_path / "run", "--devices", "2")
     result = subprocess.run(

@@ -43,7 +43,7 @@ def nearby() -> nn.Module:
     ).eval()
 
 
-def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+def random_image(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -206,7 +206,7 @@ def test_what_is_no_image_and_no_segmenter_is_refused() -> None:
 )
 @pytest.mark.parametrize("overlap", [None, 0, 1, 16])
 def test_blending_changes_nothing_where_tiles_agree(size: tuple[int, int], overlap: int | None) -> None:
-    pixels = picture(*size)
+    pixels = random_image(*size)
     scores = assembled(Pointwise(), pixels, tile=32, overlap=overlap, batch_size=3, num_classes=3)
     torch.testing.assert_close(scores, whole(Pointwise(), pixels), rtol=1e-5, atol=1e-5)
 
@@ -220,10 +220,10 @@ def test_blending_changes_nothing_where_tiles_agree(size: tuple[int, int], overl
     batch_size=st.integers(1, 4),
     carry_bytes=st.integers(1, 6000),
 )
-def test_any_tiling_covers_the_picture_once(
+def test_any_tiling_covers_the_image_once(
     height: int, width: int, tile: int, share: float, batch_size: int, carry_bytes: int
 ) -> None:
-    pixels = picture(height, width)
+    pixels = random_image(height, width)
     scores = assembled(
         Pointwise(),
         pixels,
@@ -237,13 +237,13 @@ def test_any_tiling_covers_the_picture_once(
 
 
 def tile_edges(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin and end along an axis, the picture's own border left out."""
+    """Where tiles begin and end along an axis, the image's own border left out."""
     starts = sorted({min(i * (tile - overlap), length - tile) for i in range(length) if i * (tile - overlap) < length})
     return [edge for start in starts for edge in (start, start + tile) if 0 < edge < length]
 
 
 def test_labels_equal_those_of_the_whole_image_where_a_tile_sees_all_that_they_need(nearby: nn.Module) -> None:
-    pixels = picture(131, 157)
+    pixels = random_image(131, 157)
     away = np.ones((131, 157), bool)
     for edge in tile_edges(131, 48, 12):
         away[max(edge - RADIUS, 0) : edge + RADIUS] = False
@@ -275,7 +275,7 @@ def test_tiles_fade_smoothly_into_each_other() -> None:
             self.calls += 1
             return torch.full((len(images), 1, *images.shape[2:]), float(self.calls % 2))
 
-    scores = assembled(TileNumber(), picture(32, 104), tile=32, num_classes=1)[0]
+    scores = assembled(TileNumber(), random_image(32, 104), tile=32, num_classes=1)[0]
     assert scores.min() == 0
     assert scores.max() == 1
     assert (scores[:, 1:] - scores[:, :-1]).abs().max() < 0.2, "no step from one tile to the next"
@@ -287,7 +287,7 @@ def test_a_transformer_agrees_mostly() -> None:
     network = semantic_fpn("scalablevit_atto", 4, fpn_channels=16, channels=8).eval()
     ramp = np.linspace(0, 255, 160)
     pixels = np.stack([np.tile(ramp, (128, 1)), np.tile(ramp[:128, None], (1, 160)), np.zeros((128, 160))], 2)
-    pixels = (pixels * 0.7 + picture(128, 160) * 0.3).astype(np.uint8)
+    pixels = (pixels * 0.7 + random_image(128, 160) * 0.3).astype(np.uint8)
     expected = whole(network, pixels)
     tiled = assembled(network, pixels, tile=96, num_classes=4)
     spread = expected.std(dim=(1, 2)).mean()
@@ -295,21 +295,21 @@ def test_a_transformer_agrees_mostly() -> None:
     assert (tiled.argmax(0) == expected.argmax(0)).float().mean() > 0.8
 
 
-def test_a_small_picture_is_one_tile(nearby: nn.Module) -> None:
-    pixels = picture(20, 31)
+def test_a_small_image_is_one_tile(nearby: nn.Module) -> None:
+    pixels = random_image(20, 31)
     labels = segment_large(nearby, pixels, num_classes=5, mean=MEAN, std=STD, tile=32)
     assert np.array_equal(labels, whole(nearby, pixels).argmax(0).numpy())
 
 
 def test_scales_and_flips_of_a_tile_are_those_of_an_image(nearby: nn.Module) -> None:
-    pixels = picture(20, 31)
+    pixels = random_image(20, 31)
     passes = InferenceSettings(scales=(0.5, 1.0), flip=True)
     scores = assembled(nearby, pixels, tile=32, scales=(0.5, 1.0), flip=True)
     torch.testing.assert_close(scores, segment(nearby, normalised(pixels), passes))
 
 
-def test_strips_of_a_wide_picture_leave_no_trace(nearby: nn.Module) -> None:
-    pixels = picture(50, 300)
+def test_strips_of_a_wide_image_leave_no_trace(nearby: nn.Module) -> None:
+    pixels = random_image(50, 300)
     calls: list[int] = []
     hook = nearby.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
     expected = assembled(nearby, pixels, tile=32)
@@ -322,7 +322,7 @@ def test_strips_of_a_wide_picture_leave_no_trace(nearby: nn.Module) -> None:
 
 
 def test_batches_hold_as_many_tiles_as_asked(nearby: nn.Module) -> None:
-    pixels, sizes = picture(40, 120), []
+    pixels, sizes = random_image(40, 120), []
     nearby.register_forward_hook(lambda _, inputs, __: sizes.append(tuple(inputs[0].shape)))
     assembled(nearby, pixels, tile=32, batch_size=3)
     assert {shape[1:] for shape in sizes} == {(3, 32, 32)}, "also at the border, tiles have the full size"
@@ -338,14 +338,14 @@ def test_waiting_scores_are_bounded(nearby: nn.Module, monkeypatch: pytest.Monke
         return empty(*shape, **options)
 
     monkeypatch.setattr(torch, "empty", recording)
-    assembled(nearby, picture(100, 400), tile=32, carry_bytes=10_000)
+    assembled(nearby, random_image(100, 400), tile=32, carry_bytes=10_000)
     assert len(shapes) > 1
     assert all(4 * k * rows * columns <= 10_000 for k, rows, columns in shapes)
     assert all(rows == 8 for _, rows, _ in shapes), "only the rows that tiles share wait"
 
 
-def test_a_pil_picture_and_a_memory_map_are_as_good_as_an_array(nearby: nn.Module, tmp_path: Any) -> None:
-    pixels = picture(45, 70)
+def test_a_pil_image_and_a_memory_map_are_as_good_as_an_array(nearby: nn.Module, tmp_path: Any) -> None:
+    pixels = random_image(45, 70)
     options: dict[str, Any] = dict(num_classes=5, mean=MEAN, std=STD, tile=32)
     expected = segment_large(nearby, pixels, **options)
     assert np.array_equal(segment_large(nearby, Image.fromarray(pixels), **options), expected)
@@ -364,7 +364,7 @@ def test_labels_leave_255_free(num_classes: int, dtype: type) -> None:
             logits[:, -1] = 1
             return logits
 
-    labels = segment_large(Last(), picture(9, 12), num_classes=num_classes, mean=MEAN, std=STD, tile=8)
+    labels = segment_large(Last(), random_image(9, 12), num_classes=num_classes, mean=MEAN, std=STD, tile=8)
     assert labels.dtype == dtype
     assert (labels == num_classes - 1).all()
 
@@ -372,7 +372,7 @@ def test_labels_leave_255_free(num_classes: int, dtype: type) -> None:
 def test_progress_counts_every_tile(nearby: nn.Module) -> None:
     seen: list[tuple[int, int]] = []
     segment_large(
-        nearby, picture(40, 60), num_classes=5, mean=MEAN, std=STD, tile=32, on_progress=lambda *x: seen.append(x)
+        nearby, random_image(40, 60), num_classes=5, mean=MEAN, std=STD, tile=32, on_progress=lambda *x: seen.append(x)
     )
     assert seen == [(i, 6) for i in range(1, 7)]
 
@@ -393,11 +393,11 @@ def test_progress_counts_every_tile(nearby: nn.Module) -> None:
 )
 def test_wrong_tiles_are_named(options: dict[str, Any], words: str, nearby: nn.Module) -> None:
     with pytest.raises(ValueError, match=words):
-        segment_large(nearby, picture(8, 8), **{**dict(num_classes=5, mean=MEAN, std=STD, tile=32), **options})
+        segment_large(nearby, random_image(8, 8), **{**dict(num_classes=5, mean=MEAN, std=STD, tile=32), **options})
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)])
-def test_what_is_no_picture_is_refused(pixels: Any, nearby: nn.Module) -> None:
+def test_what_is_no_image_is_refused(pixels: Any, nearby: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"must be \(H, W, C\) uint8"):
         segment_large(nearby, pixels, num_classes=5, mean=MEAN, std=STD)
 

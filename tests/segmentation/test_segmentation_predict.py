@@ -1,4 +1,4 @@
-"""Labels, areas and pictures of files, whole and in tiles."""
+"""Labels, areas and images of files, whole and in tiles."""
 
 import json
 import weakref
@@ -48,8 +48,8 @@ def segmenter(network: nn.Module | None = None, *, channels: int = 3, **inferenc
     return Segmenter(made, class_names=NAMES, preprocessing=preprocessing, inference=settings, device="cpu")
 
 
-def picture(path: Path, labels: np.ndarray, **save: Any) -> Path:
-    """A gray picture whose brightness is that of the classes."""
+def write_image(path: Path, labels: np.ndarray, **save: Any) -> Path:
+    """A gray image whose brightness is that of the classes."""
     gray = np.array(LEVELS)[labels] * 255
     Image.fromarray(gray.astype(np.uint8)).convert("RGB").save(path, **save)
     return path
@@ -72,22 +72,22 @@ def shown(made: Segmenter) -> list[tuple[int, int, int]]:
 
 def test_labels_are_those_of_the_pixels(tmp_path: Path) -> None:
     expected = blocks(30, 47)
-    (said,) = segmenter().predict([picture(tmp_path / "a.png", expected)])
+    (said,) = segmenter().predict([write_image(tmp_path / "a.png", expected)])
     assert said.labels is not None
     assert said.labels.dtype == np.uint8
     assert np.array_equal(said.labels, expected)
-    assert said.pictures() == {}, "the picture was not kept"
+    assert said.output_images() == {}, "the image was not kept"
 
 
-def test_a_single_path_is_one_picture(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png", blocks(30, 47))
+def test_a_single_path_is_one_image(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png", blocks(30, 47))
     for given in (path, str(path)):
         (said,) = segmenter().predict(given)
         assert said.path == path
 
 
 def test_areas_as_json_and_table(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png", blocks(40, 60))
+    path = write_image(tmp_path / "a.png", blocks(40, 60))
     (said,) = segmenter().predict([path])
     assert json.loads(json.dumps(said.to_dict())) == {
         "path": str(path),
@@ -102,14 +102,14 @@ def test_areas_as_json_and_table(tmp_path: Path) -> None:
     assert said.table_rows() == [("night", "68.8%"), ("grün", "25.0%"), ("day", "6.2%")]
 
 
-def test_pictures_to_save(tmp_path: Path) -> None:
+def test_images_to_save(tmp_path: Path) -> None:
     expected = blocks(400, 360)
-    (said,) = segmenter().predict([picture(tmp_path / "a.png", expected)], keep_images=True)
-    pictures = said.pictures()
-    assert set(pictures) == {"", "-mask"}
-    assert pictures[""].width >= 360
-    assert pictures[""].height > 400
-    pictures["-mask"].save(tmp_path / "mask.png")
+    (said,) = segmenter().predict([write_image(tmp_path / "a.png", expected)], keep_images=True)
+    saved = said.output_images()
+    assert set(saved) == {"", "-mask"}
+    assert saved[""].width >= 360
+    assert saved[""].height > 400
+    saved["-mask"].save(tmp_path / "mask.png")
     mask = Image.open(tmp_path / "mask.png")
     assert mask.mode == "P"
     assert np.array_equal(np.asarray(mask), expected)
@@ -135,8 +135,8 @@ def test_masks_and_json_have_the_labels_of_the_training_masks(tmp_path: Path, ki
     made = segmenter()
     made.label_map = label_map
     classes = blocks(40, 60)
-    (said,) = made.predict([picture(tmp_path / "a.png", classes)], keep_images=True)
-    said.pictures()["-mask"].save(tmp_path / "mask.png")
+    (said,) = made.predict([write_image(tmp_path / "a.png", classes)], keep_images=True)
+    said.output_images()["-mask"].save(tmp_path / "mask.png")
     expected = np.array(labels)[classes]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "mask.png")), expected)
     assert np.array_equal(said.mask_labels(), expected)
@@ -147,16 +147,16 @@ def test_masks_and_json_have_the_labels_of_the_training_masks(tmp_path: Path, ki
 def test_the_palette_stands_at_the_labels(tmp_path: Path) -> None:
     made = segmenter()
     made.label_map = LabelMap(3, reduce_zero_label=True)
-    (said,) = made.predict([picture(tmp_path / "a.png", blocks(40, 60))], keep_images=True)
-    shown = np.asarray(said.pictures()["-mask"].convert("RGB"))
+    (said,) = made.predict([write_image(tmp_path / "a.png", blocks(40, 60))], keep_images=True)
+    shown = np.asarray(said.output_images()["-mask"].convert("RGB"))
     assert np.array_equal(shown, np.array(made.palette)[blocks(40, 60)])
 
 
-def test_a_turned_picture_is_labelled_upright(tmp_path: Path) -> None:
+def test_a_turned_image_is_labelled_upright(tmp_path: Path) -> None:
     upright = blocks(20, 50)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
-    path = picture(tmp_path / "a.png", np.rot90(upright).copy(), exif=exif)
+    path = write_image(tmp_path / "a.png", np.rot90(upright).copy(), exif=exif)
     (said,) = segmenter().predict([path])
     assert said.labels is not None
     assert np.array_equal(said.labels, upright)
@@ -165,7 +165,11 @@ def test_a_turned_picture_is_labelled_upright(tmp_path: Path) -> None:
 
 def test_a_broken_file_is_said_and_the_others_go_on(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"junk")
-    paths = [picture(tmp_path / "a.png", blocks(9, 9)), tmp_path / "b.png", picture(tmp_path / "c.png", blocks(1, 1))]
+    paths = [
+        write_image(tmp_path / "a.png", blocks(9, 9)),
+        tmp_path / "b.png",
+        write_image(tmp_path / "c.png", blocks(1, 1)),
+    ]
     first, broken, last = segmenter().predict(paths, keep_images=True)
     assert first.error is None
     assert last.labels is not None
@@ -173,11 +177,11 @@ def test_a_broken_file_is_said_and_the_others_go_on(tmp_path: Path) -> None:
     assert "b.png" in broken.error
     assert broken.to_dict() == {"path": str(tmp_path / "b.png"), "error": broken.error}
     assert broken.table_rows() == []
-    assert broken.pictures() == {}
+    assert broken.output_images() == {}
 
 
 def test_size_scales_and_flip_reach_the_network(tmp_path: Path) -> None:
-    made, path = segmenter(short_side=32), picture(tmp_path / "a.png", blocks(80, 160))
+    made, path = segmenter(short_side=32), write_image(tmp_path / "a.png", blocks(80, 160))
     for options, expected in (
         ({}, [(1, 32, 64)]),
         ({"short_side": 64}, [(1, 64, 128)]),
@@ -193,21 +197,21 @@ def test_size_scales_and_flip_reach_the_network(tmp_path: Path) -> None:
 
 
 def test_tiles_that_are_asked_for(tmp_path: Path) -> None:
-    """Labels as without them; a smaller picture goes whole."""
+    """Labels as without them; a smaller image goes whole."""
     made, expected = segmenter(), blocks(100, 150)
-    (said,) = made.predict([picture(tmp_path / "a.png", expected)], tile=64, batch_size=2)
+    (said,) = made.predict([write_image(tmp_path / "a.png", expected)], tile=64, batch_size=2)
     assert said.labels is not None
     assert np.array_equal(said.labels, expected)
     seen = shown(made)
     assert {size for _, *size in seen for size in [tuple(size)]} == {(64, 64)}
     assert max(batch for batch, *_ in seen) == 2
-    (said,) = made.predict([picture(tmp_path / "b.png", blocks(64, 40))], tile=64)
+    (said,) = made.predict([write_image(tmp_path / "b.png", blocks(64, 40))], tile=64)
     assert shown(made) == [(1, 64, 64)]
 
 
-def test_large_pictures_go_in_tiles_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_go_in_tiles_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, expected = segmenter(), blocks(700, 600)
-    path = picture(tmp_path / "a.png", expected)
+    path = write_image(tmp_path / "a.png", expected)
     monkeypatch.setattr(predict, "_MOST_PIXELS", 600_000)
     (said,) = made.predict([path])
     assert shown(made) == [(1, 704, 608)]
@@ -223,11 +227,11 @@ def test_large_pictures_go_in_tiles_by_themselves(tmp_path: Path, monkeypatch: p
     assert set(shown(made)) == {(1, 512, 512)}, "for the memory of the probabilities"
 
 
-def test_large_pictures_of_a_sliding_window_have_tiles_of_its_size(
+def test_large_images_of_a_sliding_window_have_tiles_of_its_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = segmenter(mode="slide", crop=48, stride=32)
-    path = picture(tmp_path / "a.png", blocks(60, 60))
+    path = write_image(tmp_path / "a.png", blocks(60, 60))
     list(made.predict([path]))
     assert set(shown(made)) == {(1, 64, 64)}
     monkeypatch.setattr(predict, "MOST_SCORES", 3 * 60 * 60 - 1)
@@ -237,10 +241,10 @@ def test_large_pictures_of_a_sliding_window_have_tiles_of_its_size(
     assert np.array_equal(said.labels, blocks(60, 60))
 
 
-def test_a_large_picture_that_is_shown_small_is_enlarged_in_bands(
+def test_a_large_image_that_is_shown_small_is_enlarged_in_bands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = picture(tmp_path / "a.png", blocks(400, 600))
+    path = write_image(tmp_path / "a.png", blocks(400, 600))
     (exact,) = segmenter(short_side=40).predict([path])
     for module in (predict, bands):
         monkeypatch.setattr(module, "MOST_SCORES", 3 * 600 * 100)
@@ -252,20 +256,20 @@ def test_a_large_picture_that_is_shown_small_is_enlarged_in_bands(
     assert (exact.labels == banded.labels).mean() > 0.999
 
 
-def test_tiles_of_a_picture_that_is_shown_at_another_size(tmp_path: Path) -> None:
+def test_tiles_of_an_image_that_is_shown_at_another_size(tmp_path: Path) -> None:
     made, expected = segmenter(short_side=100), blocks(50, 75)
-    (said,) = made.predict([picture(tmp_path / "a.png", expected)], tile=64, short_side=100)
+    (said,) = made.predict([write_image(tmp_path / "a.png", expected)], tile=64, short_side=100)
     assert set(shown(made)) == {(1, 64, 64)}
     assert said.labels is not None
     assert said.labels.shape == (50, 75)
     assert (said.labels == expected).mean() > 0.95
 
 
-def test_tiles_are_of_the_picture_at_its_own_size(tmp_path: Path) -> None:
+def test_tiles_are_of_the_image_at_its_own_size(tmp_path: Path) -> None:
     """Unless a size is given: one that is trained at 40 pixels would label a large map as blurred as that."""
     made, expected = segmenter(short_side=40, long_side=80), blocks(100, 200)
     expected[50:52, 100:102] = 2
-    path = picture(tmp_path / "a.png", expected)
+    path = write_image(tmp_path / "a.png", expected)
     (said,) = made.predict([path], tile=64)
     assert set(shown(made)) == {(1, 64, 64)}
     assert said.labels is not None
@@ -274,12 +278,12 @@ def test_tiles_are_of_the_picture_at_its_own_size(tmp_path: Path) -> None:
     assert shown(made) == [(1, 32, 64)]
 
 
-def test_one_picture_is_kept_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [picture(tmp_path / f"{i}.png", blocks(9, 9)) for i in range(4)]
+def test_one_image_is_kept_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [write_image(tmp_path / f"{i}.png", blocks(9, 9)) for i in range(4)]
     kept: list[weakref.ref[Image.Image]] = []
 
     def read(path: Path, **options: Any) -> UprightImage:
-        assert all(image() is None for image in kept), "an earlier picture is still there"
+        assert all(image() is None for image in kept), "an earlier image is still there"
         upright = read_upright(path, **options)
         kept.append(weakref.ref(upright.image))
         return upright
@@ -294,7 +298,7 @@ def test_one_picture_is_kept_at_a_time(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("tile", [None, 32])
 def test_a_network_for_grayscale(tmp_path: Path, tile: int | None) -> None:
     expected = blocks(50, 60)
-    (said,) = segmenter(channels=1).predict([picture(tmp_path / "a.png", expected)], tile=tile)
+    (said,) = segmenter(channels=1).predict([write_image(tmp_path / "a.png", expected)], tile=tile)
     assert said.labels is not None
     assert np.array_equal(said.labels, expected)
 
@@ -351,12 +355,12 @@ def test_saved_weights_predict_as_the_network_does(folder: Path, tmp_path: Path)
         assert (torch.from_numpy(said.labels) == expected).float().mean() > 0.999
 
 
-def test_the_command_keeps_one_picture_at_a_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [picture(tmp_path / f"{i}.png", blocks(9, 9)) for i in range(3)]
+def test_the_command_keeps_one_image_at_a_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [write_image(tmp_path / f"{i}.png", blocks(9, 9)) for i in range(3)]
     kept: list[weakref.ref[Image.Image]] = []
 
     def read(path: Path, **options: Any) -> UprightImage:
-        assert all(image() is None for image in kept), "an earlier picture is still there"
+        assert all(image() is None for image in kept), "an earlier image is still there"
         upright = read_upright(path, **options)
         kept.append(weakref.ref(upright.image))
         return upright
@@ -368,10 +372,10 @@ def test_the_command_keeps_one_picture_at_a_time(folder: Path, tmp_path: Path, m
     assert len(list((tmp_path / "out").iterdir())) == 6
 
 
-def test_larger_pictures_than_pillow_takes_are_asked_for(
+def test_larger_images_than_pillow_takes_are_asked_for(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = picture(tmp_path / "a.png", blocks(40, 60))
+    path = write_image(tmp_path / "a.png", blocks(40, 60))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     words = ["predict", str(path), "--weights", str(folder), "--device", "cpu", "--json"]
     assert main(words) == 1

@@ -43,7 +43,7 @@ def batch(masks: Tensor, *, readable: list[bool] | None = None, unreadable: tupl
 
 
 def masks(B: int = 2, *, side: int = 32, K: int = 3) -> Tensor:
-    """A quarter is ignored, of one picture more than of the other."""
+    """A quarter is ignored, of one image more than of the other."""
     generator = torch.Generator().manual_seed(2)
     made = torch.randint(0, K, (B, side, side), generator=generator)
     made[0, : side // 2] = 255
@@ -147,7 +147,7 @@ def test_validation_is_by_the_settings_of_inference() -> None:
     assert made.val_confusion.scores().accuracy == (labels == data.masks[0])[known].double().mean().item()
 
 
-def test_pictures_are_measured_at_the_size_that_the_data_names() -> None:
+def test_images_are_measured_at_the_size_that_the_data_names() -> None:
     asked = preprocessing(short_side=64, long_side=200)
     assert task(preprocessing=asked).inference == InferenceSettings(short_side=64, long_side=200)
     own = InferenceSettings(short_side=96)
@@ -162,7 +162,7 @@ def test_broken_files_beyond_the_cap_end_the_run() -> None:
         made.training_step(data._replace(readable=[False, True]), 0)
 
 
-def test_a_folder_without_a_readable_picture_ends_the_run() -> None:
+def test_a_folder_without_a_readable_image_ends_the_run() -> None:
     made = task()
     made.unreadable.max_files = 10
     data = batch(masks(), readable=[False, False], unreadable=("a.png: broken; copy it",))

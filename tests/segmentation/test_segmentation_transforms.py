@@ -23,7 +23,7 @@ GEOMETRY = Augmentation(photometric_prob=0.0)
 
 
 def blocks(height: int = 64, width: int = 96, *, side: int = 16) -> tuple[Image.Image, np.ndarray]:
-    """A picture of squares, each in the shade that its label has in the mask."""
+    """An image of squares, each in the shade that its label has in the mask."""
     rows, columns = np.arange(height) // side, np.arange(width) // side
     labels = (rows[:, None] * (width // side) + columns).astype(np.uint8)
     return Image.fromarray(np.stack([labels * 8] * 3, axis=-1)), labels

@@ -139,9 +139,9 @@ def test_curves(epochs: int, tmp_path: Path) -> None:
         logger.log_metrics({"epoch": e, "lr": 1e-3, "val/top1": 1 - math.exp(-e / 4), **values})
     logger.finalize("success")
     plot_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.width > 3 * picture.height
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20) or []}
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.width > 3 * image.height
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20) or []}
     assert {(0, 114, 178), (213, 94, 0)} <= colours  # the two losses' lines
 
 

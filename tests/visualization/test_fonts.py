@@ -14,7 +14,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image
 
 from scalablevit.classification.annotate import annotate
-from scalablevit.classification.pictures import draw_confusion
+from scalablevit.classification.draw import draw_confusion
 from scalablevit.visualization import fonts
 from scalablevit.visualization.fonts import label_fonts, load_font
 

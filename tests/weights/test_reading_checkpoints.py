@@ -137,7 +137,7 @@ def test_input_channels_are_adapted(old: int, new: int) -> None:
     assert report.adapted == {name: f"{old} -> {new} input channels"}
     assert name not in report.matched
     assert f"{old} -> {new} input channels" in str(report)
-    # A gray picture, the same in every channel, still gives the same features.
+    # A gray image, the same in every channel, still gives the same features.
     gray = torch.randn(2, 1, 40, 40)
     if new == 1 or new % old == 0 or old == 1:
         torch.testing.assert_close(

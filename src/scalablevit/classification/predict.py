@@ -1,4 +1,4 @@
-"""What a classifier says of image files."""
+"""Classify image files."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from scalablevit.classification.transforms import Preprocessing
 from scalablevit.data.image_batches import ImageSource, read_batches
 from scalablevit.device import choose_device
+from scalablevit.moved import former_name
 from scalablevit.weights import TrainedWeights, WeightsError, load_model, open_trained
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one file.
+    """Prediction of a classifier for one file.
 
     Attributes:
         path: the file.
@@ -45,13 +46,19 @@ class Prediction:
         """(class, probability), for people."""
         return [(c, f"{p:.1%}") for c, p in zip(self.classes, self.probabilities, strict=True)]
 
-    def pictures(self) -> dict[str, Image.Image]:
-        """What to save, by what its file's name ends in: the image with a line a class below it."""
+    def output_images(self) -> dict[str, Image.Image]:
+        """Draw what `predict --save` writes.
+
+        Returns:
+            "": the image with the classes and their probabilities below it. Empty where the image was not kept.
+        """
         if self.image is None:
             return {}
         from scalablevit.classification.annotate import annotate  # matplotlib takes a while to import
 
         return {"": annotate(self.image, [f"{c}  {p}" for c, p in self.table_rows()])}
+
+    pictures = former_name("pictures", output_images)
 
 
 class Classifier:

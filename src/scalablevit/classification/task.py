@@ -269,8 +269,8 @@ class ClassificationTask(TrainingModule):
 
     def evaluate_weights(self, folder: Path) -> Evaluation:
         """Accuracy of the weights in `folder`; draws `confusion.png` and `predictions.png`."""
+        from scalablevit.classification.draw import draw_confusion, draw_predictions
         from scalablevit.classification.evaluate import evaluate
-        from scalablevit.classification.pictures import draw_confusion, draw_predictions
 
         network, _ = load_model(folder)
         data = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -194,7 +194,7 @@ class Report:
     def _save(self, prediction: Any, row: dict[str, Any]) -> None:
         assert self.folder is not None
         try:
-            paths = save(prediction.pictures(), self.folder, self._stems[prediction.path])
+            paths = save(prediction.output_images(), self.folder, self._stems[prediction.path])
         except OSError as error:
             if error.errno in _FULL_DISK:
                 raise

@@ -19,6 +19,7 @@ from scalablevit.detection.models import build_detector, find_objects, paste_mas
 from scalablevit.detection.sliced import Slicing, detect_sliced
 from scalablevit.detection.transforms import Preprocessing, as_input
 from scalablevit.device import choose_device
+from scalablevit.moved import former_name
 from scalablevit.weights import TrainedWeights, WeightsError, load_network, open_trained
 
 
@@ -95,13 +96,19 @@ class Prediction:
         nothing = "nothing" if self.threshold is None else f"nothing above {100 * self.threshold:g} %"
         return rows or [(nothing, "")]
 
-    def pictures(self) -> dict[str, Image.Image]:
-        """{"": the image with boxes, names, scores and masks}; nothing where the image was not kept."""
+    def output_images(self) -> dict[str, Image.Image]:
+        """Draw what `predict --save` writes.
+
+        Returns:
+            "": the image with boxes, names, scores and masks. Empty where the image was not kept.
+        """
         if self.image is None:
             return {}
         from scalablevit.detection.annotate import annotate
 
         return {"": annotate(self.image, self.detections)}
+
+    pictures = former_name("pictures", output_images)
 
 
 def detections_of(

@@ -13,6 +13,7 @@ from torch import nn
 
 from scalablevit.data.image_batches import read_batches
 from scalablevit.device import choose_device
+from scalablevit.moved import former_name
 from scalablevit.segmentation.bands import MOST_SCORES, most_likely_classes, needs_bands, shown_pixels
 from scalablevit.segmentation.inference import InferenceSettings
 from scalablevit.segmentation.label_map import LabelMap, unpack_colour
@@ -78,12 +79,13 @@ class Prediction:
         """(class, share of the image), the largest first."""
         return [(name, f"{share:.1%}") for name, _, share in self.areas()]
 
-    def pictures(self) -> dict[str, Image.Image]:
-        """Images to save, by what is added to the file's name; none where the image was not kept.
+    def output_images(self) -> dict[str, Image.Image]:
+        """Draw what `predict --save` writes.
 
         Returns:
             "": the image under the colours of its classes, with a legend.
             "-mask": the prediction as a mask, in the labels or colours of the training masks.
+            Empty where the image was not kept. Keys are added to the names of the files.
         """
         from scalablevit.segmentation.draw import draw_labels, draw_overlay  # fonts take a while to import
 
@@ -95,6 +97,8 @@ class Prediction:
                 self.labels, num_classes=len(self.class_names), palette=self.palette, label_map=self.label_map
             ),
         }
+
+    pictures = former_name("pictures", output_images)
 
     def _areas(self) -> list[tuple[int, int, float]]:
         """(class index, pixels, share) of each class that is there, the largest first."""

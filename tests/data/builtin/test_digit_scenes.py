@@ -116,7 +116,7 @@ def test_sizes_are_drawn_from_the_range():
 
 
 @pytest.mark.slow
-def test_a_crowd_may_fill_the_picture():
+def test_a_crowd_may_fill_the_image():
     for seed in range(30):
         scene = compose_scene(np.random.default_rng(seed), _digits_of("train"), size=(32, 32), crowd=True)
         assert scene.crowd is not None
@@ -137,10 +137,10 @@ def test_settings_out_of_range(tmp_path):
 
 
 def test_training_and_validation_share_no_digit():
-    def pictures(part: str) -> set[tuple[int, bytes]]:
-        return {(label, picture.tobytes()) for label, of in enumerate(_digits_of(part)) for picture in of}
+    def images(part: str) -> set[tuple[int, bytes]]:
+        return {(label, image.tobytes()) for label, of in enumerate(_digits_of(part)) for image in of}
 
-    train, val = pictures("train"), pictures("val")
+    train, val = images("train"), images("val")
     assert not train & val
     assert len(train) + len(val) == 1797
 
@@ -268,7 +268,7 @@ def test_ade20k_is_what_was_composed(ade20k):
         np.testing.assert_array_equal(np.asarray(image), digit_scene("val", 0).image)
 
 
-def test_both_formats_hold_the_same_pictures(coco, ade20k):
+def test_both_formats_hold_the_same_images(coco, ade20k):
     for part, name in (("train", "training"), ("val", "validation")):
         ours = {path.name: path.read_bytes() for path in (coco / part).iterdir()}
         assert ours == {path.name: path.read_bytes() for path in (ade20k / "images" / name).iterdir()}

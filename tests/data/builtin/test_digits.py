@@ -20,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_every_picture_is_there_once_in_its_class(folder):
+def test_every_image_is_there_once_in_its_class(folder):
     digits = load_digits()
     files = sorted(folder.rglob("*.png"), key=lambda path: path.name)
     assert [int(path.stem) for path in files] == list(range(1797))

@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).parents[3] / "examples" / "fashion_mnist_folder.py"
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module, for a Fashion-MNIST of 30 + 20 pictures."""
+    """The script as a module, for a Fashion-MNIST of 30 + 20 images."""
     spec = importlib.util.spec_from_file_location("fashion_mnist_folder", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

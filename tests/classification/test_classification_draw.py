@@ -1,4 +1,4 @@
-"""Pictures of results: they are drawn whatever the class names, sizes and counts."""
+"""Images of results: they are drawn whatever the class names, sizes and counts."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from PIL import Image
 from scalablevit.classification import Preprocessing
 from scalablevit.classification.annotate import annotate
 from scalablevit.classification.data import ImageFolderDataset
+from scalablevit.classification.draw import draw_confusion, draw_predictions
 from scalablevit.classification.evaluate import Evaluation, evaluate
-from scalablevit.classification.pictures import draw_confusion, draw_predictions
 from scalablevit.data.images import read_image
 
 NAMES = ["$\\frac{$", "grün", "a" * 60]
@@ -20,7 +20,7 @@ PREPROCESSING = Preprocessing((4, 4), 1.0, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> ImageFolderDataset:
-    """Three pictures a class, red, green and blue; the last one cannot be read."""
+    """Three images a class, red, green and blue; the last one cannot be read."""
     files = {}
     for k, name in enumerate("rgb"):
         (tmp_path / name).mkdir()
@@ -86,7 +86,7 @@ def test_confusion_of_a_thousand_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(8, 8), (300, 20), (2000, 1000), (1, 1)])
-def test_annotation_stands_below_the_whole_picture(size: tuple[int, int]) -> None:
+def test_annotation_stands_below_the_whole_image(size: tuple[int, int]) -> None:
     image = Image.new("RGB", size, "red")
     sheet = annotate(image, ["grün  98.0%", "b" * 80])
     pixels = np.asarray(sheet)

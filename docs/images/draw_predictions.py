@@ -1,6 +1,6 @@
 """Draw predictions of trained weights on small images: the images above, and below them the predictions.
 
-python docs/pictures/draw_predictions.py --weights RUN|FILE --out FILE IMAGE ...
+python docs/images/draw_predictions.py --weights RUN|FILE --out FILE IMAGE ...
 
 Objects get the boxes, names, scores and masks that `scalablevit predict --save` draws; of a segmentation model every
 pixel gets the colour of its class.
@@ -44,14 +44,14 @@ def found_labels(
 ) -> tuple[list[Image.Image], Image.Image]:
     """The label map of each image; and a legend of the classes in them, `width` pixels wide."""
     segmenter = Segmenter.load(weights)
-    names, seen, pictures = segmenter.class_names, set(), []
+    names, seen, images = segmenter.class_names, set(), []
     palette = [DARK if name == dark else colour for name, colour in zip(names, segmenter.palette, strict=True)]
     for prediction in segmenter.predict(paths):
         labels = draw_labels(prediction.labels, num_classes=len(names), palette=palette)
-        pictures.append(enlarged(labels.convert("RGB")))
+        images.append(enlarged(labels.convert("RGB")))
         seen |= {name for name, _, _ in prediction.areas()}
     entries = [(name, colour) for name, colour in zip(names, palette, strict=True) if name in seen]
-    return pictures, legend(entries, width)
+    return images, legend(entries, width)
 
 
 def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> Image.Image:

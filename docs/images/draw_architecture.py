@@ -1,6 +1,6 @@
-"""Draw docs/pictures/architecture.png: the network from image to logits, and its two attentions.
+"""Draw docs/images/architecture.png: the network from image to logits, and its two attentions.
 
-python docs/pictures/draw_architecture.py [FILE]
+python docs/images/draw_architecture.py [FILE]
 """
 
 import io
@@ -262,10 +262,10 @@ def main() -> None:
     draw_ssa(sheet, 578, 62)
     draw_block(sheet, 30)
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("architecture.png")
-    picture = io.BytesIO()
-    sheet.figure.savefig(picture, dpi=150)
+    rendered = io.BytesIO()
+    sheet.figure.savefig(rendered, dpi=150)
     # Few colours make a small file.
-    Image.open(picture).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(out, optimize=True)
+    Image.open(rendered).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(out, optimize=True)
 
 
 if __name__ == "__main__":

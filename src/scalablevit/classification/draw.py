@@ -1,4 +1,4 @@
-"""Images of what a classifier does: confusion matrix, sheet of predictions, one annotated image."""
+"""Draw the results of a classifier: its confusion matrix and a sheet of predictions."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from torch import Tensor
 from scalablevit.classification.data import ImageFolderDataset
 from scalablevit.classification.evaluate import Evaluation
 from scalablevit.data.image_file import ImageError
-from scalablevit.moved import forward_moved_names
 from scalablevit.printable import printable
 from scalablevit.safe_write import write_atomically
 from scalablevit.visualization.fonts import label_fonts
@@ -124,6 +123,3 @@ def _draw_predictions(
 def _short(name: str, most: int) -> str:
     shown = printable(name)
     return shown if len(shown) <= most else shown[: most - 1] + "…"
-
-
-forward_moved_names(__name__)

@@ -1,6 +1,6 @@
 """Draws `digit_scenes.png`: scenes of the built-in data, with their boxes and masks, and with their labels.
 
-python docs/pictures/draw_digit_scenes.py
+python docs/images/draw_digit_scenes.py
 """
 
 from pathlib import Path
@@ -35,9 +35,9 @@ def labels(scene: Scene) -> Image.Image:
         pixels[item.mask] = colours[item.label]
     if scene.crowd is not None:
         pixels[scene.crowd.mask] = 128
-    picture = Image.fromarray(pixels)
-    scale = SIDE / max(picture.size)
-    return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.NEAREST)
+    image = Image.fromarray(pixels)
+    scale = SIDE / max(image.size)
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.NEAREST)
 
 
 def main() -> None:
