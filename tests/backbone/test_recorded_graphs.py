@@ -41,6 +41,7 @@ def test_one_graph_serves_every_size(build, record) -> None:
     assert_same(record(model), model)
 
 
+@pytest.mark.slow
 def test_a_scripted_network_lives_without_python() -> None:
     model, file = classifier(), io.BytesIO()
     torch.jit.save(torch.jit.script(model), file)

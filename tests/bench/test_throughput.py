@@ -268,6 +268,7 @@ def test_json_is_whole_after_every_cell(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert list(output.parent.iterdir()) == [output], "no temporary file is left"
 
 
+@pytest.mark.slow
 def test_real_networks_side_by_side() -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     result = measure(

@@ -219,6 +219,7 @@ def test_a_spoilt_checkpoint(copied: Path, tmp_path: Path, kind: str) -> None:
     assert (copied / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_network_or_of_other_classes(copied: Path, tmp_path: Path) -> None:
     message = error_of("validate", copied, "--model.variant=scalablevit_nano")
     assert "the checkpoint holds scalablevit_atto, the recipe says scalablevit_nano" in message

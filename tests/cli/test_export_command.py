@@ -13,6 +13,7 @@ from scalablevit.cli import main
 from scalablevit.deploy import export_formats
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_with_what_its_weights_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_classifier(tmp_path / "run", ["cat", "dog", "[cow]"])
     assert main(["export", str(run), "--format", "torch", "--size", "32", "--batch", "1"]) == 0

@@ -148,6 +148,7 @@ def test_every_epoch_is_saved_though_not_every_one_is_validated(
         assert_same_result(run, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_says_so_and_epochs_go_on(image_folder: Path, run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
@@ -165,6 +166,7 @@ def test_resuming_a_finished_run_says_so_and_epochs_go_on(image_folder: Path, ru
     assert yaml.safe_load((copy / "recipe.yaml").read_text())["trainer"]["max_epochs"] == 3
 
 
+@pytest.mark.slow
 def test_a_moved_run_remembers_its_best_score(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "moved"))
     best: list[tuple[str, float | None]] = []
@@ -198,6 +200,7 @@ def test_a_signal_while_validating(signum: int, code: int, run: Path, monkeypatc
     assert outcome.err.splitlines()[-1] == "scalablevit: error: stopped"
 
 
+@pytest.mark.slow
 def test_a_second_config_overrides_the_first_and_words_override_both(image_folder: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("model:\n  init_args:\n    label_smoothing: 0.3\n    drop_path_rate: 0.3\n")
@@ -206,6 +209,7 @@ def test_a_second_config_overrides_the_first_and_words_override_both(image_folde
     assert (stored["label_smoothing"], stored["drop_path_rate"]) == (0.3, 0.2)
 
 
+@pytest.mark.slow
 def test_the_run_folder_is_named_after_the_recipe(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +282,7 @@ def test_fine_tuning_infers_classes_and_swaps_the_head(
     assert stored["model"]["init_args"]["weights"] == str(weights)
 
 
+@pytest.mark.slow
 def test_layer_decay_without_weights_warns(image_folder: Path, tmp_path: Path) -> None:
     outcome = fit(image_folder, tmp_path / "run", recipe="finetune_folder", epochs=1)
     assert "warning: model.optimizer.layer_decay 0.8" in outcome.err

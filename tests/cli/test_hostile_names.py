@@ -15,6 +15,7 @@ from command_line import scalablevit
 NAMES = ["[b]x[b]", ":cat:", "$\\frac$ _y", "esc\x1b[31m", "two\nlines", "画像"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
 def test_from_data_to_predictions(tmp_path: Path) -> None:
     folders = [*NAMES, os.fsdecode(b"caf\xe9")]

@@ -74,7 +74,7 @@ def test_small_images_are_enlarged_and_their_boxes_too() -> None:
     assert annotate(Image.new("RGB", (3000, 1500)), [], side=300).size == (300, 150)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 700), (700, 3), (64, 64), (512, 512), (4000, 3000)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 700), (700, 3), (64, 64), (512, 512), (4000, 600)])
 def test_labels_stay_within_the_image_whatever_the_box(size: tuple[int, int]) -> None:
     image = Image.new("RGB", size, "black")
     w, h = size

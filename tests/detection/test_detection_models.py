@@ -64,6 +64,7 @@ def test_published_costs(kind: str, size: str) -> None:
     assert ("box_rois" in found) == (kind == "mask_rcnn")
 
 
+@pytest.mark.slow
 def test_released_form_of_small_is_another_network() -> None:
     released = parts("retinanet", "scalablevit_small", scale_value=False).cost()
     assert released.parameters != parts("retinanet", "scalablevit_small").cost().parameters
@@ -143,6 +144,7 @@ def test_nothing_found_has_the_shapes_of_nothing(kind: str) -> None:
     assert shapes == expected
 
 
+@pytest.mark.slow
 def test_coco_sizes_of_both_orientations_in_one_batch() -> None:
     model = tiny("retinanet", min_size=800, max_size=1333, topk_candidates=10).eval()
     with torch.no_grad():

@@ -165,6 +165,7 @@ def test_a_run_with_focal_and_dice_loss_and_weights_of_classes(run: Path, folder
     assert abs(row["train/loss"] - read_metrics(run / "metrics.csv")[0]["train/loss"]) > 0.05
 
 
+@pytest.mark.slow
 def test_validate_in_several_scales_with_flips(run: Path, folder: Path) -> None:
     single = json.loads(scalablevit("validate", run, "--json")[0])
     results = json.loads((run / "results.json").read_text())
@@ -211,6 +212,7 @@ def by_steps(steps: int, interval: int) -> tuple[str, ...]:
     return (*words, "--trainer.check_val_every_n_epoch=null")
 
 
+@pytest.mark.slow
 def test_the_last_of_accumulated_steps_is_validated_and_shipped(folder: Path, tmp_path: Path) -> None:
     """Two batches a step, one step an epoch; validation every second step and behind the third, the last."""
     recipe, run = write_recipe(tmp_path / "tiny.yaml"), tmp_path / "run"

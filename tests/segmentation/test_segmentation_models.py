@@ -41,6 +41,7 @@ def with_lived_in_norms(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "size", "parameters", "multiply_adds"),
     [

@@ -16,10 +16,17 @@ from scalablevit.weights import WeightsError, holds_scaled_values, load_network,
 NAME = "scalablevit_atto"
 BUILDERS = {"retinanet": retinanet, "mask_rcnn": mask_rcnn, "semantic_fpn": semantic_fpn, "upernet": upernet}
 
+SMALL: dict[str, dict[str, int]] = {
+    "retinanet": {"fpn_channels": 32},
+    "mask_rcnn": {"fpn_channels": 32, "mask_channels": 32, "box_head_channels": 32},
+    "semantic_fpn": {"channels": 32},
+    "upernet": {"channels": 32, "auxiliary_channels": 16},
+}
+
 
 def build(kind: str, num_classes: int = 3, *, seed: int = 0, **options: Any) -> Any:
     torch.manual_seed(seed)
-    return BUILDERS[kind](NAME, num_classes, **options)
+    return BUILDERS[kind](NAME, num_classes, **{**SMALL[kind], **options})
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
@@ -127,12 +134,12 @@ def test_channels_of_another_number_are_refused() -> None:
 
 @pytest.mark.parametrize("wrapper", ["", "network."])
 def test_the_report_says_why_the_backbone_alone_was_taken(wrapper: str) -> None:
-    source = build("mask_rcnn", seed=1, fpn_channels=64, mask_channels=64, mask_convs=2)
+    source = build("mask_rcnn", seed=1, fpn_channels=16, mask_channels=16, mask_convs=2)
     model = build("mask_rcnn", num_classes=5)
     report = scalablevit.load_weights(model, {wrapper + key: value for key, value in source.state_dict().items()})
     assert report.warning == (
-        "only the backbone was taken: backbone.fpn.inner_blocks.0.0.weight is (64, 16, 1, 1) there and "
-        "(256, 16, 1, 1) here, and there is no roi_heads.mask_head.2.0.weight there; give the same model.detector and "
+        "only the backbone was taken: backbone.fpn.inner_blocks.0.0.weight is (16, 16, 1, 1) there and "
+        "(32, 16, 1, 1) here, and there is no roi_heads.mask_head.2.0.weight there; give the same model.detector and "
         "model.detector_options as that run's recipe.yaml to take all of it"
     )
     assert f"\n  warning  {report.warning}\n" in str(report)

@@ -24,8 +24,8 @@ NAMES = list("abcdefghij")
 INPUT = {"mean": [0.5] * 3, "std": [0.2] * 3}
 CLASSIFIER_INPUT = {"image_size": [32, 32], "crop_ratio": 1.0, "interpolation": "bilinear", **INPUT}
 SMALL: dict[str, dict[str, Any]] = {
-    "retinanet": {"num_convs": 1},
-    "mask_rcnn": {"mask_convs": 1},
+    "retinanet": {"num_convs": 1, "fpn_channels": 16},
+    "mask_rcnn": {"mask_convs": 1, "fpn_channels": 16, "mask_channels": 16, "box_head_channels": 16},
     "semantic_fpn": {"channels": 16},
     "upernet": {"channels": 16, "auxiliary_channels": 8},
 }
