@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from scalablevit.classification.transforms import Preprocessing
 from scalablevit.data.image_batches import ImageSource, read_batches
+from scalablevit.deploy.exported import ExportedNetwork, is_exported, on_cpu, open_exported
 from scalablevit.device import choose_device
 from scalablevit.moved import former_name
 from scalablevit.weights import TrainedWeights, WeightsError, load_model, open_trained
@@ -90,19 +91,27 @@ class Classifier:
 
     @classmethod
     def load(
-        cls, source: str | os.PathLike[str] | TrainedWeights, *, device: str | torch.device | None = None
+        cls,
+        source: str | os.PathLike[str] | TrainedWeights | ExportedNetwork,
+        *,
+        device: str | torch.device | None = None,
     ) -> "Classifier":
-        """Load the classifier of a run.
+        """Load the classifier of a run, or of an exported file.
 
         Args:
-            source: run folder, or the `model.safetensors` in it, or weights that are open already.
-            device: where to compute; None: a GPU if there is one.
+            source: run folder, or the `model.safetensors` in it, or a file of `scalablevit export` (.onnx, .xml or
+                .pt2), or either of them if it is open already.
+            device: where to compute; None: a GPU if there is one; exported files are computed on the CPU.
 
         Raises:
             WeightsError: not weights of a classifier that was trained here.
             FileNotFoundError: no such file.
             ValueError: this machine has no such device.
         """
+        if is_exported(source):
+            exported = open_exported(source, "classification")
+            device = on_cpu(exported, device)
+            return cls.from_metadata(exported, exported.metadata, source=exported.path, device=device)
         weights = open_trained(source, "classification")
         network, metadata = load_model(weights)
         return cls.from_metadata(network, metadata, source=weights.path, device=device)
@@ -131,6 +140,8 @@ class Classifier:
                 f"{source} does not fit what it describes: its network has {num_classes} classes, its metadata names "
                 f"{len(class_names)}"
             )
+        if (size := getattr(network, "fixed_size", None)) is not None:  # of an exported file
+            preprocessing = replace(preprocessing, image_size=size)
         in_chans = getattr(network, "in_chans", preprocessing.in_chans)
         if in_chans != preprocessing.in_chans:
             raise WeightsError(

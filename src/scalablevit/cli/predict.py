@@ -14,7 +14,7 @@ from scalablevit.cli.prediction_files import FORMATS, PredictionFile, check_form
 from scalablevit.cli.prediction_table import PredictionTable
 from scalablevit.cli.save_images import check_folder, save
 from scalablevit.cli.terminal import has_no_number, print_json, show_warnings, tell
-from scalablevit.cli.trained_run import is_run
+from scalablevit.cli.trained_run import is_exported_file, is_run
 from scalablevit.cli.words import Parser, add_flags, device, given_arguments, parser_of
 from scalablevit.tasks import TaskEntry, entries, load
 
@@ -26,7 +26,10 @@ def parser() -> Parser:
     """The command's arguments."""
     found = parser_of("predict", SUMMARY)
     found.add_argument("inputs", nargs="+", metavar="IMAGE", help="files, folders or globs")
-    found.add_argument("--weights", metavar="RUN|FILE", help="run folder, or its model.safetensors")
+    found.add_argument(
+        "--weights", metavar="RUN|FILE",
+        help="run folder, its model.safetensors, or an exported file (.onnx, .xml, .pt2)",
+    )  # fmt: skip
     found.add_argument("--json", action="store_true", help="print one JSON object per line and image, not a table")
     found.add_argument(
         "--save", metavar="FOLDER", help="write annotated images there, in the subfolders of IMAGE; files are kept"
@@ -59,13 +62,14 @@ def main(words: list[str]) -> int:
     inputs, weights = weights_of(args.inputs, args.weights)
     with importing():
         from scalablevit.data.image_file import pixel_limit
+        from scalablevit.deploy.exported import open_exported
         from scalablevit.weights import open_trained
 
     show_warnings()
     folder = None if args.save is None else check_folder(args.save)
     if args.max_pixels is not None and args.max_pixels < 1:
         raise UsageError(f"--max-pixels must be at least 1 (million), got {args.max_pixels}")
-    trained = open_trained(weights)
+    trained = open_exported(weights) if is_exported_file(weights) else open_trained(weights)
     if trained.task not in entries():
         known = ", ".join(entries())
         raise ValueError(f"{weights} holds weights for {trained.task!r}; this version predicts {known}")
@@ -106,7 +110,9 @@ def weights_of(inputs: Sequence[str], weights: str | None) -> tuple[list[str], s
     """
     if weights is not None:
         return list(inputs), weights
-    runs = [given for given in inputs if is_run(given) or Path(given).suffix in (".ckpt", ".pth")]
+    runs = [
+        given for given in inputs if is_run(given) or Path(given).suffix in (".ckpt", ".pth") or is_exported_file(given)
+    ]
     images = [given for given in inputs if given not in runs]
     if len(runs) != 1 or not images:
         raise UsageError("predict needs images and weights: scalablevit predict IMAGE ... --weights RUN")

@@ -13,6 +13,11 @@ def is_run(word: str) -> bool:
     return (path / "recipe.yaml").is_file() or (path / "model.safetensors").is_file() or path.suffix == ".safetensors"
 
 
+def is_exported_file(word: str) -> bool:
+    """Whether a word of the command line names a file of `scalablevit export`, by its ending."""
+    return Path(word).suffix.lower() in (".onnx", ".xml", ".pt2")
+
+
 def run_metadata(run: str) -> "TrainedWeights":
     """The metadata of a run's weights.
 

@@ -17,7 +17,7 @@ FORMAT_VERSION = 1
 
 # Images that show a graph to be free in batch, height and width: odd, not square, one and several.
 _TRACED = (2, 64, 96)
-_OTHERS = ((1, 101, 75), (3, 128, 160))
+_OTHERS = ((1, 101, 75), (3, 128, 160), (1, 32, 32))
 
 
 class ExportableNetwork(nn.Module):

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from scalablevit.data.image_batches import read_batches
+from scalablevit.deploy.exported import ExportedNetwork, is_exported, on_cpu, open_exported
 from scalablevit.device import choose_device
 from scalablevit.moved import former_name
 from scalablevit.segmentation.bands import MOST_SCORES, most_likely_classes, needs_bands, shown_pixels
@@ -151,27 +152,36 @@ class Segmenter:
 
     @classmethod
     def load(
-        cls, source: str | os.PathLike[str] | TrainedWeights, *, device: str | torch.device | None = None
+        cls,
+        source: str | os.PathLike[str] | TrainedWeights | ExportedNetwork,
+        *,
+        device: str | torch.device | None = None,
     ) -> "Segmenter":
-        """Load the segmenter of a run.
+        """Load the segmenter of a run, or of an exported file.
 
         Args:
-            source: run folder, or the `model.safetensors` in it, or weights that are open already.
-            device: where to compute; None: a GPU if there is one.
+            source: run folder, or the `model.safetensors` in it, or a file of `scalablevit export` (.onnx, .xml or
+                .pt2), or either of them if it is open already.
+            device: where to compute; None: a GPU if there is one; exported files are computed on the CPU.
 
         Raises:
             WeightsError: not weights of a segmenter that was trained here.
             FileNotFoundError: no such file.
             ValueError: this machine has no such device.
         """
-        weights = open_trained(source, "segmentation")
+        weights: TrainedWeights | ExportedNetwork
+        if is_exported(source):
+            weights = open_exported(source, "segmentation")
+            device = on_cpu(weights, device)
+        else:
+            weights = open_trained(source, "segmentation")
         metadata = weights.metadata
         try:
             class_names = list(metadata["class_names"])
             preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
             inference = InferenceSettings.from_dict(metadata["inference"])
             label_map = _label_map(metadata)
-            in_chans = metadata["model_args"].get("in_chans", 3)
+            in_chans = getattr(weights, "in_chans", metadata["model_args"].get("in_chans", 3))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:  # also int(infinity)
             raise WeightsError(
                 f"{weights.path} lacks class_names, preprocessing or inference ({error}); train it with fit"
@@ -181,7 +191,11 @@ class Segmenter:
                 f"{weights.path} does not fit what it describes: its network takes {in_chans} channel(s), its "
                 f"preprocessing has mean and std of {preprocessing.in_chans}"
             )
-        network, _ = load_network(weights, build_network)
+        if isinstance(weights, ExportedNetwork):
+            weights.warn_of_fixed_size()
+            network: nn.Module = weights
+        else:
+            network, _ = load_network(weights, build_network)
         return cls(
             network,
             class_names=class_names,

@@ -104,12 +104,18 @@ def read_metadata(source: str | os.PathLike[str]) -> dict[str, Any]:
         raise WeightsError(f"{path} is truncated or not a safetensors file ({first_line(error)})") from error
 
 
-def parse_metadata(header: Mapping[str, str] | None, path: str | os.PathLike[str]) -> dict[str, Any]:
+def parse_metadata(
+    header: Mapping[str, str] | None,
+    path: str | os.PathLike[str],
+    *,
+    remedy: str = "take the weights of a run that ended well",
+) -> dict[str, Any]:
     """Decode our entry in the header of a safetensors file, and check the types of what we read from it.
 
     Args:
         header: the free part of the file's header.
         path: for messages.
+        remedy: what to do about damaged metadata.
 
     Returns:
         the metadata, keys that this version does not know included; empty where there is none.
@@ -129,7 +135,7 @@ def parse_metadata(header: Mapping[str, str] | None, path: str | os.PathLike[str
     _check_version(metadata, path)
     problem = _problem(metadata)
     if problem:
-        raise WeightsError(f"{path}: its metadata is damaged: {problem}; take the weights of a run that ended well")
+        raise WeightsError(f"{path}: its metadata is damaged: {problem}; {remedy}")
     return metadata
 
 
