@@ -22,7 +22,7 @@ from scalablevit.backbone import VARIANTS
 from scalablevit.bench.conditions import conditions, peak_bytes
 from scalablevit.bench.result import write_json
 from scalablevit.segmentation.models import build_segmenter
-from scalablevit.segmentation.tiles import Tiling, blended_scores
+from scalablevit.segmentation.tiles import TiledInference, Tiling, blended_scores
 
 RESULTS = Path(__file__).parent / "results"
 CLASSES = 150
@@ -55,10 +55,8 @@ def measure(segmenter: str, variant: str, *, side: int, tile: int, tiles: int | 
         counts.update(done=done, all=total)
 
     start = time.perf_counter()
-    blocks = blended_scores(
-        network, image, num_classes=CLASSES, mean=MEAN, std=STD, tiling=Tiling(tile), on_progress=note
-    )
-    for top, left, scores in blocks:
+    settings = TiledInference(num_classes=CLASSES, mean=MEAN, std=STD, tiling=Tiling(tile), on_progress=note)
+    for top, left, scores in blended_scores(network, image, settings):
         block = scores.argmax(0).numpy()
         labels[top : top + block.shape[0], left : left + block.shape[1]] = block
         if tiles is not None and counts["done"] + 1 >= tiles:

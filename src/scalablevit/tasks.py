@@ -60,6 +60,22 @@ class Flag:
         return {"dest": self.dest, "help": self.help, **given}
 
 
+VALUE_RANGE = Flag(
+    "--value-range",
+    "values that become black and white in grayscale images of more than 8 bits, such as 0 4095",
+    metavar="X",
+    type=float,
+    nargs=2,
+)
+"""Flag of every check of images."""
+
+
+def frame_flag(name: str, what: str) -> Flag:
+    """Make the flag that names the pixel grid of boxes or masks where EXIF rotates an image."""
+    words = f"pixel grid of the {what} where EXIF rotates an image (default: auto, by the image's size)"
+    return Flag(name, words, choices=("auto", "stored", "upright"))
+
+
 @dataclass(frozen=True)
 class DataCheck:
     """How `scalablevit check-data` checks the data folder of a task.

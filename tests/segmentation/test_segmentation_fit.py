@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from PIL import Image
 
 from command_line import output_of as scalablevit
 from scalablevit.cli import main
-from scalablevit.segmentation import SegmentationTask, Segmenter
+from scalablevit.segmentation import SegmentationTask, Segmenter, survey
 from scalablevit.visualization.metrics_file import read_metrics
 
 CLASSES = ("ground", "red thing", "grün", "never there")
@@ -156,10 +157,16 @@ def test_other_masks_are_measured_in_whole_with_the_classes_of_the_run(run: Path
 
 
 @pytest.mark.slow
-def test_a_run_with_focal_and_dice_loss_and_weights_of_classes(run: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_run_with_focal_and_dice_loss_and_weights_of_classes(
+    run: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One of the classes has no pixels."""
+    monkeypatch.setattr(survey, "_MOST_TRAINING", 3)
     recipe = write_recipe(tmp_path / "tiny.yaml", focal_gamma=2.0, class_weights="balanced", dice_weight=0.5)
-    scalablevit("fit", "--config", recipe, "--data.root", folder, "--run", tmp_path / "run", "--epochs", "1")
+    said = scalablevit("fit", "--config", recipe, "--data.root", folder, "--run", tmp_path / "run", "--epochs", "1")
+    total = len(list((folder / "train" / "masks").iterdir()))
+    pattern = rf"class weights by the pixels of 3 of {total} training masks, evenly spread:\s+\S+ [\d.]+,"
+    assert re.search(pattern, " ".join("".join(said).split())), said
     (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
     assert np.isfinite(row["train/loss"])
     assert abs(row["train/loss"] - read_metrics(run / "metrics.csv")[0]["train/loss"]) > 0.05

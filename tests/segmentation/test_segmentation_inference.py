@@ -64,15 +64,15 @@ def whole(network: nn.Module, pixels: NDArray[np.uint8]) -> Tensor:
     return logits_of(network, normalised(pixels)[None])[0]
 
 
-def with_tiling(options: dict[str, Any]) -> dict[str, Any]:
-    """The same options, those of `Tiling` in one."""
+def settings_of(**options: Any) -> tiles.TiledInference:
+    """Settings of tiled inference, from those of `Tiling` among others."""
     names = [name for name in ("tile", "overlap", "batch_size", "carry_bytes") if name in options]
     rest = {name: value for name, value in options.items() if name not in names}
-    return {"tiling": Tiling(**{name: options[name] for name in names}), **rest}
+    return tiles.TiledInference(tiling=Tiling(**{name: options[name] for name in names}), **rest)
 
 
 def segment_large(network: nn.Module, image: Any, **options: Any) -> NDArray[Any]:
-    return tiles.segment_large(network, image, **with_tiling(options))
+    return tiles.segment_large(network, image, settings_of(**options))
 
 
 def assembled(network: nn.Module, pixels: NDArray[np.uint8], **options: Any) -> Tensor:
@@ -80,8 +80,8 @@ def assembled(network: nn.Module, pixels: NDArray[np.uint8], **options: Any) -> 
     classes = options.pop("num_classes", 5)
     scores = torch.full((classes, *pixels.shape[:2]), float("nan"))
     covered = torch.zeros(pixels.shape[:2])
-    blocks = tiles.blended_scores(network, pixels, num_classes=classes, mean=MEAN, std=STD, **with_tiling(options))
-    for top, left, block in blocks:
+    settings = settings_of(num_classes=classes, mean=MEAN, std=STD, **options)
+    for top, left, block in tiles.blended_scores(network, pixels, settings):
         scores[:, top : top + block.shape[1], left : left + block.shape[2]] = block
         covered[top : top + block.shape[1], left : left + block.shape[2]] += 1
     assert torch.equal(covered, torch.ones_like(covered))

@@ -18,8 +18,7 @@ from scalablevit.abridged import abridged
 from scalablevit.classification.class_names import read_class_names
 from scalablevit.classification.image_folder import ClassFiles, FolderScan, class_name, folders_by_class, scan_folder
 from scalablevit.classification.transforms import Augmentation, Preprocessing, Transform
-from scalablevit.data.builtin import write_builtin
-from scalablevit.data.check import evenly_spread, look_at_image, losses_of
+from scalablevit.data.builtin import data_root
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_image
 from scalablevit.data.input_settings import height_and_width, per_channel
@@ -271,9 +270,7 @@ class ImageFolderData(TaskData):
         self.settings = ImageFolderSettings(**settings)
         self._preprocessing = self.settings.preprocessing()
         train_transform = self._preprocessing.train_transform(self.settings.augmentation)
-        root = Path(root).expanduser()
-        if builtin is not None:
-            write_builtin(builtin, root, form="class folders")
+        root = data_root(root, builtin, form="class folders")
         self._scan = self.settings.scan(root)
         self._scan.raise_for_errors()
         for problem in self._scan.problems:
@@ -292,7 +289,8 @@ class ImageFolderData(TaskData):
         self.val_dataset = ImageFolderDataset(
             scan.val_folder, scan.val, transform=self._preprocessing.eval_transform(), max_substitutes=0, **shared
         )
-        self._warn_of_losses()
+        shown = self.val_dataset if self.settings.trained_class_names is not None else self.train_dataset
+        self.warn_of_losses(shown, most=_PROBED_IMAGES)
 
     def _find_classes(self) -> tuple[list[str], list[str]]:
         """Class folders and names of the classes, both by class index; "" where a class has no folder."""
@@ -306,13 +304,6 @@ class ImageFolderData(TaskData):
         if settings.class_names_file is None:
             return folders, [class_name(folder) for folder in folders]
         return folders, read_class_names(settings.class_names_file, folders)
-
-    def _warn_of_losses(self) -> None:
-        """Read a few images, and warn of what their files hold and the network will not see."""
-        dataset = self.val_dataset if self.settings.trained_class_names is not None else self.train_dataset
-        paths = [str(dataset.path(i)) for i in evenly_spread(len(dataset), _PROBED_IMAGES)]
-        for problem in losses_of(look_at_image(path, value_range=dataset.value_range) for path in paths):
-            _log.warning(problem.message)
 
     @property
     def class_names(self) -> list[str]:

@@ -1,6 +1,6 @@
 """What the command line knows of classification."""
 
-from scalablevit.tasks import DataCheck, Flag, Model, TaskEntry
+from scalablevit.tasks import VALUE_RANGE, DataCheck, Flag, Model, TaskEntry
 
 ENTRY = TaskEntry(
     name="classification",
@@ -18,13 +18,7 @@ ENTRY = TaskEntry(
         flags=(
             Flag("--train", "name of the training folder in it", metavar="NAME"),
             Flag("--val", "name of the validation folder in it", metavar="NAME"),
-            Flag(
-                "--value-range",
-                "values that become black and white in images of more than 8 bits, such as 0 4095",
-                metavar="V",
-                type=float,
-                nargs=2,
-            ),
+            VALUE_RANGE,
         ),
     ),
     cost="scalablevit.classification.cost:parts",

@@ -290,17 +290,7 @@ def train_loader(
         classes=classes,
         batches_per_step=batches_per_step,
     )
-    return ResumableLoader(
-        SeededDataset(dataset, seed=seed),
-        batch_size=batch_size,
-        sampler=sampler,
-        num_workers=num_workers,
-        collate_fn=collate_fn,
-        worker_init_fn=prepare_worker,
-        timeout=timeout_seconds() if num_workers > 0 else 0,
-        persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
+    return ResumableLoader(SeededDataset(dataset, seed=seed), **_options(sampler, num_workers, collate_fn))
 
 
 def eval_loader(
@@ -334,14 +324,20 @@ def eval_loader(
         drop_last=False,
         pad=False,
     )
-    return EvaluationLoader(
-        SeededDataset(dataset, seed=0),
-        batch_size=batch_size,
-        sampler=sampler,
-        num_workers=num_workers,
-        collate_fn=collate_fn,
-        worker_init_fn=prepare_worker,
-        timeout=timeout_seconds() if num_workers > 0 else 0,
-        persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
+    return EvaluationLoader(SeededDataset(dataset, seed=0), **_options(sampler, num_workers, collate_fn))
+
+
+def _options(
+    sampler: ShardedSampler, num_workers: int, collate_fn: Callable[[list[Any]], Any] | None
+) -> dict[str, Any]:
+    """Options that loaders for training and evaluation share."""
+    return {
+        "batch_size": sampler.batch_size,
+        "sampler": sampler,
+        "num_workers": num_workers,
+        "collate_fn": collate_fn,
+        "worker_init_fn": prepare_worker,
+        "timeout": timeout_seconds() if num_workers > 0 else 0,
+        "persistent_workers": num_workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+    }

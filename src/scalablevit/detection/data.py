@@ -8,8 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from scalablevit.abridged import abridged
-from scalablevit.data.builtin import write_builtin
-from scalablevit.data.check import evenly_spread, look_at_image, losses_of
+from scalablevit.data.builtin import data_root
 from scalablevit.data.image_size import sizes_in_headers
 from scalablevit.detection.coco import CocoAnnotations
 from scalablevit.detection.coco.plausibility import strange_sizes
@@ -88,9 +87,7 @@ class CocoData(TaskData):
         self.augmentation = self.settings.augmentation
         self._preprocessing = self.settings.preprocessing()
 
-        root = Path(root).expanduser()
-        if builtin is not None:
-            write_builtin(builtin, root, form="coco")
+        root = data_root(root, builtin, form="coco")
         self._split = read_split(root, self.settings)
         self.train_annotations, self.val_annotations = self._split.train, self._split.val
         for annotations in dict.fromkeys([self.train_annotations, self.val_annotations]):
@@ -119,14 +116,8 @@ class CocoData(TaskData):
         self.val_dataset = CocoDataset(
             self.val_annotations, self._split.val_indices, transform=None, max_substitutes=0, **shared
         )
-        self._warn_of_losses()
-
-    def _warn_of_losses(self) -> None:
-        """Read a few images, and warn of what their files hold and the network will not see."""
-        dataset = self.val_dataset if self.settings.only_evaluates else self.train_dataset
-        paths = [str(dataset.path(i)) for i in evenly_spread(len(dataset), _PROBED_IMAGES)]
-        for problem in losses_of(look_at_image(path, value_range=dataset.value_range) for path in paths):
-            _log.warning(problem.message)
+        shown = self.val_dataset if self.settings.only_evaluates else self.train_dataset
+        self.warn_of_losses(shown, most=_PROBED_IMAGES)
 
     def _indices_to_train_on(self) -> np.ndarray:
         """Training images that teach something true: not those of which annotations are there, but none can be learnt.

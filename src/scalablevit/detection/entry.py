@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scalablevit.tasks import DataCheck, Flag, Model, TaskEntry
+from scalablevit.tasks import VALUE_RANGE, DataCheck, Flag, Model, TaskEntry, frame_flag
 
 
 def recognizes(folder: Path, given: Mapping[str, Any]) -> bool:
@@ -53,23 +53,13 @@ ENTRY = TaskEntry(
             Flag("--val-annotations", "validation annotations", metavar="FILE"),
             Flag("--train-images", "training images", metavar="FOLDER"),
             Flag("--val-images", "validation images", metavar="FOLDER"),
-            Flag(
-                "--annotation-frame",
-                "pixel grid of the boxes where EXIF rotates an image (default: auto, by the image's size)",
-                choices=("auto", "stored", "upright"),
-            ),
+            frame_flag("--annotation-frame", "boxes"),
             Flag(
                 "--format",
                 "format of the annotations (default: auto, by the files in the folder)",
                 choices=("auto", "coco", "yolo", "voc", "csv"),
             ),
-            Flag(
-                "--value-range",
-                "values that become black and white in images of more than 8 bits, such as 0 4095",
-                metavar="V",
-                type=float,
-                nargs=2,
-            ),
+            VALUE_RANGE,
             Flag("--no-masks", "check boxes only", switch=False, fills="masks"),
         ),
     ),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scalablevit.abridged import abridged
-from scalablevit.data.builtin import write_builtin
+from scalablevit.data.builtin import data_root
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.input_settings import height_and_width, per_channel
 from scalablevit.moved import forward_moved_names
@@ -126,9 +126,7 @@ class MaskFolderData(TaskData):
         self.crop_size = self.settings.crop
         pair_transform = preprocessing.train_transform(self.settings.augmentation, self.crop_size)
 
-        root = Path(root).expanduser()
-        if builtin is not None:
-            write_builtin(builtin, root, form="ade20k")
+        root = data_root(root, builtin, form="ade20k")
         self._scan = scan_pairs(root, self.settings)
         self._scan.raise_for_errors()
         for sentence in self._scan.unpaired_summary():
@@ -213,6 +211,10 @@ class MaskFolderData(TaskData):
     def class_pixels(self) -> list[int]:
         """Pixels of each class in the training masks that were read before training, by class index."""
         return self._survey.class_pixels(self._label_map)[0]
+
+    def counted_masks(self) -> str:
+        """How many training masks `class_pixels` counts, of how many, in words."""
+        return f"{len(self._survey.training):,} of {len(self._scan.train):,} training masks, evenly spread"
 
     @property
     def palette(self) -> list[tuple[int, int, int]]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scalablevit.tasks import DataCheck, Flag, Model, TaskEntry
+from scalablevit.tasks import VALUE_RANGE, DataCheck, Flag, Model, TaskEntry, frame_flag
 
 
 def recognizes(folder: Path, given: Mapping[str, Any]) -> bool:
@@ -61,18 +61,8 @@ ENTRY = TaskEntry(
                 "file that says which colour or number of the masks is which class (default: CVAT's labelmap.txt)",
                 metavar="FILE",
             ),
-            Flag(
-                "--value-range",
-                "values that become black and white, in grayscale images of more than 8 bits",
-                metavar="X",
-                type=float,
-                nargs=2,
-            ),
-            Flag(
-                "--mask-frame",
-                "pixel grid of the masks where EXIF rotates an image (default: auto, by the image's size)",
-                choices=("auto", "stored", "upright"),
-            ),
+            VALUE_RANGE,
+            frame_flag("--mask-frame", "masks"),
         ),
     ),
     cost="scalablevit.segmentation.cost:parts",

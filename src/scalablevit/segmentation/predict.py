@@ -20,7 +20,7 @@ from scalablevit.segmentation.inference import InferenceSettings
 from scalablevit.segmentation.label_map import LabelMap, unpack_colour
 from scalablevit.segmentation.labels import class_pixels
 from scalablevit.segmentation.models import build_segmenter
-from scalablevit.segmentation.tiles import DEFAULT_TILE, Tiling, segment_large
+from scalablevit.segmentation.tiles import DEFAULT_TILE, TiledInference, Tiling, segment_large
 from scalablevit.segmentation.transforms import Preprocessing
 from scalablevit.weights import TrainedWeights, WeightsError, load_network, open_trained
 
@@ -310,9 +310,7 @@ class Segmenter:
         shown = image if self.preprocessing.in_chans == 3 else image.convert("L")
         if (width, height) != image.size:
             shown = shown.resize((width, height), Image.Resampling.BILINEAR)
-        tiled = segment_large(
-            self.network,
-            shown,
+        tiled_inference = TiledInference(
             num_classes=K,
             mean=self.preprocessing.mean,
             std=self.preprocessing.std,
@@ -321,6 +319,7 @@ class Segmenter:
             flip=settings.flip,
             device=self.device,
         )
+        tiled = segment_large(self.network, shown, tiled_inference)
         return tiled if shown.size == image.size else _nearest(tiled, image.height, image.width)
 
 

@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from scalablevit.abridged import abridged
+from scalablevit.printable import printable
 from scalablevit.segmentation.bands import probability_bands
 from scalablevit.segmentation.dataset import SegmentationBatch
 from scalablevit.segmentation.evaluate import Example, PixelConfusion, evaluate
@@ -54,7 +56,8 @@ class SegmentationSettings(TrainingSettings):
         ignored_in_mean: divide the loss by all pixels of a batch, ignored ones too, as mmsegmentation does unless told
             otherwise; False: by those with a class.
         class_weights: factors on the pixels of each class in the loss: "balanced" (each class counts the same in
-            total, by the training masks that are read before training), weights by class index or by class name; None:
+            total, by the pixels of the training masks that are read before training: up to 400, evenly spread, or all
+            where there is no file of class names), weights by class index or by class name; None:
             all count alike.
         focal_gamma: exponent of focal loss, which takes the place of cross-entropy, at least 0; None: cross-entropy.
         cross_entropy_weight: of cross-entropy or focal loss in the loss, at least 0.
@@ -150,6 +153,10 @@ class SegmentationTask(TrainingModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         pixels = data.class_pixels() if hasattr(data, "class_pixels") else [1] * len(self.class_names)
         self._class_weights = weights_of_classes(given, self.class_names, pixels)
+        if given == "balanced" and hasattr(data, "counted_masks") and self.trainer.is_global_zero:
+            pairs = zip(self.class_names, self._class_weights.tolist(), strict=True)
+            weights = printable(abridged([f"{name} {weight:.3g}" for name, weight in pairs], 8))
+            _log.info("class weights by the pixels of %s: %s", data.counted_masks(), weights)
 
     def _inference_settings(self) -> InferenceSettings:
         """The recipe's, at the size of the data where it names none."""

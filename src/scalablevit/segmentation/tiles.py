@@ -56,18 +56,32 @@ class Tiling:
 _DEFAULT_TILING = Tiling()
 
 
+@dataclass(frozen=True, kw_only=True)
+class TiledInference:
+    """How an image is segmented by tiles.
+
+    Args:
+        num_classes: K.
+        mean, std: of each channel, for values in 0..1.
+        tiling: sizes of tiles and batches.
+        scales, flip: passes over each tile, as in `InferenceSettings`; several are averaged as probabilities, and
+            these are what is blended then, not logits.
+        device: where to compute, and where waiting scores are kept.
+        on_progress: called with (tiles done, all tiles) after every tile.
+    """
+
+    num_classes: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    tiling: Tiling = _DEFAULT_TILING
+    scales: Sequence[float] = (1.0,)
+    flip: bool = False
+    device: torch.device | str = "cpu"
+    on_progress: Callable[[int, int], None] | None = None
+
+
 def segment_large(
-    network: nn.Module,
-    image: NDArray[np.uint8] | Image.Image,
-    *,
-    num_classes: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    tiling: Tiling = _DEFAULT_TILING,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    device: torch.device | str = "cpu",
-    on_progress: Callable[[int, int], None] | None = None,
+    network: nn.Module, image: NDArray[np.uint8] | Image.Image, settings: TiledInference
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Segment an image of any size by overlapping tiles, in bounded memory.
 
@@ -83,7 +97,7 @@ def segment_large(
     to hold 2.9 GiB at most, at batch size 1.
 
     Args:
-        network, image, num_classes, mean, std, tiling, scales, flip, device, on_progress: as for `blended_scores`.
+        network, image, settings: as for `blended_scores`.
 
     Returns:
         (H, W) class indices: uint8 where all of 0..K-1 leave 255 (ignored) free, else uint16.
@@ -92,38 +106,18 @@ def segment_large(
         ValueError: as `blended_scores`.
     """
     height, width = _size(image)
+    num_classes = settings.num_classes
     if num_classes < 1 or num_classes > 65535:
         raise ValueError(f"num_classes must be in 1..65535, got {num_classes}")
     labels = np.zeros((height, width), np.uint8 if num_classes <= 255 else np.uint16)
-    for top, left, scores in blended_scores(
-        network,
-        image,
-        num_classes=num_classes,
-        mean=mean,
-        std=std,
-        tiling=tiling,
-        scales=scales,
-        flip=flip,
-        device=device,
-        on_progress=on_progress,
-    ):
+    for top, left, scores in blended_scores(network, image, settings):
         block = scores.argmax(dim=0).cpu().numpy()
         labels[top : top + block.shape[0], left : left + block.shape[1]] = block
     return labels
 
 
 def blended_scores(
-    network: nn.Module,
-    image: NDArray[np.uint8] | Image.Image,
-    *,
-    num_classes: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    tiling: Tiling = _DEFAULT_TILING,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    device: torch.device | str = "cpu",
-    on_progress: Callable[[int, int], None] | None = None,
+    network: nn.Module, image: NDArray[np.uint8] | Image.Image, settings: TiledInference
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Compute the scores of an image block by block: those of overlapping tiles, blended so that no seams show.
 
@@ -134,13 +128,7 @@ def blended_scores(
     Args:
         network: from images (B, C, h, w) to logits (B, K, h, w), in evaluation mode, on `device`.
         image: (H, W, C) uint8, also memory-mapped, or a PIL image of C channels.
-        num_classes: K.
-        mean, std: of each channel, for values in 0..1.
-        tiling: sizes of tiles and batches.
-        scales, flip: passes over each tile, as in `InferenceSettings`; several are averaged as probabilities, and
-            these are what is blended then, not logits.
-        device: where to compute, and where waiting scores are kept.
-        on_progress: called with (tiles done, all tiles) after every tile.
+        settings: classes, channels, tiles and passes.
 
     Yields:
         top, left, scores (K, h, w) float32 on `device`. The blocks cover every pixel once.
@@ -149,12 +137,13 @@ def blended_scores(
         ValueError: (with the first block) an argument is out of range, or the network's logits are not (B, K, h, w).
     """
     height, width = _size(image)
-    tile, overlap = tiling.tile, tiling.overlapping
+    num_classes, tile, overlap = settings.num_classes, settings.tiling.tile, settings.tiling.overlapping
     # All passes see a tile at its own size, times the scale.
-    passes = InferenceSettings(scales=scales, flip=flip)
-    read = _TileReader(image, mean, std, size=(min(tile, height), min(tile, width)), device=device)
+    passes = InferenceSettings(scales=settings.scales, flip=settings.flip)
+    size = (min(tile, height), min(tile, width))
+    read = _TileReader(image, settings.mean, settings.std, size=size, device=settings.device)
     rows, columns = _spans(height, tile, overlap), _spans(width, tile, overlap)
-    widest = width if len(rows) == 1 else tiling.carry_bytes // max(4 * num_classes * overlap, 1)
+    widest = width if len(rows) == 1 else settings.tiling.carry_bytes // max(4 * num_classes * overlap, 1)
     strips = _strips(columns, widest)
 
     def scores_of(row: _Span, batch: list[_Span]) -> Iterable[Tensor]:
@@ -169,14 +158,14 @@ def blended_scores(
             scores_of,
             num_classes=num_classes,
             overlap=overlap,
-            batch_size=tiling.batch_size,
-            device=device,
+            batch_size=settings.tiling.batch_size,
+            device=settings.device,
         ):
             if block is not None:
                 yield row.first, max(column.first, strip.left), block
             done += 1
-            if on_progress is not None:
-                on_progress(done, tiles)
+            if settings.on_progress is not None:
+                settings.on_progress(done, tiles)
 
 
 def _blended_strip(

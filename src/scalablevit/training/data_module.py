@@ -1,5 +1,6 @@
 """The LightningDataModule that the three tasks share: sharded, seeded, resumable loaders."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence, Sized
 from typing import Any, Literal, cast
@@ -7,7 +8,10 @@ from typing import Any, Literal, cast
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from scalablevit.data.check import evenly_spread, look_at_image, losses_of
 from scalablevit.data.loaders import eval_loader, train_loader
+
+_log = logging.getLogger(__name__)
 
 _MOST_WORKERS = 8
 
@@ -91,6 +95,17 @@ class TaskData(LightningDataModule):
         dataset: Any = self.val_dataset
         count = len(dataset)
         return [str(dataset.path(i * count // 4)) for i in range(min(3, count))]
+
+    def warn_of_losses(self, dataset: Any, *, most: int) -> None:
+        """Read a few images, and warn of what their files hold and the network will not see.
+
+        Args:
+            dataset: with a length, `path(index)` and `value_range`.
+            most: images to read.
+        """
+        paths = [str(dataset.path(i)) for i in evenly_spread(len(dataset), most)]
+        for problem in losses_of(look_at_image(path, value_range=dataset.value_range) for path in paths):
+            _log.warning(problem.message)
 
     def batch_groups(self) -> Sequence[int] | None:
         """A number for each training sample: batches hold samples of one number; None: any samples."""

@@ -5,8 +5,27 @@ from typing import Literal
 
 from scalablevit.data.builtin import digits, scene_folders
 
+Form = Literal["class folders", "coco", "ade20k"]
 
-def write_builtin(name: str, root: Path, *, form: Literal["class folders", "coco", "ade20k"]) -> None:
+
+def data_root(root: str | Path, builtin: str | None, *, form: Form) -> Path:
+    """Find a data folder, and write a built-in data set into it where that is wished; see `write_builtin`.
+
+    Args:
+        root: the data folder; a leading ~ is the home folder.
+        builtin: name of the built-in data set; None: none.
+        form: how it is laid out.
+
+    Raises:
+        ValueError: there is no such data set in this form.
+    """
+    root = Path(root).expanduser()
+    if builtin is not None:
+        write_builtin(builtin, root, form=form)
+    return root
+
+
+def write_builtin(name: str, root: Path, *, form: Form) -> None:
     """Write a built-in data set into `root` if that is missing or an empty folder.
 
     Args:

@@ -1,6 +1,7 @@
 """Write digit scenes as a COCO folder or an ADE20K folder."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +47,16 @@ def write_coco(
 
     Source of the format: T.-Y. Lin et al., Microsoft COCO, arXiv:1405.0312.
     """
-    _check_counts(num_train, num_val)
-    check_size(size)
+    _check(num_train, num_val, size)
 
     def write(folder: Path) -> None:
         (folder / "annotations").mkdir()
         parts: tuple[tuple[Part, int, int], ...] = (("train", num_train, 1), ("val", num_val, num_train + 1))
         for part, count, first_id in parts:
-            (folder / part).mkdir()
             images: list[dict[str, Any]] = []
             annotations: list[dict[str, Any]] = []
-            for index in range(count):
-                scene = digit_scene(part, index, seed=seed, size=size)
-                name = _save_image(scene.image, folder / part, index)
+            for image_id, (name, scene) in enumerate(_save_scenes(folder / part, part, count, seed, size), first_id):
                 height, width = scene.image.shape[:2]
-                image_id = first_id + index
                 images.append({"id": image_id, "file_name": name, "width": width, "height": height, "license": 1})
                 objects = [(item, 0) for item in scene.digits] + ([(scene.crowd, 1)] if scene.crowd else [])
                 for item, iscrowd in objects:
@@ -101,25 +97,20 @@ def write_ade20k(
 
     Source of the format: B. Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017.
     """
-    _check_counts(num_train, num_val)
-    check_size(size)
+    _check(num_train, num_val, size)
 
     def write(folder: Path) -> None:
-        num_classes = len(DIGIT_NAMES) + 1
-        pixels = np.zeros(num_classes + 1, np.int64)  # of each label, over all scenes
-        found: dict[Part, np.ndarray] = {}  # images that hold each label
+        num_labels = len(DIGIT_NAMES) + 2
+        pixels = np.zeros(num_labels, np.int64)  # of each label, over all scenes
+        found = {part: np.zeros(num_labels, np.int64) for part in ("train", "val")}  # images that hold each label
         parts: tuple[tuple[Part, str, int], ...] = (("train", "training", num_train), ("val", "validation", num_val))
         for part, part_name, count in parts:
-            image_folder, mask_folder = folder / "images" / part_name, folder / "annotations" / part_name
-            image_folder.mkdir(parents=True)
+            mask_folder = folder / "annotations" / part_name
             mask_folder.mkdir(parents=True)
-            found[part] = np.zeros(num_classes + 1, np.int64)
-            for index in range(count):
-                scene = digit_scene(part, index, seed=seed, size=size)
-                name = _save_image(scene.image, image_folder, index)
+            for name, scene in _save_scenes(folder / "images" / part_name, part, count, seed, size):
                 labels = _label_map(scene)
                 Image.fromarray(labels).save((mask_folder / name).with_suffix(".png"))
-                histogram = np.bincount(labels.ravel(), minlength=num_classes + 1)
+                histogram = np.bincount(labels.ravel(), minlength=num_labels)
                 pixels += histogram
                 found[part] += histogram > 0
         rows = ["Idx\tRatio\tTrain\tVal\tStuff\tName"]
@@ -141,15 +132,16 @@ def _label_map(scene: Scene) -> np.ndarray:
     return labels
 
 
-def _save_image(image: np.ndarray, folder: Path, index: int) -> str:
-    """Save a scene's image and return the file's name; every tenth is JPEG, as users' images are."""
-    if index % _JPEG_EVERY == _JPEG_AT:
-        name = f"{index:06d}.jpg"
-        Image.fromarray(image).save(folder / name, quality=95, subsampling=0)
-    else:
-        name = f"{index:06d}.png"
-        Image.fromarray(image).save(folder / name, compress_level=3)
-    return name
+def _save_scenes(folder: Path, part: Part, count: int, seed: int, size: tuple[int, int]) -> Iterator[tuple[str, Scene]]:
+    """Make the scenes of a part and save their images in a new folder; every tenth is JPEG, as users' images are."""
+    folder.mkdir(parents=True)
+    for index in range(count):
+        scene = digit_scene(part, index, seed=seed, size=size)
+        is_jpeg = index % _JPEG_EVERY == _JPEG_AT
+        name = f"{index:06d}.{'jpg' if is_jpeg else 'png'}"
+        options: dict[str, Any] = {"quality": 95, "subsampling": 0} if is_jpeg else {"compress_level": 3}
+        Image.fromarray(scene.image).save(folder / name, **options)
+        yield name, scene
 
 
 def _coco_header() -> dict[str, Any]:
@@ -183,7 +175,8 @@ def _coco_annotation(item: SceneObject, iscrowd: int) -> dict[str, Any]:
     }
 
 
-def _check_counts(num_train: int, num_val: int) -> None:
+def _check(num_train: int, num_val: int, size: tuple[int, int]) -> None:
     for name, count in (("num_train", num_train), ("num_val", num_val)):
         if count < 1:
             raise ValueError(f"{name} must be at least 1 scene, got {count}")
+    check_size(size)
