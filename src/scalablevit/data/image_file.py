@@ -80,7 +80,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     path = Path(path)
     try:
         with _regular_file(path) as file, Image.open(without_large_metadata(file), formats=_formats()) as image:
-            _refuse_too_large(path, image)
+            _refuse_too_large(image)
             yield image
     except ImageError:
         raise
@@ -147,7 +147,7 @@ def _refuse_irregular(path: Path, status: os.stat_result) -> None:
         raise ImageError(path, kind="empty", reason="the file is empty (0 bytes)", remedy="copy it again or remove it")
 
 
-def _refuse_too_large(path: Path, image: Image.Image) -> None:
+def _refuse_too_large(image: Image.Image) -> None:
     """Bound the memory that decoding and converting take: Pillow's own limit counts pixels alone."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is None:

@@ -132,10 +132,6 @@ class LabelMap:
         index = self._class_of(label)
         return None if index == _OUTSIDE else index
 
-    def is_ignored(self, label: int) -> bool:
-        """Whether a label of a file is left out of losses and metrics."""
-        return self._class_of(label) == IGNORED
-
     def is_outside(self, label: int) -> bool:
         """Whether a label of a file is neither a class nor ignored."""
         return self._class_of(label) == _OUTSIDE

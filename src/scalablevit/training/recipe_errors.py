@@ -35,6 +35,8 @@ def origin_of(error: BaseException) -> BaseException | None:
     return None
 
 
+# jsonargparse (4.52 and 4.53) tells what is wrong in text alone: neither its `ArgumentError` nor the causes of it hold
+# the key, the value or the kind of fault, and `ArgumentParser.error` gets the same text. It is read by these patterns.
 _UNKNOWN = re.compile(
     r"Group '(?P<group>[^']+)' does not accept option '(?P<member>[^']+)'"
     r"|Option '(?P<option>[^']+)' is not accepted"
