@@ -24,7 +24,7 @@ from scalablevit.data.builtin.digit_scenes import (
 from scalablevit.data.builtin.mask_outlines import run_lengths
 from scalablevit.data.builtin.scene_folders import CATEGORY_IDS, _coco_annotation, write_ade20k, write_coco
 
-NUM_TRAIN, NUM_VAL = 12, 9
+NUM_TRAIN, NUM_VAL = 24, 10
 EMPTY, CROWD, JPEG = 7, 4, 3  # numbers of the first such scenes
 
 
