@@ -5,8 +5,11 @@ import io
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -62,6 +65,35 @@ def test_columns_stand_below_each_other(weights: Path, tmp_path: Path) -> None:
     assert len({cell_len(line.rpartition("  ")[0].rstrip() + "") for line in lines}) >= 1
     column = cell_len(lines[0][: lines[0].index("probability")])
     assert all(cell_len(line.rpartition("  ")[0]) + 2 == column for line in lines[1:])
+
+
+@pytest.mark.parametrize("kind", ["table", "--json", "--csv"])
+def test_ctrl_c_keeps_rows_while_the_next_images_are_read(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    paths = [write_image(tmp_path / "in" / f"{i:02d}.png") for i in range(12)]
+    real, calls = Classifier._probabilities, itertools.count()
+
+    def interrupted(self: Classifier, images: list[Image.Image]) -> Any:
+        if next(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return real(self, images)
+
+    monkeypatch.setattr(Classifier, "_probabilities", interrupted)
+    file = tmp_path / "found.csv"
+    words = {"table": (), "--csv": ("--csv", file)}.get(kind, (kind,))
+    outcome = scalablevit(
+        "predict", tmp_path / "in", "--weights", weights, "--batch-size", "2", "--top", "1", "--device", "cpu", *words
+    )
+    assert outcome.code == 130
+    assert outcome.err == "scalablevit: error: stopped\n"
+    kept = file.read_text() if kind == "--csv" else outcome.out
+    assert [path.name for path in paths if str(path) in kept] == ["00.png", "01.png", "02.png", "03.png"]
+    for _ in range(500):
+        if not any(thread.name.startswith("read ahead") for thread in threading.enumerate()):
+            return
+        time.sleep(0.01)
+    pytest.fail("threads go on reading")
 
 
 def test_one_bad_input_is_one_line_and_the_rest_goes_on(weights: Path, tmp_path: Path) -> None:

@@ -1,8 +1,14 @@
 """Images in memory are predicted as files are."""
 
+import time
+import warnings
+from pathlib import Path
+
 import numpy as np
+import pytest
 from PIL import Image
 
+from scalablevit.data import image_batches
 from scalablevit.data.image_batches import read_batches
 
 
@@ -41,3 +47,58 @@ def test_a_loss_is_told_once_and_the_range_applies(tmp_path, caplog):
     ((bright, _),) = read_batches(paths, 2, value_range=(0, 4095))
     assert bright.image is not None
     assert bright.image.getpixel((0, 0)) == (255, 255, 255)
+
+
+def photographs(folder: Path, count: int) -> list[Path]:
+    paths = [folder / f"{i:02d}.png" for i in range(count)]
+    for i, path in enumerate(paths):
+        Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(path)
+    return paths
+
+
+def test_a_list_is_read_ahead_in_order_and_an_iterator_is_not(tmp_path, monkeypatch):
+    paths = photographs(tmp_path, 9)
+    read: list[Path] = []
+    real = image_batches.read_upright
+    monkeypatch.setattr(
+        image_batches, "read_upright", lambda path, **options: read.append(path) or real(path, **options)
+    )
+    lazily = read_batches(iter(paths), 2)
+    next(lazily)
+    assert read == paths[:2]
+    lazily.close()
+    read.clear()
+    batches = read_batches(paths, 2)
+    first = next(batches)
+    for _ in range(1000):
+        if len(read) >= 6:
+            break
+        time.sleep(0.01)
+    assert sorted(read) == paths[:6], "the batch that is used and the next two"
+    found = [*first, *(file for batch in batches for file in batch)]
+    assert [file.path for file in found] == paths
+    assert [file.image.getpixel((0, 0))[0] for file in found] == list(range(9))
+
+
+def test_images_are_converted_where_they_are_read_and_then_let_go(tmp_path):
+    paths = photographs(tmp_path, 3)
+    (tmp_path / "01.png").write_bytes(b"no image")
+    for given in (paths, iter(paths)):
+        (batch,) = read_batches(given, 3, convert=lambda image: image.size, keep_images=False)
+        assert [file.converted for file in batch] == [(4, 4), None, (4, 4)]
+        assert [file.image for file in batch] == [None] * 3
+        assert [file.error is None for file in batch] == [True, False, True]
+    (batch,) = read_batches(paths, 3, convert=lambda image: image.size)
+    assert batch[0].image is not None
+
+
+def test_warnings_of_large_images_are_left_as_they_were(tmp_path, monkeypatch):
+    paths = photographs(tmp_path, 4)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    before = list(warnings.filters)
+    batches = read_batches(paths, 1)
+    assert next(batches)[0].error is None
+    batches.close()
+    assert warnings.filters == before
+    with pytest.warns(Image.DecompressionBombWarning):
+        Image.open(paths[0])

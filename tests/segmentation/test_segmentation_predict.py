@@ -283,12 +283,13 @@ def test_one_image_is_kept_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
     kept: list[weakref.ref[Image.Image]] = []
 
     def read(path: Path, **options: Any) -> UprightImage:
-        assert all(image() is None for image in kept), "an earlier image is still there"
         upright = read_upright(path, **options)
+        assert all(image() is None for image in kept), "an earlier image is still there"
         kept.append(weakref.ref(upright.image))
         return upright
 
     monkeypatch.setattr(image_batches, "read_upright", read)
+    monkeypatch.setattr(image_batches, "PIXELS_AHEAD", 0)  # to this limit, all images are large
     predictions = segmenter().predict(paths, keep_images=True)
     for _ in paths:
         assert next(predictions).image is kept[-1]()
@@ -360,12 +361,13 @@ def test_the_command_keeps_one_image_at_a_time(folder: Path, tmp_path: Path, mon
     kept: list[weakref.ref[Image.Image]] = []
 
     def read(path: Path, **options: Any) -> UprightImage:
-        assert all(image() is None for image in kept), "an earlier image is still there"
         upright = read_upright(path, **options)
+        assert all(image() is None for image in kept), "an earlier image is still there"
         kept.append(weakref.ref(upright.image))
         return upright
 
     monkeypatch.setattr(image_batches, "read_upright", read)
+    monkeypatch.setattr(image_batches, "PIXELS_AHEAD", 0)  # to this limit, all images are large
     words = ["--weights", str(folder), "--device", "cpu", "--save", str(tmp_path / "out")]
     assert main(["predict", *map(str, paths), *words]) == 0
     assert len(kept) == 3

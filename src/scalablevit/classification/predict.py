@@ -88,6 +88,8 @@ class Classifier:
         self.class_names = list(class_names)
         self.preprocessing = preprocessing
         self.transform = preprocessing.eval_transform()
+        self.fit = preprocessing.fit_transform()
+        self.as_batch = preprocessing.batch_transform()
 
     @classmethod
     def load(
@@ -158,7 +160,7 @@ class Classifier:
         batch_size: int = 16,
         keep_images: bool = False,
     ) -> Iterator[Prediction]:
-        """Classify images, in order, a batch at a time.
+        """Classify images, in order, a batch at a time; of a list of files, the next are read meanwhile.
 
         Args:
             paths: image files, or images in memory (of Pillow, or uint8 arrays), or a single one.
@@ -175,20 +177,26 @@ class Classifier:
         if top < 1:
             raise ValueError(f"top must be at least 1, got {top}")
         top = min(top, len(self.class_names))
-        for batch in read_batches(paths, batch_size, value_range=self.preprocessing.value_range):
-            probabilities = iter(self._probabilities([file.image for file in batch if file.image is not None]))
+        files = read_batches(
+            paths,
+            batch_size,
+            value_range=self.preprocessing.value_range,
+            convert=self.fit,
+            keep_images=keep_images,
+        )
+        for batch in files:
+            probabilities = iter(self._probabilities([file.converted for file in batch if file.error is None]))
             for file in batch:
-                if file.image is None:
+                if file.error is not None:
                     yield Prediction(file.path, [], [], error=file.error)
                     continue
                 values, indices = next(probabilities).topk(top)
                 names = [self.class_names[i] for i in indices.tolist()]
-                yield Prediction(file.path, names, values.tolist(), image=file.image if keep_images else None)
+                yield Prediction(file.path, names, values.tolist(), image=file.image)
 
     @torch.inference_mode()
     def _probabilities(self, images: list[Image.Image]) -> Tensor:
-        """(B, K) on the CPU."""
+        """Images of `fit_transform` to (B, K) on the CPU."""
         if not images:
             return torch.empty(0, len(self.class_names))
-        batch = torch.stack([self.transform(image) for image in images]).to(self.device)
-        return self.network(batch).float().softmax(dim=-1).cpu()
+        return self.network(self.as_batch(images).to(self.device)).float().softmax(dim=-1).cpu()

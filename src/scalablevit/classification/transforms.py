@@ -1,7 +1,7 @@
 """From an RGB image to the network's input: for evaluation, and with augmentation for training."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,15 +124,26 @@ class Preprocessing(InputSettings):
 
         For square inputs this is the usual `Resize(int)`, `CenterCrop` of torchvision and timm.
         """
+        return v2.Compose([*self._fit(), v2.ToImage(), *self._normalize(), v2.ToPureTensor()])
+
+    def fit_transform(self) -> Callable[[Image.Image], Image.Image]:
+        """Image to one of `image_size`, 8 bits a channel: what `eval_transform` does first, in Pillow alone."""
+        return v2.Compose(self._fit())
+
+    def batch_transform(self) -> Callable[[Sequence[Image.Image]], Tensor]:
+        """Images of `fit_transform` to (B, in_chans, height, width) float32, the same as by `eval_transform`."""
+        normalize = v2.Compose(self._normalize())
+        return lambda images: normalize(torch.stack([v2.functional.pil_to_tensor(image) for image in images]))
+
+    def _fit(self) -> list[nn.Module]:
         steps: list[nn.Module] = [
             ResizeToCover(self.resize_size, interpolation=self.interpolation),
             v2.CenterCrop(list(self.image_size)),
         ]
-        if self.in_chans == 1:
-            steps.append(v2.Grayscale(1))
-        steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
-        steps += [v2.Normalize(list(self.mean), list(self.std)), v2.ToPureTensor()]
-        return v2.Compose(steps)
+        return [*steps, v2.Grayscale(1)] if self.in_chans == 1 else steps
+
+    def _normalize(self) -> list[nn.Module]:
+        return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(self.mean), list(self.std))]
 
     def train_transform(self, augmentation: Augmentation | None) -> Transform:
         """RGB image to (in_chans, height, width) float32, varied at random as timm does it.

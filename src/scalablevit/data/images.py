@@ -1,5 +1,6 @@
 """Read any image as upright RGB of 8 bits a channel."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -28,17 +29,22 @@ def read_image(path: str | Path, *, value_range: ValueRange | None = None) -> Im
     return read_upright(path, value_range=value_range).image
 
 
-def read_upright(path: str | Path, *, value_range: ValueRange | None = None) -> UprightImage:
+def read_upright(
+    path: str | Path, *, value_range: ValueRange | None = None, admit: Callable[[int], None] | None = None
+) -> UprightImage:
     """Read an image as `read_image` does, and tell how it was turned and what was lost.
 
     Args:
         path: as for `read_image`.
         value_range: as for `read_image`.
+        admit: called with the number of pixels before they are decoded, to wait until there is memory for them.
 
     Raises:
         ImageError: as for `read_image`.
     """
     with open_image(path) as image:
+        if admit is not None:
+            admit(image.width * image.height)
         stored = stored_pixels(image)
         upright = load_upright(image)
         rgb, losses = to_rgb(Path(path), upright.image, stored, value_range)

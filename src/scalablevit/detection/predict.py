@@ -241,7 +241,7 @@ class Detector:
         tile: int | None = None,
         overlap: float | None = None,
     ) -> Iterator[Prediction]:
-        """Find objects in files, in order, a batch at a time.
+        """Find objects in files, in order, a batch at a time; of a list, the next are read meanwhile.
 
         Args:
             paths: image files, or a single one.

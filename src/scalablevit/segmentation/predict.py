@@ -216,7 +216,7 @@ class Segmenter:
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
     ) -> Iterator[Prediction]:
-        """Label the pixels of files, in order.
+        """Label the pixels of files, in order; of a list, the next are read meanwhile.
 
         An image is shown to the network at the size of `short_side`: as a whole, or in overlapping tiles where that
         would take too much memory. Labels are those of the image's own pixels either way.

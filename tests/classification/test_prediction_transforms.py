@@ -1,0 +1,20 @@
+"""Prediction resizes in the reading threads and normalises a batch at a time: the same numbers as one by one."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scalablevit.classification.transforms import Preprocessing
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_two_halves_are_the_evaluation_transform_to_the_bit(channels: int) -> None:
+    preprocessing = Preprocessing((40, 37), 0.875, "bicubic", (0.485, 0.456, 0.406)[:channels], (0.229,) * channels)
+    rng = np.random.default_rng(0)
+    sizes = ((50, 64, 3), (3, 400, 3), (300, 200, 3), (37, 40, 3))
+    images = [Image.fromarray(rng.integers(0, 256, size, np.uint8)) for size in sizes]
+    fit, whole = preprocessing.fit_transform(), preprocessing.eval_transform()
+    batch = preprocessing.batch_transform()([fit(image) for image in images])
+    assert batch.dtype == torch.float32
+    assert torch.equal(batch, torch.stack([whole(image) for image in images]))
