@@ -38,20 +38,31 @@ def parser() -> Parser:
         help=f"networks; the others are compared with the first (default: {' '.join(MODELS)})",
     )  # fmt: skip
     add("--batch", type=int, nargs="+", default=[8], metavar="N", help="images per pass (default: 8)")
-    add("--size", type=_size, nargs="+", default=[(224, 224)], metavar="N|HxW", help="pixels (default: 224)")
+    add(
+        "--size",
+        type=_size,
+        nargs="+",
+        default=[(224, 224)],
+        metavar="N|HxW",
+        help="image size in pixels (default: 224)",
+    )
     for name, choices in CHOICES.items():
         add(
             f"--{name}", nargs="+", choices=choices, default=[choices[0]], metavar=name[0].upper(),
-            help=f"of {', '.join(choices)} (default: {choices[0]}); {_MEANINGS[name]}",
+            help=f"one or more of {', '.join(choices)} (default: {choices[0]}); {_MEANINGS[name]}",
         )  # fmt: skip
     add("--rounds", type=int, default=20, metavar="N", help="timed rounds of each network (default: 20)")
-    add("--warm-up", type=int, default=3, metavar="N", help="discarded rounds before (default: 3)")
+    add("--warm-up", type=int, default=3, metavar="N", help="rounds that are run first and discarded (default: 3)")
     add("--passes", type=int, metavar="N", help="passes per round (default: 1 on a CPU, else 5)")
     add("--threads", type=int, metavar="N", help="CPU threads (default: as torch sets them)")
     add("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto, a GPU if there is one)")
-    add("--memory", action="store_true", help="peak memory too; on a CPU each network runs in its own process")
-    add("--channels-last", action="store_true", help="channels-last memory format, for all networks")
-    add("--output", metavar="FILE", help="JSON with every time, rewritten after every combination")
+    add(
+        "--memory",
+        action="store_true",
+        help="measure peak memory too; on a CPU each network then runs in its own process",
+    )
+    add("--channels-last", action="store_true", help="use the channels-last memory format for all networks")
+    add("--output", metavar="FILE", help="write every time as JSON, again after every combination")
     add("--json", action="store_true", help="print that JSON instead of a table")
     return found
 

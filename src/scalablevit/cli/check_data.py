@@ -9,7 +9,7 @@ from scalablevit.cli.words import Parser, add_flags, given_arguments, parser_of
 from scalablevit.printable import printable
 from scalablevit.tasks import DataCheck, entries, load
 
-SUMMARY = "Find every bad file of a data folder before training does"
+SUMMARY = "Check a data folder and report every bad file"
 
 
 def _checks() -> dict[str, DataCheck]:
@@ -21,12 +21,12 @@ def parser() -> Parser:
     """The command's arguments."""
     found = parser_of("check-data", SUMMARY)
     checks = _checks()
-    found.add_argument("root", help=f"data folder: {'; or '.join(checks)}. For COCO annotations also their file")
+    found.add_argument("root", help=f"data folder ({'; '.join(checks)}), or a file of COCO annotations")
     kinds = [check.kind for check in checks.values()]
-    found.add_argument("--kind", choices=kinds, help="layout of the folder (default: detected from the folder)")
+    found.add_argument("--kind", choices=kinds, help="layout of the data (default: detected)")
     found.add_argument(
         "--val-fraction", type=float, default=0.1, metavar="X",
-        help="share to set aside where there is no validation data (default: 0.1)",
+        help="share set aside for validation if there is no validation data (default: 0.1)",
     )  # fmt: skip
     found.add_argument("--json", action="store_true", help="print JSON")
     for title, check in checks.items():

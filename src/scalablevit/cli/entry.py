@@ -105,7 +105,7 @@ def _parser() -> Parser:
         prog="scalablevit",
         description="Train, evaluate and use ScalableViT (arXiv:2203.10790).",
         usage="scalablevit [-h] [--version] COMMAND ...",
-        epilog="`scalablevit COMMAND --help` tells more. First time? `scalablevit fit --config digits`",
+        epilog="`scalablevit COMMAND --help` describes a command. To try it: `scalablevit fit --config digits`",
     )
     parser.add_argument("--version", action="version", version=f"scalablevit {__version__}")
     commands = parser.add_subparsers(prog="scalablevit", title="commands", metavar="COMMAND     ")

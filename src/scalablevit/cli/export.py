@@ -32,17 +32,17 @@ def parser() -> Parser:
         "--format", default="onnx", choices=("onnx", "openvino", "torch"),
         help="onnx (.onnx), openvino (.xml and .bin) or torch (.pt2) (default: onnx)",
     )  # fmt: skip
-    found.add_argument("--output", metavar="FILE", help="(default: beside the weights, or VARIANT here)")
+    found.add_argument("--output", metavar="FILE", help="file to write (default: beside the weights, or VARIANT here)")
     found.add_argument(
         "--size", type=int, nargs="+", metavar="N",
         help="fix the image to this side, or height and width, in pixels (default: free)",
     )  # fmt: skip
     found.add_argument("--batch", type=int, metavar="N", help="fix the number of images (default: free)")
     found.add_argument(
-        "--uint8", action="store_true", help="take bytes (N, H, W, C), not floats in 0..1 of (N, C, H, W)"
+        "--uint8", action="store_true", help="take bytes (N, H, W, C) instead of floats in 0..1 (N, C, H, W)"
     )
     found.add_argument(
-        "--pyramid", action="store_true", help="of a variant: the four feature maps in place of the classifier"
+        "--pyramid", action="store_true", help="export the four feature maps of a variant instead of its classifier"
     )
     return found
 

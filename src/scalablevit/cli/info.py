@@ -29,9 +29,13 @@ def parser() -> Parser:
         help=f"{', '.join(models)} (default: {models[0]})",
     )  # fmt: skip
     found.add_argument(
-        "--size", type=int, nargs="+", metavar="N", help="pixels: side, or height width (default: as published)"
+        "--size",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="image size in pixels: side, or height width (default: as published)",
     )
-    found.add_argument("--classes", type=int, metavar="N", help="classes of the head (default: as published)")
+    found.add_argument("--classes", type=int, metavar="N", help="number of classes (default: as published)")
     found.add_argument(
         "--scale-value", action=argparse.BooleanOptionalAction,
         help="the scaled-value form of SSA (default: as published: only scalablevit_small in dense tasks)",

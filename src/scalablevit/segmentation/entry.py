@@ -47,18 +47,18 @@ ENTRY = TaskEntry(
             Flag("--val", "name of the validation folder in it", metavar="NAME"),
             Flag("--images", "name of the folder of images", metavar="NAME"),
             Flag("--masks", "name of the folder of masks", metavar="NAME"),
-            Flag("--image-pattern", "how images are called, such as {name}_leftImg8bit.png", metavar="P"),
-            Flag("--mask-pattern", "how masks are called, such as {name}_mask.png", metavar="P"),
+            Flag("--image-pattern", "file names of images, such as {name}_leftImg8bit.png", metavar="P"),
+            Flag("--mask-pattern", "file names of masks, such as {name}_mask.png", metavar="P"),
             Flag("--train-list", "file that names the training images", metavar="FILE"),
             Flag("--val-list", "file that names the validation images", metavar="FILE"),
-            Flag("--reduce-zero-label", "label 0 is no class; label 1 is the first", switch=True),
+            Flag("--reduce-zero-label", "label 0 is ignored; label 1 is the first class", switch=True),
             Flag(
                 "--ignore-labels", "labels to ignore (default: 255; without N, none)", metavar="N", type=int, nargs="*"
             ),
             Flag("--class-names-file", "file with the names of the classes", metavar="FILE"),
             Flag(
                 "--label-map",
-                "file that says which colour or number of the masks is which class (default: CVAT's labelmap.txt)",
+                "file that maps colours or numbers of masks to classes (default: CVAT's labelmap.txt)",
                 metavar="FILE",
             ),
             VALUE_RANGE,

@@ -22,8 +22,8 @@ class MaskSettings:
         val: name of the validation folder; "auto": val, validation, valid or test.
         images: name of the folder of images; "auto": images, img, JPEGImages, ...
         masks: name of the folder of masks; "auto": masks, annotations, labels, SegmentationClass, ...
-        image_pattern: how images are called, such as "{name}_leftImg8bit.png"; None: {name} and any ending.
-        mask_pattern: how masks are called, such as "{name}_mask.png". Images and masks may lie in one folder then.
+        image_pattern: file names of images, such as "{name}_leftImg8bit.png"; None: {name} and any ending.
+        mask_pattern: file names of masks, such as "{name}_mask.png". Images and masks may lie in one folder then.
         train_list: text file that names the training images, one a line; None: those of the training folder, or VOC's
             ImageSets/Segmentation/train.txt where there is no such folder.
         val_list: the same for validation.

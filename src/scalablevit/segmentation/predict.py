@@ -180,7 +180,7 @@ class Segmenter:
             class_names = list(metadata["class_names"])
             preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
             inference = InferenceSettings.from_dict(metadata["inference"])
-            label_map = _label_map(metadata)
+            label_map = _read_label_map(metadata)
             in_chans = getattr(weights, "in_chans", metadata["model_args"].get("in_chans", 3))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:  # also int(infinity)
             raise WeightsError(
@@ -334,7 +334,7 @@ def build_network(metadata: Mapping[str, Any]) -> nn.Module:
     )
 
 
-def _label_map(metadata: Mapping[str, Any]) -> LabelMap | None:
+def _read_label_map(metadata: Mapping[str, Any]) -> LabelMap | None:
     """The label map of a run's metadata; None where it was left before there was one."""
     found = metadata.get("label_map")
     if found is None:

@@ -108,7 +108,7 @@ def write_ade20k(
             mask_folder = folder / "annotations" / part_name
             mask_folder.mkdir(parents=True)
             for name, scene in _save_scenes(folder / "images" / part_name, part, count, seed, size):
-                labels = _label_map(scene)
+                labels = _mask_of(scene)
                 Image.fromarray(labels).save((mask_folder / name).with_suffix(".png"))
                 histogram = np.bincount(labels.ravel(), minlength=num_labels)
                 pixels += histogram
@@ -122,7 +122,7 @@ def write_ade20k(
     return write_whole_folder(root, write, parts=("annotations", "images"))
 
 
-def _label_map(scene: Scene) -> np.ndarray:
+def _mask_of(scene: Scene) -> np.ndarray:
     """(H, W) uint8: 0 crowd, 1 background, 2..11 the digits 0..9."""
     labels = np.ones(scene.image.shape[:2], np.uint8)
     if scene.crowd is not None:
