@@ -5,7 +5,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,35 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Any], None])
     Raises:
         WriteError: the system refused to write; what stood at `path` is intact.
     """
-    path = Path(path)
-    temporary = None
+    write_together({path: write})
+
+
+def write_together(contents: Mapping[str | os.PathLike[str], Callable[[Any], None]]) -> None:
+    """Write files that belong together: all are complete on the disk before the first is renamed to its place.
+
+    Args:
+        contents: path -> `write(file)`, as for `write_atomically`; renamed in this order.
+
+    Raises:
+        WriteError: the system refused to write; what stood at the place of that file, and of those behind it, is
+            intact.
+    """
+    temporaries: dict[Path, str] = {}
+    path = Path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets nobody else read
-        os.replace(temporary, path)
-        temporary = None
+        for name, write in contents.items():
+            path = Path(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
+            temporaries[path] = temporary
+            with os.fdopen(descriptor, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets nobody else read
+        for path in list(temporaries):
+            os.replace(temporaries[path], path)
+            del temporaries[path]
     except (OSError, RuntimeError) as error:
         # torch's zip writer turns the OSError of a full disk into a RuntimeError, and keeps it as the cause
         reason = error if isinstance(error, OSError) else error.__cause__ or error.__context__
@@ -52,7 +69,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Any], None])
             f"{path} could not be written ({reason.strerror or reason}); {earlier}. {_remedy(reason)}",
         ) from error
     finally:
-        if temporary is not None:
+        for temporary in temporaries.values():
             Path(temporary).unlink(missing_ok=True)
 
 

@@ -21,7 +21,7 @@ class _Source(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     metadata: dict[str, Any]
-    output_names: list[str]
+    output_names: list[str] | None
 
 
 def parser() -> Parser:
@@ -65,20 +65,25 @@ def main(words: list[str]) -> int:
         raise ValueError(str(error)) from error
     source = _run(args) if is_run(args.model) else _variant(args)
     tell(f"exporting to {args.format} and checking with {chosen.runtime}; this takes from seconds to minutes")
-    done = export(
-        source.network,
-        output,
-        format=args.format,
-        mean=source.mean,
-        std=source.std,
-        metadata=source.metadata,
-        output_names=source.output_names,
-        size=size,
-        batch=args.batch,
-        uint8=args.uint8,
-    )
+    try:
+        done = export(
+            source.network,
+            output,
+            format=args.format,
+            mean=source.mean,
+            std=source.std,
+            metadata=source.metadata,
+            output_names=source.output_names,
+            size=size,
+            batch=args.batch,
+            uint8=args.uint8,
+        )
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error
     for check in done.checks:
-        print(f"images {' x '.join(map(str, check.shape))}: largest relative difference {check.difference:.1e}")
+        compared = "" if check.detections is None else f" of {check.detections} detections"
+        images = " x ".join(map(str, check.shape))
+        print(f"images {images}: largest relative difference {check.difference:.1e}{compared}")
     print(f"{done.path}: {done.path.stat().st_size / 1e6:.1f} MB, checked with {done.runtime}")
     return 0
 
@@ -109,7 +114,7 @@ def _run(args: argparse.Namespace) -> _Source:
     palette = getattr(predictor, "palette", None) or class_colours(len(predictor.class_names))
     metadata = {**trained.metadata, "colours": [list(colour) for colour in palette]}
     preprocessing = predictor.preprocessing
-    return _Source(predictor.network, preprocessing.mean, preprocessing.std, metadata, ["logits"])
+    return _Source(predictor.network, preprocessing.mean, preprocessing.std, metadata, None)
 
 
 def _variant(args: argparse.Namespace) -> _Source:
@@ -129,8 +134,8 @@ def _variant(args: argparse.Namespace) -> _Source:
     if args.pyramid:
         pyramid = network = create_backbone(args.model)
         metadata |= {"task": "features", "strides": pyramid.strides, "channels": pyramid.channels}
-        names = [f"stride_{stride}" for stride in pyramid.strides]
+        names: list[str] | None = [f"stride_{stride}" for stride in pyramid.strides]
     else:
-        network, names = ScalableViT(**VARIANTS[args.model]), ["logits"]
+        network, names = ScalableViT(**VARIANTS[args.model]), None
         metadata |= {"task": "classification"}
     return _Source(network.eval(), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, metadata, names)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbolic_config
 
-from scalablevit import __version__
-from scalablevit.deploy.export_formats import FORMATS, Encoded
-from scalablevit.deploy.exportable import FORMAT_VERSION, INPUT_NAME, ExportableNetwork, InputShape
+from scalablevit.deploy.detector_check import EagerDetector, decided_examples, largest_detection_difference
+from scalablevit.deploy.detector_graph import DetectorGraph, detector_graph, is_detector
+from scalablevit.deploy.export_formats import FORMATS, ExportFormat, Run
+from scalablevit.deploy.exportable import INPUT_NAME, ExportableNetwork, InputShape, describe
 from scalablevit.deploy.optimize import fold
-from scalablevit.safe_write import write_atomically
+from scalablevit.safe_write import WriteError, write_together
 
 LARGEST_DIFFERENCE = 1e-4
 """Largest difference to PyTorch that an exported file may have, relative to the largest output."""
@@ -36,10 +38,12 @@ class CheckedSize:
     Attributes:
         shape: of the images.
         difference: the largest, relative to the largest output.
+        detections: that were compared; None: not a detector.
     """
 
     shape: tuple[int, ...]
     difference: float
+    detections: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def export(
     mean: Sequence[float],
     std: Sequence[float],
     metadata: Mapping[str, Any] | None = None,
-    output_names: Sequence[str] = ("logits",),
+    output_names: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
     batch: int | None = None,
     uint8: bool = False,
@@ -74,12 +78,14 @@ def export(
 
     Args:
         network: from normalised images (N, C, H, W) to a tensor or a list of them, whatever the size; such as
-            `ScalableViT`, a pyramid from `create_backbone`, or a model of `scalablevit.segmentation`.
+            `ScalableViT`, a pyramid from `create_backbone`, or a model of `scalablevit.segmentation`. Or a detector of
+            `scalablevit.detection`: its graph takes one image, and resizes nothing.
         path: of the file; its name ends in .onnx, .xml (OpenVINO, with a .bin beside it) or .pt2 (PyTorch), by format.
         format: "onnx", "openvino" or "torch".
         mean, std: of the channels, for pixels in 0..1. The normalisation becomes a part of the graph.
-        metadata: what else the file shall tell of itself, such as task and class_names; as JSON takes it.
-        output_names: one for each output.
+        metadata: what else the file shall tell of itself, such as task and class_names; as JSON takes it. See
+            `scalablevit.deploy.exportable.describe` for all keys.
+        output_names: one for each output; None: ["logits"], or those of a detector.
         size: height and width in pixels that the graph is fixed to; None: both stay free.
         batch: number of images that the graph is fixed to; None: it stays free.
         uint8: take bytes (N, H, W, C) in place of floats in 0..1 (N, C, H, W).
@@ -88,44 +94,50 @@ def export(
         the file, and how far it is off at each size that was compared.
 
     Raises:
-        ValueError: an unknown format, a path that does not fit it, or an argument out of range.
+        ValueError: an unknown format, a path that does not fit it, an argument out of range, a detector with a batch,
+            or with another mean or std than its own.
         ExportError: the exported graph fails, or differs from PyTorch by more than `LARGEST_DIFFERENCE`.
         ModuleNotFoundError: the format's packages are not installed.
         WriteError: the file could not be written.
     """
     path = Path(path)
-    if format not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-    chosen = FORMATS[format]
-    if path.suffix != chosen.suffix:
-        raise ValueError(f"the name of a file for {chosen.runtime} ends in {chosen.suffix}, got {path}")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a file")
+    chosen = _checked_format(format, path)
     if len(mean) != len(std) or not mean or min(std) <= 0:
         raise ValueError(f"mean and std must have a value per channel, std above 0; got {list(mean)} and {list(std)}")
-    chosen.check_installed(format)
-    shape = InputShape(len(mean), size=size, batch=batch, takes_bytes=uint8)
-    network = copy.deepcopy(network).cpu().float().eval()
-    definition = ExportableNetwork(network, mean=mean, std=std, takes_bytes=uint8).eval()
-    folded = ExportableNetwork(fold(network), mean=mean, std=std, takes_bytes=uint8).eval()
-    examples = shape.examples()
-    program = record(folded, examples[0], shape)
-    described = {
-        **(metadata or {}),
-        "export": {
-            "format_version": FORMAT_VERSION,
-            "input": shape.describe(),
-            "outputs": list(output_names),
-            "normalisation": {"inside": True, "mean": list(mean), "std": list(std)},
-        },
-        "license": "Apache-2.0",
-        "scalablevit_version": __version__,
-    }
-    encoded = chosen.encode(program, described, output_names, shape.free_dims)
-    checks = tuple(compare(encoded, definition, images, chosen.runtime) for images in examples)
-    for suffix, content in encoded.parts.items():
-        write_atomically(path.with_suffix(suffix), partial(_write, content))
-    return Exported(path, chosen.runtime, checks)
+    as_detector = is_detector(network)
+    chosen.check_installed(format, is_detector=as_detector)
+    shape = InputShape(len(mean), size=size, batch=batch, takes_bytes=uint8, is_detector=as_detector)
+    _check_writable(path)
+    network = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
+    graph = detector_graph(fold(network)) if as_detector else fold(network)
+    prepared = ExportableNetwork(graph, mean=mean, std=std, takes_bytes=uint8).eval()
+    detections = graph.describe() if isinstance(graph, DetectorGraph) else None
+    names = output_names or (graph.output_names if isinstance(graph, DetectorGraph) else ("logits",))
+    described = describe(metadata or {}, shape, outputs=names, mean=mean, std=std, detections=detections)
+    definition: nn.Module
+    with torch.no_grad():
+        if as_detector:
+            definition = _eager_detector(network, mean, std, uint8)
+            threshold, examples = _examples_for(definition, shape)
+        else:
+            definition = ExportableNetwork(network, mean=mean, std=std, takes_bytes=uint8).eval()
+            examples = shape.examples()
+        program = record(prepared, examples[0], shape)
+    try:
+        encoded = chosen.encode(program, described, names, shape.free_dims)
+    except Exception as error:  # each converter's own
+        raise ExportError(
+            f"{format} cannot express this network ({type(error).__name__}: {_first_line(error)}); nothing was written"
+        ) from error
+    checks = [compare(encoded.run, definition, images, chosen.runtime) for images in examples]
+    if isinstance(definition, EagerDetector):
+        # The same graph with a threshold that leaves detections to compare.
+        relaxed = encoded.with_constants({"network.score_threshold": torch.tensor(threshold)})
+        lower = partial(definition, threshold=threshold)
+        again = [compare(relaxed, lower, images, chosen.runtime) for images in examples]
+        checks = [max(pair, key=lambda check: check.difference) for pair in zip(again, checks, strict=True)]
+    write_together({path.with_suffix(suffix): partial(_write, content) for suffix, content in encoded.parts.items()})
+    return Exported(path, chosen.runtime, tuple(checks))
 
 
 def record(network: nn.Module, images: Tensor, shape: InputShape) -> ExportedProgram:
@@ -150,7 +162,7 @@ def record(network: nn.Module, images: Tensor, shape: InputShape) -> ExportedPro
         ) from error
 
 
-def compare(encoded: Encoded, definition: nn.Module, images: Tensor, runtime: str) -> CheckedSize:
+def compare(run: Run, definition: Callable[[Tensor], Sequence[Tensor]], images: Tensor, runtime: str) -> CheckedSize:
     """Compare what an exported graph gives with what PyTorch gives.
 
     Raises:
@@ -160,19 +172,25 @@ def compare(encoded: Encoded, definition: nn.Module, images: Tensor, runtime: st
     with torch.no_grad():
         expected = definition(images)
         try:
-            found = encoded.run(images)
+            found = run(images)
         except Exception as error:  # each runtime's own
             reason = f"{type(error).__name__}: {_first_line(error)}"
             raise ExportError(
                 f"{runtime} fails on the exported graph for images {shape} ({reason}); nothing was written"
             ) from error
-    difference = max(relative_difference(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+    detects = isinstance(getattr(definition, "func", definition), EagerDetector)
+    difference = (largest_detection_difference if detects else _largest_difference)(found, expected)
     if not difference <= LARGEST_DIFFERENCE:
+        counts = f" ({len(found[0])} detections for {len(expected[0])})" if detects else ""
         raise ExportError(
-            f"the exported graph in {runtime} differs from PyTorch by {difference:.1e} for images {shape}, and at most "
-            f"{LARGEST_DIFFERENCE:.0e} is allowed; nothing was written"
+            f"the exported graph in {runtime} differs from PyTorch by {difference:.1e} for images {shape}{counts}, and "
+            f"at most {LARGEST_DIFFERENCE:.0e} is allowed; nothing was written"
         )
-    return CheckedSize(shape, difference)
+    return CheckedSize(shape, difference, len(expected[0]) if detects else None)
+
+
+def _largest_difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    return max(relative_difference(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:
@@ -181,6 +199,50 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
         return float("inf")
     largest = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
     return float((found - expected).abs().max() / largest)
+
+
+def _checked_format(format: str, path: Path) -> ExportFormat:
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    chosen = FORMATS[format]
+    if path.suffix != chosen.suffix:
+        raise ValueError(f"the name of a file for {chosen.runtime} ends in {chosen.suffix}, got {path}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file")
+    return chosen
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a place where nothing can be written before minutes have gone into what is written there.
+
+    Raises:
+        WriteError: the system lets nobody write there.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise WriteError(
+            error.errno, f"{path} could not be written ({error.strerror or error}). Name another folder"
+        ) from error
+
+
+def _eager_detector(network: Any, mean: Sequence[float], std: Sequence[float], takes_bytes: bool) -> EagerDetector:
+    own = network.transform.mean, network.transform.std
+    if (tuple(mean), tuple(std)) != (tuple(own[0]), tuple(own[1])):
+        raise ValueError(
+            f"a detector normalises by the mean and std that it was built with, {list(own[0])} and {list(own[1])}; got "
+            f"{list(mean)} and {list(std)}"
+        )
+    return EagerDetector(network, takes_bytes=takes_bytes).eval()
+
+
+def _examples_for(definition: EagerDetector, shape: InputShape) -> tuple[float, list[Tensor]]:
+    try:
+        return decided_examples(definition, shape)
+    except ValueError as error:
+        raise ExportError(f"the exported graph could not be checked: {error}; nothing was written") from error
 
 
 def _write(content: bytes, file: BinaryIO) -> None:

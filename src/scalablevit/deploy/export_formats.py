@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from scalablevit.deploy.exportable import INPUT_NAME
+from scalablevit.deploy.onnx_operators import translations
 
 METADATA_KEY = "scalablevit"
 """Key of the metadata, JSON, in exported files; of PyTorch's files the extra file of that name."""
@@ -31,6 +32,8 @@ OPENVINO_SETTINGS = {
 """How OpenVINO runs a graph of free sizes on the CPU in full precision."""
 
 Run = Callable[[Tensor], list[Tensor]]
+Constants = Mapping[str, Tensor]
+"""Names of a network's buffers, with the values that a graph shall compute with in their place."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,12 @@ class Encoded:
     Attributes:
         parts: suffix -> content of the file; the main file is the last.
         run: runs what was encoded, by the format's own runtime on the CPU.
+        with_constants: the same, but for the values of some buffers.
     """
 
     parts: dict[str, bytes]
     run: Run
+    with_constants: Callable[[Constants], Run]
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class ExportFormat:
         suffix: of its main file.
         runtime: for messages.
         packages: that it needs beside torch.
+        detector_packages: that detectors need beside those.
         encode: from graph, metadata, names of outputs, and free dimensions of the input.
     """
 
@@ -61,8 +67,9 @@ class ExportFormat:
     runtime: str
     packages: tuple[str, ...]
     encode: Callable[[ExportedProgram, Mapping[str, Any], Sequence[str], Mapping[int, str]], Encoded]
+    detector_packages: tuple[str, ...] = ()
 
-    def check_installed(self, name: str) -> None:
+    def check_installed(self, name: str, *, is_detector: bool = False) -> None:
         """Refuse to begin where the format's packages are not installed.
 
         Raises:
@@ -73,6 +80,12 @@ class ExportFormat:
             raise ModuleNotFoundError(
                 f"export to {name} needs {', '.join(missing)}: python -m pip install 'scalablevit[{name}]'"
             )
+        missing = [package for package in self.detector_packages if is_detector and find_spec(package) is None]
+        if missing:
+            raise ModuleNotFoundError(
+                f"export of a detector to {name} goes by way of ONNX and needs {', '.join(missing)}: "
+                f"python -m pip install 'scalablevit[onnx,{name}]'"
+            )
 
 
 def _to_onnx(
@@ -80,17 +93,47 @@ def _to_onnx(
 ) -> Encoded:
     import onnx
 
+    model = _onnx_model(program, outputs, free_dims)
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
+    content = model.SerializeToString()
+
+    def with_constants(constants: Constants) -> Run:
+        return _onnx_runner(_changed(model, constants).SerializeToString())
+
+    return Encoded({".onnx": content}, _onnx_runner(content), with_constants)
+
+
+def _onnx_model(program: ExportedProgram, outputs: Sequence[str], free_dims: Mapping[int, str]) -> Any:
     with _quiet():
         exported = torch.onnx.export(
-            program, dynamo=True, input_names=[INPUT_NAME], output_names=list(outputs), verbose=False
+            program,
+            dynamo=True,
+            input_names=[INPUT_NAME],
+            output_names=list(outputs),
+            custom_translation_table=translations() if _is_detector(program) else None,
+            verbose=False,
         )
     assert exported is not None
     model = exported.model_proto
     for i, name in free_dims.items():
         model.graph.input[0].type.tensor_type.shape.dim[i].dim_param = name
-    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
-    content = model.SerializeToString()
-    return Encoded({".onnx": content}, _onnx_runner(content))
+    return model
+
+
+def _changed(model: Any, constants: Constants) -> Any:
+    """A copy of an ONNX model with other values of initializers.
+
+    Raises:
+        KeyError: the model has no initializer of that name.
+    """
+    import onnx
+
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    initializers = {initializer.name: initializer for initializer in changed.graph.initializer}
+    for name, value in constants.items():
+        initializers[name].CopyFrom(onnx.numpy_helper.from_array(value.numpy(), name))
+    return changed
 
 
 def _onnx_runner(content: bytes) -> Run:
@@ -107,28 +150,47 @@ def _to_openvino(
 ) -> Encoded:
     import openvino
 
-    with _quiet():
-        model = openvino.convert_model(program)
+    # OpenVINO knows torchvision's operators from ONNX only.
+    onnx_model = _onnx_model(program, outputs, free_dims) if _is_detector(program) else None
     (images,) = (node.meta["val"] for node in program.graph.nodes if node.name == INPUT_NAME)
-    model.reshape([-1 if i in free_dims else int(n) for i, n in enumerate(images.shape)])
-    model.inputs[0].get_tensor().set_names({INPUT_NAME})
-    for output, name in zip(model.outputs, outputs, strict=True):
-        output.get_tensor().set_names({name})
-    model.set_rt_info(json.dumps(metadata), [METADATA_KEY])
     core = openvino.Core()
+
+    def convert(source: Any, folder: str) -> Any:
+        if onnx_model is not None:
+            path = Path(folder) / "model.onnx"
+            path.write_bytes(source.SerializeToString())
+            source = str(path)
+        with _quiet():
+            model = openvino.convert_model(source)
+        model.reshape([-1 if i in free_dims else int(n) for i, n in enumerate(images.shape)])
+        model.inputs[0].get_tensor().set_names({INPUT_NAME})
+        for output, name in zip(model.outputs, outputs, strict=True):
+            output.get_tensor().set_names({name})
+        return model
+
+    def runner(model: Any) -> Run:
+        settings = {**OPENVINO_SETTINGS, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        compiled = core.compile_model(model, "CPU", settings)
+
+        def run(images: Tensor) -> list[Tensor]:
+            found = compiled([images.numpy()])
+            return [torch.tensor(found[i]) for i in range(len(outputs))]
+
+        return run
+
+    def with_constants(constants: Constants) -> Run:
+        assert onnx_model is not None
+        with tempfile.TemporaryDirectory() as folder:
+            return runner(convert(_changed(onnx_model, constants), folder))
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
+        model = convert(program if onnx_model is None else onnx_model, folder)
+        model.set_rt_info(json.dumps(metadata), [METADATA_KEY])
         openvino.save_model(model, str(path), compress_to_fp16=False)
         parts = {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".bin", ".xml")}
         # The file as it was written, not the model that wrote it.
-        settings = {**OPENVINO_SETTINGS, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
-
-    def run(images: Tensor) -> list[Tensor]:
-        found = compiled([images.numpy()])
-        return [torch.tensor(found[i]) for i in range(len(outputs))]
-
-    return Encoded(parts, run)
+        return Encoded(parts, runner(core.read_model(str(path))), with_constants)
 
 
 def _to_torch(
@@ -137,9 +199,15 @@ def _to_torch(
     _free_small_sizes(program)
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={f"{METADATA_KEY}.json": json.dumps(metadata)})
-    file.seek(0)
-    module = torch.export.load(file).module()
-    return Encoded({".pt2": file.getvalue()}, lambda images: list(module(images)))
+
+    def runner(constants: Constants) -> Run:
+        file.seek(0)
+        module = torch.export.load(file).module()
+        for name, value in constants.items():
+            module.get_buffer(name).copy_(value)
+        return lambda images: list(module(images))
+
+    return Encoded({".pt2": file.getvalue()}, runner({}), runner)
 
 
 def _free_small_sizes(program: ExportedProgram) -> None:
@@ -157,6 +225,10 @@ def _free_small_sizes(program: ExportedProgram) -> None:
         program.range_constraints[symbol] = ValueRanges(min(1, limits.lower), limits.upper)
 
 
+def _is_detector(program: ExportedProgram) -> bool:
+    return any(str(node.target).startswith("torchvision.") for node in program.graph.nodes)
+
+
 @contextlib.contextmanager
 def _quiet() -> Any:
     """Keep what converters print about their progress and their own deprecations from the user."""
@@ -167,6 +239,6 @@ def _quiet() -> Any:
 
 FORMATS: dict[str, ExportFormat] = {
     "onnx": ExportFormat(".onnx", "ONNX Runtime", ("onnx", "onnxscript", "onnxruntime"), _to_onnx),
-    "openvino": ExportFormat(".xml", "OpenVINO", ("openvino",), _to_openvino),
+    "openvino": ExportFormat(".xml", "OpenVINO", ("openvino",), _to_openvino, ("onnx", "onnxscript")),
     "torch": ExportFormat(".pt2", "PyTorch", (), _to_torch),
 }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from scalablevit import __version__
 from scalablevit.ops.layout import channels_first
 
 INPUT_NAME = "images"
@@ -18,6 +20,8 @@ FORMAT_VERSION = 1
 # Images that show a graph to be free in batch, height and width: odd, not square, one and several.
 _TRACED = (2, 64, 96)
 _OTHERS = ((1, 101, 75), (3, 128, 160), (1, 32, 32))
+# Traced large enough that each level of a feature pyramid has several rows and columns.
+_DETECTOR_SIZES = ((192, 288), (101, 75), (160, 333), (64, 64))
 
 
 class ExportableNetwork(nn.Module):
@@ -57,21 +61,30 @@ class InputShape:
         size: height and width in pixels; None: both are free.
         batch: number of images; None: free.
         takes_bytes: as for `ExportableNetwork`.
+        is_detector: each image has outputs of a length of its own, so that a graph takes one.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: a number below 1, or a detector with a batch.
     """
 
     channels: int
     size: tuple[int, int] | None = None
     batch: int | None = None
     takes_bytes: bool = False
+    is_detector: bool = False
 
     def __post_init__(self) -> None:
         if self.size is not None and min(self.size) < 1:
             raise ValueError(f"size must be at least 1 pixel high and wide, got {self.size}")
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch must be at least 1 image, got {self.batch}")
+        if self.is_detector:
+            if self.batch not in (None, 1):
+                raise ValueError(
+                    f"batch must be 1 for a detector, got {self.batch}: each image has another number of objects, "
+                    "and an output is one array; run images one by one"
+                )
+            object.__setattr__(self, "batch", 1)
 
     @property
     def free_dims(self) -> dict[int, str]:
@@ -80,16 +93,19 @@ class InputShape:
         free = {} if self.batch is not None else {0: "batch"}
         return free if self.size is not None else {**free, height: "height", width: "width"}
 
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of images to trace a detector with, and of others that its graph must take."""
+        return list(_DETECTOR_SIZES) if self.size is None else [self.size]
+
     def examples(self) -> list[Tensor]:
         """Images to trace with, and then images of the other sizes that the graph must take."""
         found: list[Tensor] = []
         generator = torch.Generator().manual_seed(0)
         for batch, height, width in (_TRACED, *_OTHERS):
             shape = (self.batch or batch, self.channels, *(self.size or (height, width)))
-            if any(tuple(x.shape) == self._laid_out(shape) for x in found):
-                continue
-            images = torch.rand(shape, generator=generator)
-            found.append((images.permute(0, 2, 3, 1) * 255).byte().contiguous() if self.takes_bytes else images)
+            images = self.laid_out(torch.rand(shape, generator=generator))
+            if all(x.shape != images.shape for x in found):
+                found.append(images)
         return found
 
     def describe(self) -> dict[str, Any]:
@@ -104,6 +120,82 @@ class InputShape:
             "size": list(self.size) if self.size else "free",
         }
 
-    def _laid_out(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        batch, channels, height, width = shape
-        return (batch, height, width, channels) if self.takes_bytes else shape
+    def laid_out(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) float in 0..1 as the graph takes images."""
+        return (images.permute(0, 2, 3, 1) * 255).byte().contiguous() if self.takes_bytes else images
+
+
+def resize_rule(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Say how an image becomes the graph's input, from the metadata of a run.
+
+    Returns:
+        None where the metadata do not tell. Otherwise `rule` and its numbers, in pixels:
+        "cover": resize in proportion until height and width are at least those of `size`, then cut the middle of
+        `crop` (height, width) out;
+        "fit": resize in proportion until the shorter side is `short_side`, or the longer one `long_side` if that is
+        less; null: no such limit, and without both the image keeps its size.
+        `interpolation` is that of the resizing, antialiased.
+    """
+    given = metadata.get("preprocessing")
+    if not isinstance(given, Mapping):
+        return None
+    if "image_size" in given:
+        height, width = given["image_size"]
+        ratio = given["crop_ratio"]
+        return {
+            "rule": "cover",
+            "size": [math.floor(height / ratio), math.floor(width / ratio)],
+            "crop": [height, width],
+            "interpolation": given["interpolation"],
+        }
+    # Detectors are evaluated as they were trained; segmentation models have settings of their own for it.
+    short, long = given.get("min_size"), given.get("max_size")
+    if "min_size" not in given:
+        inference = metadata.get("inference") or {}
+        short, long = inference.get("short_side"), inference.get("long_side")
+    return {"rule": "fit", "short_side": short, "long_side": long, "interpolation": "bilinear"}
+
+
+def describe(
+    metadata: Mapping[str, Any],
+    shape: InputShape,
+    *,
+    outputs: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    detections: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Build the metadata of an exported file, a JSON object under the key `scalablevit`.
+
+    Keys of every file:
+        `task`: "classification", "detection", "segmentation" or "features".
+        `license`, `scalablevit_version`: of this package.
+        `export.format_version`: see `FORMAT_VERSION`.
+        `export.input`: `name`, `layout` ("NCHW", "NHWC"), `dtype` ("float32", "uint8"), `range`, `channels` ("RGB",
+            "gray"), `batch` and `size` [height, width], each "free" or fixed. A detector's batch is 1.
+        `export.outputs`: names, in order. ["logits"]; of a pyramid "stride_4" and so on; of RetinaNet ["scores",
+            "labels", "boxes"], of Mask R-CNN with "masks" as well.
+        `export.normalisation`: `inside` (true), `mean` and `std` of each channel, of values in 0..1.
+        `export.resize`: see `resize_rule`; not in a file of a bare network.
+
+    Keys of a run's file:
+        `class_names`, by class index; `colours`, [red, green, blue] in 0..255 of each class.
+        `variant` or `architecture`, of segmentation `segmenter`, of detection `detector`; `model_args`.
+        `preprocessing`, as the run had it; of segmentation `inference` too, and `label_map` where the run had one.
+
+    Key of a detector's file:
+        `detections`: `score_threshold`, the lowest score; `nms_iou`, the highest IoU of two boxes of a class;
+            `detections_per_image`; `first_label`, the output's label of class 0, which is 0; `boxes`, their format;
+            of Mask R-CNN `mask_size`, [28, 28]: a mask holds probabilities of its class over the area of its box.
+    """
+    export: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "input": shape.describe(),
+        "outputs": list(outputs),
+        "normalisation": {"inside": True, "mean": list(mean), "std": list(std)},
+    }
+    resize = resize_rule(metadata)
+    if resize is not None:
+        export["resize"] = resize
+    described = {**metadata, "export": export, "license": "Apache-2.0", "scalablevit_version": __version__}
+    return described if detections is None else {**described, "detections": dict(detections)}

@@ -33,6 +33,7 @@ ENTRY = TaskEntry(
     predictor="scalablevit.detection.predict:Detector",
     columns=("object", "score"),
     csv_columns=("class", "score", "x_min", "y_min", "x_max", "y_max"),
+    exports=True,
     found="scalablevit.detection.found:found_in",
     predict_flags=(
         Flag("--threshold", "lowest score of a detection (default: 0.5)", metavar="X", type=float),

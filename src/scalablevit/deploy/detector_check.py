@@ -1,0 +1,160 @@
+"""Compare what an exported detector finds with what the detector itself finds in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scalablevit.deploy.exportable import InputShape
+from scalablevit.ops.layout import channels_first
+
+COUNTS = (30, 10, 3)
+"""Detections of an image that are compared, where the detector's own threshold leaves fewer than the last of them."""
+_SEEDS = 6
+_NUDGES = (2e-6, 4e-6, 6e-6)  # changes of the pixels, of about what runtimes differ by
+_LARGEST_PAIR = 1e-4  # relative difference of two detections that can be the same
+
+
+class EagerDetector(nn.Module):
+    """A detector as the definition of its graph: from images as the graph takes them to the graph's outputs.
+
+    Args:
+        detector: a RetinaNet or Mask R-CNN of `scalablevit.detection.models`, in evaluation; it normalises by itself.
+        takes_bytes: images are (1, H, W, C) of bytes; else (1, C, H, W) of floats in 0..1.
+    """
+
+    def __init__(self, detector: nn.Module, *, takes_bytes: bool) -> None:
+        super().__init__()
+        self.detector: Any = detector
+        self.takes_bytes = takes_bytes
+        self.head: Any = getattr(detector, "roi_heads", detector)
+        self.threshold = float(self.head.score_thresh)
+
+    def forward(self, images: Tensor, *, threshold: float | None = None, nudge: float = 0.0) -> tuple[Tensor, ...]:
+        """Detect objects in one image.
+
+        Args:
+            images: as the graph takes them.
+            threshold: lowest score of a detection; None: the detector's.
+            nudge: size of a random change of the pixels, to see what hangs in the balance.
+
+        Returns:
+            scores (R,), labels (R,), boxes (R, 4) in pixels and, of Mask R-CNN, masks (R, 28, 28).
+        """
+        if self.takes_bytes:
+            images = channels_first(images).to(torch.float32) / 255
+        transform = self.detector.transform
+        before = transform.min_size, transform.max_size, self.head.score_thresh
+        height, width = int(images.shape[2]), int(images.shape[3])
+        transform.min_size, transform.max_size = min(height, width), max(height, width)  # the image keeps its size
+        self.head.score_thresh = self.threshold if threshold is None else threshold
+        options = {"paste_masks": False} if self.head is not self.detector else {}
+        try:
+            noise = torch.randn(images[0].shape, generator=torch.Generator().manual_seed(int(nudge * 1e9)))
+            (found,) = self.detector([images[0] + nudge * noise], **options)
+        finally:
+            transform.min_size, transform.max_size, self.head.score_thresh = before
+        outputs = found["scores"], found["labels"] - self.detector.first_label, found["boxes"]
+        return (*outputs, found["mask_probs"]) if "mask_probs" in found else outputs
+
+
+def largest_detection_difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Return the largest difference between detections, whatever their order, relative to the largest number expected.
+
+    Args:
+        found: scores (R,), labels (R,), boxes (R, 4) and perhaps masks (R, M, M), of an exported graph.
+        expected: the same, of PyTorch.
+
+    Returns:
+        infinity where numbers of detections differ, or one has no counterpart of its class.
+    """
+    if len(found) != len(expected) or any(a.shape != b.shape for a, b in zip(found, expected, strict=True)):
+        return float("inf")
+    if len(expected[0]) == 0:
+        return 0.0
+    distance = torch.zeros(len(found[0]), len(expected[0]), dtype=torch.float64)
+    for name, ours, theirs in zip(("scores", "labels", "boxes", "masks"), found, expected, strict=False):
+        if name == "labels":
+            distance[ours[:, None] != theirs[None, :]] = float("inf")
+            continue
+        ours, theirs = ours.double().flatten(1 if ours.ndim > 1 else 0), theirs.double()
+        scale = theirs.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+        ours, theirs = ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1)
+        distance = torch.maximum(distance, torch.cdist(ours, theirs, p=float("inf")) / scale)
+    largest = 0.0
+    for _ in range(len(distance)):  # the closest pair first
+        place = int(distance.nan_to_num(nan=float("inf")).argmin())
+        row, column = divmod(place, distance.shape[1])
+        largest = max(largest, float(distance[row, column]))
+        if not largest < float("inf"):
+            return float("inf")
+        distance[row, :] = distance[:, column] = float("inf")
+    return largest
+
+
+def decided_examples(definition: EagerDetector, shape: InputShape) -> tuple[float, list[Tensor]]:
+    """Draw images on which the detector is decided: where a change of the last digits leaves its detections alone.
+
+    Boxes at the threshold of suppression, or equal scores, make any two runtimes disagree, and would say nothing of
+    the graph. Where the detector's threshold leaves too few detections to compare, a lower one is taken.
+
+    Returns:
+        threshold: of the scores, to compare by.
+        images: one for each of `shape.sizes`, as the graph takes them.
+
+    Raises:
+        ValueError: there are no such images.
+    """
+    for count in COUNTS:
+        drawn = [_decided(definition, shape, size, count) for size in shape.sizes()]
+        chosen = [candidates for candidates in drawn if candidates]
+        if len(chosen) < len(drawn):
+            continue
+        threshold = min(candidates[0][0] for candidates in chosen)
+        images = [candidates[0][1] for candidates in chosen]
+        if all(_is_decided(definition, image, threshold) for image in images):
+            return threshold, images
+    raise ValueError("the detector's own outputs change with the last digits of every image that was tried")
+
+
+def _decided(
+    definition: EagerDetector, shape: InputShape, size: tuple[int, int], count: int
+) -> list[tuple[float, Tensor]]:
+    for seed in range(_SEEDS):
+        images = blocks(shape, size, seed)
+        threshold = _threshold(definition(images, threshold=0.0)[0], definition.threshold, count)
+        if _is_decided(definition, images, threshold):
+            return [(threshold, images)]
+    return []
+
+
+def _threshold(scores: Tensor, own: float, count: int) -> float:
+    """The detector's own threshold, or one that lies in the widest gap around the `count` highest scores."""
+    ordered = scores.sort(descending=True).values
+    if len(ordered) < 2 or int((ordered > own).sum()) >= COUNTS[-1]:
+        return own
+    gaps = ordered[:-1] - ordered[1:]
+    first = max(0, min(count, len(gaps)) - count // 2 - 1)
+    place = first + int(gaps[first : count + count // 2].argmax())
+    return float((ordered[place] + ordered[place + 1]) / 2)
+
+
+def _is_decided(definition: EagerDetector, images: Tensor, threshold: float) -> bool:
+    found = definition(images, threshold=threshold)
+    return all(
+        largest_detection_difference(definition(images, threshold=threshold, nudge=nudge), found) < _LARGEST_PAIR
+        for nudge in _NUDGES
+    )
+
+
+def blocks(shape: InputShape, size: tuple[int, int], seed: int) -> Tensor:
+    """Draw an image of coloured blocks under noise, as the graph takes it: there is more to find than in noise."""
+    height, width = size
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand((1, shape.channels, -(-height // 24), -(-width // 24)), generator=generator)
+    images = nn.functional.interpolate(coarse, scale_factor=24.0)[:, :, :height, :width]
+    images = 0.85 * images + 0.15 * torch.rand(images.shape, generator=generator)
+    return shape.laid_out(images)
