@@ -52,10 +52,12 @@ def test_what_cannot_be_exported_is_said(
 
 def test_a_run_of_another_task_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = timm.create_model("scalablevit_atto", num_classes=2)
-    metadata = {"task": "detection", "class_names": ["a", "b"]}
+    metadata = {"task": "sorting", "class_names": ["a", "b"]}
     scalablevit.save_model(model, tmp_path / "run", architecture="scalablevit_atto", model_args={}, metadata=metadata)
     assert main(["export", str(tmp_path / "run"), "--format", "torch"]) == 1
-    assert "holds weights for 'detection'; export knows classification, segmentation" in capsys.readouterr().err
+    assert (
+        "holds weights for 'sorting'; export knows classification, detection, segmentation" in capsys.readouterr().err
+    )
 
 
 def test_a_missing_runtime_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

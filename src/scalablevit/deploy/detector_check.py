@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from scalablevit.ops.layout import channels_first
 COUNTS = (30, 10, 3)
 """Detections of an image that are compared, where the detector's own threshold leaves fewer than the last of them."""
 _SEEDS = 6
-_NUDGES = (2e-6, 4e-6, 6e-6)  # changes of the pixels, of about what runtimes differ by
+_ROUNDINGS = (1, 2, 3)  # seeds
+_ROUNDING = 2.0**-22  # relative: a few roundings of a float32
 _LARGEST_PAIR = 1e-4  # relative difference of two detections that can be the same
 
 
@@ -33,13 +35,13 @@ class EagerDetector(nn.Module):
         self.head: Any = getattr(detector, "roi_heads", detector)
         self.threshold = float(self.head.score_thresh)
 
-    def forward(self, images: Tensor, *, threshold: float | None = None, nudge: float = 0.0) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor, *, threshold: float | None = None, seed: int | None = None) -> tuple[Tensor, ...]:
         """Detect objects in one image.
 
         Args:
             images: as the graph takes them.
             threshold: lowest score of a detection; None: the detector's.
-            nudge: size of a random change of the pixels, to see what hangs in the balance.
+            seed: of random rounding errors in all layers, to see what hangs in the balance; None: without.
 
         Returns:
             scores (R,), labels (R,), boxes (R, 4) in pixels and, of Mask R-CNN, masks (R, 28, 28).
@@ -53,12 +55,31 @@ class EagerDetector(nn.Module):
         self.head.score_thresh = self.threshold if threshold is None else threshold
         options = {"paste_masks": False} if self.head is not self.detector else {}
         try:
-            noise = torch.randn(images[0].shape, generator=torch.Generator().manual_seed(int(nudge * 1e9)))
-            (found,) = self.detector([images[0] + nudge * noise], **options)
+            with contextlib.nullcontext() if seed is None else _rounding(self.detector, seed):
+                (found,) = self.detector([images[0]], **options)
         finally:
             transform.min_size, transform.max_size, self.head.score_thresh = before
         outputs = found["scores"], found["labels"] - self.detector.first_label, found["boxes"]
         return (*outputs, found["mask_probs"]) if "mask_probs" in found else outputs
+
+
+@contextlib.contextmanager
+def _rounding(network: nn.Module, seed: int) -> Iterator[None]:
+    """Add to the outputs of all layers random errors of the size of float32's rounding."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def hook(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+        if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+            return None
+        return outputs * (1 + _ROUNDING * torch.randn(outputs.shape, generator=generator))
+
+    layers = [module for module in network.modules() if next(module.children(), None) is None]
+    handles = [layer.register_forward_hook(hook) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def largest_detection_difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
@@ -96,7 +117,7 @@ def largest_detection_difference(found: Sequence[Tensor], expected: Sequence[Ten
 
 
 def decided_examples(definition: EagerDetector, shape: InputShape) -> tuple[float, list[Tensor]]:
-    """Draw images on which the detector is decided: where a change of the last digits leaves its detections alone.
+    """Draw images on which the detector is decided: where rounding errors leave its detections alone.
 
     Boxes at the threshold of suppression, or equal scores, make any two runtimes disagree, and would say nothing of
     the graph. Where the detector's threshold leaves too few detections to compare, a lower one is taken.
@@ -117,7 +138,10 @@ def decided_examples(definition: EagerDetector, shape: InputShape) -> tuple[floa
         images = [candidates[0][1] for candidates in chosen]
         if all(_is_decided(definition, image, threshold) for image in images):
             return threshold, images
-    raise ValueError("the detector's own outputs change with the last digits of every image that was tried")
+    raise ValueError(
+        "rounding errors decide what the detector finds in every image that was tried, as in a network whose scores "
+        "are all alike because it is not trained"
+    )
 
 
 def _decided(
@@ -145,8 +169,8 @@ def _threshold(scores: Tensor, own: float, count: int) -> float:
 def _is_decided(definition: EagerDetector, images: Tensor, threshold: float) -> bool:
     found = definition(images, threshold=threshold)
     return all(
-        largest_detection_difference(definition(images, threshold=threshold, nudge=nudge), found) < _LARGEST_PAIR
-        for nudge in _NUDGES
+        largest_detection_difference(definition(images, threshold=threshold, seed=seed), found) < _LARGEST_PAIR
+        for seed in _ROUNDINGS
     )
 
 
