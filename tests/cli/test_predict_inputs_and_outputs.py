@@ -24,6 +24,7 @@ from scalablevit.classification import Classifier
 from scalablevit.cli import save_images
 from scalablevit.cli.image_inputs import ImageInput, relative_stems
 from scalablevit.cli.terminal import print_json
+from scalablevit.deploy.prediction import PAYS_FROM
 
 HOSTILE = "gr\x1b[31mün\n"
 
@@ -94,6 +95,24 @@ def test_ctrl_c_keeps_rows_while_the_next_images_are_read(
             return
         time.sleep(0.01)
     pytest.fail("threads go on reading")
+
+
+@pytest.mark.parametrize(("count", "prepared"), [(PAYS_FROM, 1), (PAYS_FROM - 1, 0)])
+def test_many_images_go_through_a_prepared_network(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, prepared: int
+) -> None:
+    for i in range(count):
+        write_image(tmp_path / f"{i}.png", ("red", "blue", "white")[i % 3])
+    made: list[int] = []
+    real = Classifier.prepare
+    monkeypatch.setattr(Classifier, "prepare", lambda self: made.append(1) or real(self))
+    outcome = scalablevit("predict", tmp_path, "--weights", weights, "--device", "cpu", "--json")
+    assert (outcome.code, len(made)) == (0, prepared)
+    rows = [json.loads(line) for line in outcome.out.splitlines()]
+    plain = list(Classifier.load(weights, device="cpu").predict(sorted(tmp_path.glob("*.png"))))
+    for row, expected in zip(rows, plain, strict=True):
+        found = {entry["class"]: entry["probability"] for entry in row["predictions"]}
+        assert found == pytest.approx(dict(zip(expected.classes, expected.probabilities, strict=True)), abs=2e-6)
 
 
 def test_one_bad_input_is_one_line_and_the_rest_goes_on(weights: Path, tmp_path: Path) -> None:

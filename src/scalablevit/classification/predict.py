@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from scalablevit.classification.transforms import Preprocessing
 from scalablevit.data.image_batches import ImageSource, read_batches
 from scalablevit.deploy.exported import ExportedNetwork, is_exported, on_cpu, open_exported
+from scalablevit.deploy.prediction import prepare_for_prediction
 from scalablevit.device import choose_device
 from scalablevit.moved import former_name
 from scalablevit.weights import TrainedWeights, WeightsError, load_model, open_trained
@@ -88,8 +89,8 @@ class Classifier:
         self.class_names = list(class_names)
         self.preprocessing = preprocessing
         self.transform = preprocessing.eval_transform()
-        self.fit = preprocessing.fit_transform()
-        self.as_batch = preprocessing.batch_transform()
+        self._to_input_size = preprocessing.fit_transform()
+        self._to_batch = preprocessing.batch_transform()
 
     @classmethod
     def load(
@@ -152,6 +153,13 @@ class Classifier:
             )
         return cls(network, class_names=class_names, preprocessing=preprocessing, device=device)
 
+    def prepare(self) -> None:
+        """Prepare the network for many images: on a CPU its layers are folded and packed; elsewhere nothing changes.
+
+        Results are the same but for rounding in float32: the sixth digit of a probability may change.
+        """
+        self.network = prepare_for_prediction(self.network)
+
     def predict(
         self,
         paths: ImageSource | Iterable[ImageSource],
@@ -181,7 +189,7 @@ class Classifier:
             paths,
             batch_size,
             value_range=self.preprocessing.value_range,
-            convert=self.fit,
+            convert=self._to_input_size,
             keep_images=keep_images,
         )
         for batch in files:
@@ -199,4 +207,4 @@ class Classifier:
         """Images of `fit_transform` to (B, K) on the CPU."""
         if not images:
             return torch.empty(0, len(self.class_names))
-        return self.network(self.as_batch(images).to(self.device)).float().softmax(dim=-1).cpu()
+        return self.network(self._to_batch(images).to(self.device)).float().softmax(dim=-1).cpu()

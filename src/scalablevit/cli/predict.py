@@ -89,7 +89,11 @@ def main(words: list[str]) -> int:
     images = expand(inputs, report.fail, tell)
     if images:
         with importing():
+            from scalablevit.deploy.prediction import PAYS_FROM
+
             predictor = load(entry.predictor).load(trained, device=args.device)
+            if len(images) >= PAYS_FROM:
+                predictor.prepare()
         report.begin(images, predictor.class_names)
         if kind is not None:
             report.file = open_format(entry, kind, output, args.annotations, predictor.class_names)

@@ -13,6 +13,7 @@ from torch import nn
 
 from scalablevit.data.image_batches import read_batches
 from scalablevit.deploy.exported import ExportedNetwork, is_exported, on_cpu, open_exported
+from scalablevit.deploy.prediction import prepare_for_prediction
 from scalablevit.device import choose_device
 from scalablevit.moved import former_name
 from scalablevit.segmentation.bands import MOST_SCORES, most_likely_classes, needs_bands, shown_pixels
@@ -204,6 +205,13 @@ class Segmenter:
             label_map=label_map,
             device=device,
         )
+
+    def prepare(self) -> None:
+        """Prepare the network for many images: on a CPU its layers are folded and packed; elsewhere nothing changes.
+
+        Results are the same but for rounding in float32: a pixel between two classes may change.
+        """
+        self.network = prepare_for_prediction(self.network)
 
     def predict(
         self,
