@@ -272,3 +272,105 @@ def test_accents_in_either_form_are_one_class(tmp_path: Path, written: str) -> N
     evaluated = read_split(tmp_path, AnnotationSource(trained_class_names=["dog", CAFE_APART]))
     assert evaluated.val.class_names == ["dog", CAFE_APART]
     assert evaluated.val.labels.tolist() == [1]
+
+
+def beside(root: Path) -> None:
+    """As labelImg writes it: label files among the images."""
+    for part, images in (("train", TRAIN), ("val", VAL)):
+        for name, boxes in images.items():
+            draw(root / part / f"{name}.png")
+            write(root / part / f"{name}.txt", "\n".join(yolo_line(*box) for box in boxes))
+    write(root / "classes.txt", "cat\ndog\n")
+
+
+def darknet(root: Path) -> None:
+    """As CVAT exports it: paths start from a folder "data" that is not there."""
+    lists: dict[str, list[str]] = {"train": [], "valid": []}
+    for part, images in (("train", TRAIN), ("valid", VAL)):
+        for name, boxes in images.items():
+            draw(root / f"obj_{part}_data" / f"{name}.png")
+            write(root / f"obj_{part}_data" / f"{name}.txt", "\n".join(yolo_line(*box) for box in boxes))
+            lists[part].append(f"data/obj_{part}_data/{name}.png\n")
+        write(root / f"{part}.txt", "".join(lists[part]))
+    write(root / "obj.names", "cat\ndog\n")
+    text = "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\nbackup = backup/\n"
+    write(root / "obj.data", text)
+
+
+@pytest.mark.parametrize("layout", [beside, darknet])
+def test_yolo_labels_among_the_images(tmp_path: Path, layout: Any) -> None:
+    layout(tmp_path)
+    assert recognizes(tmp_path, {})
+    split = read_split(tmp_path, AnnotationSource())
+    assert split.train.class_names == NAMES
+    assert (boxes_of(split.train), boxes_of(split.val)) == (TRAIN, VAL)
+
+
+def test_texts_among_images_that_are_no_boxes_are_not_yolo(tmp_path: Path) -> None:
+    for name in "abc":
+        draw(tmp_path / f"{name}.png")
+        write(tmp_path / f"{name}.txt", "a photo of a cat\n")
+    assert detect_format(tmp_path, AnnotationSource()) == "coco"
+
+
+def test_notes_of_label_studio_are_no_annotations(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    write(tmp_path / "notes.json", '{"categories": [{"id": 0, "name": "cat"}], "info": {}}')
+    assert boxes_of(read_split(tmp_path, AnnotationSource()).train) == TRAIN
+
+
+@pytest.mark.parametrize("names", ["[no, 007]", "{0: no, 1: 007}", "\n  0: no\n  1: 007"])
+def test_class_names_that_yaml_takes_for_other_things(tmp_path: Path, names: str) -> None:
+    yolo(tmp_path)
+    file = tmp_path / "data.yaml"
+    file.write_text(file.read_text().replace("[cat, dog]", names))
+    assert read_split(tmp_path, AnnotationSource()).train.class_names == ["no", "007"]
+
+
+def test_keypoints_behind_a_box_are_no_outline(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    for file in (tmp_path / "labels").rglob("*.txt"):
+        file.write_text("".join(f"{line} 0.9 0.9 0.1 0.1\n" for line in file.read_text().splitlines()))
+    write(tmp_path / "data.yaml", (tmp_path / "data.yaml").read_text() + "\nkpt_shape: [2, 2]\n")
+    assert boxes_of(read_split(tmp_path, AnnotationSource(masks=True)).train) == TRAIN
+
+
+def test_voc_names_with_spaces_in_a_list(tmp_path: Path) -> None:
+    voc(tmp_path)
+    for folder in ("JPEGImages", "Annotations"):
+        for file in (tmp_path / folder).iterdir():
+            file.rename(file.with_name(f"my {file.name}"))
+    for file in (tmp_path / "Annotations").iterdir():
+        file.write_text(file.read_text().replace("<filename>", "<filename>my "))
+    main = tmp_path / "ImageSets" / "Main"
+    write(main / "train.txt", "my a\nmy b\nmy c\n")
+    write(main / "val.txt", "my d\n")
+    split = read_split(tmp_path, AnnotationSource())
+    assert (len(split.train_indices), len(split.val_indices)) == (3, 1)
+    assert boxes_of(split.train)["my a"] == TRAIN["a"]
+    write(main / "train.txt", "my a  1\nmy b -1\n")
+    with pytest.raises(CocoError, match="my"):
+        read_split(tmp_path, AnnotationSource())
+
+
+@pytest.mark.parametrize("name", ["", "000001", "{stem}.jpg", "C:\\images\\{stem}.jpg"])
+def test_an_image_that_the_xml_calls_otherwise_is_found_by_the_name_of_the_xml(tmp_path: Path, name: str) -> None:
+    voc(tmp_path)
+    for file in (tmp_path / "Annotations").iterdir():
+        wrong = name.format(stem=file.stem)
+        file.write_text(file.read_text().replace(f"<filename>{file.stem}.png", f"<filename>{wrong}"))
+    split = read_split(tmp_path, AnnotationSource())
+    assert (boxes_of(split.train), boxes_of(split.val)) == (TRAIN, VAL)
+
+
+def test_xml_files_of_one_name_in_folders_of_their_own(tmp_path: Path) -> None:
+    voc(tmp_path / "source")
+    for camera in ("one", "two"):
+        for name in ("a", "b", "c"):
+            draw(tmp_path / "JPEGImages" / camera / f"{name}.png")
+            text = (tmp_path / "source" / "Annotations" / f"{name}.xml").read_text()
+            write(tmp_path / "Annotations" / camera / f"{name}.XML", text)
+    split = read_split(tmp_path, AnnotationSource(format="voc"))
+    assert sorted(split.train.file_name(i) for i in range(6)) == [f"{c}/{n}.png" for c in ("one", "two") for n in "abc"]
+    assert split.train.problem_counts == {}
+    assert detect_format(tmp_path, AnnotationSource()) == "voc"

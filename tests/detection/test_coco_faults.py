@@ -526,6 +526,17 @@ def test_joined_files_of_one_name_keep_their_ids_apart(tmp_path: Path) -> None:
     assert read.problem_counts == {}
 
 
+def test_joined_files_with_images_of_one_name_beside_each(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        for i in range(1, 7):
+            draw(tmp_path / name / f"{i}.png", seed=10 * seed + i)
+        save(scenes(), tmp_path / name / "_annotations.coco.json")
+    files = [f"{name}/_annotations.coco.json" for name in "ab"]
+    train = read_split(tmp_path, AnnotationSource(train_annotations=files)).train
+    assert [train.file_name(i) for i in (0, 6)] == ["a/1.png", "b/1.png"]
+    assert train.problem_counts == {}
+
+
 def test_accents_in_either_form_are_one_class(tmp_path: Path) -> None:
     one, other = scenes(), scenes()
     one["categories"][0]["name"], other["categories"][0]["name"] = "caf\u00e9", "cafe\u0301 "

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -165,8 +164,7 @@ def test_a_run_with_focal_and_dice_loss_and_weights_of_classes(
     recipe = write_recipe(tmp_path / "tiny.yaml", focal_gamma=2.0, class_weights="balanced", dice_weight=0.5)
     said = scalablevit("fit", "--config", recipe, "--data.root", folder, "--run", tmp_path / "run", "--epochs", "1")
     total = len(list((folder / "train" / "masks").iterdir()))
-    pattern = rf"class weights by the pixels of 3 of {total} training masks, evenly spread:\s+\S+ [\d.]+,"
-    assert re.search(pattern, " ".join("".join(said).split())), said
+    assert f"classes weighed by the pixels of 3 of {total} training masks, evenly spread" in said[0]
     (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
     assert np.isfinite(row["train/loss"])
     assert abs(row["train/loss"] - read_metrics(run / "metrics.csv")[0]["train/loss"]) > 0.05

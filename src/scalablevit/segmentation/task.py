@@ -12,8 +12,6 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from scalablevit.abridged import abridged
-from scalablevit.printable import printable
 from scalablevit.segmentation.bands import probability_bands
 from scalablevit.segmentation.dataset import SegmentationBatch
 from scalablevit.segmentation.evaluate import Example, PixelConfusion, evaluate
@@ -153,10 +151,12 @@ class SegmentationTask(TrainingModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         pixels = data.class_pixels() if hasattr(data, "class_pixels") else [1] * len(self.class_names)
         self._class_weights = weights_of_classes(given, self.class_names, pixels)
-        if given == "balanced" and hasattr(data, "counted_masks") and self.trainer.is_global_zero:
-            pairs = zip(self.class_names, self._class_weights.tolist(), strict=True)
-            weights = printable(abridged([f"{name} {weight:.3g}" for name, weight in pairs], 8))
-            _log.info("class weights by the pixels of %s: %s", data.counted_masks(), weights)
+
+    def announcement(self, data: Any) -> list[str]:
+        """Lines that `fit` prints before it starts, beside the data's and the network's."""
+        if self.settings.class_weights != "balanced" or not hasattr(data, "counted_masks"):
+            return []
+        return [f"loss        classes weighed by the pixels of {data.counted_masks()}"]
 
     def _inference_settings(self) -> InferenceSettings:
         """The recipe's, at the size of the data where it names none."""

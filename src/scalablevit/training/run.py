@@ -140,6 +140,7 @@ class Run:
         if getattr(self.module, "load_report", None) is not None:
             lines.append(f"weights     {self.module.load_report}")
         if is_training:
+            lines += self.module.announcement(self.data) if hasattr(self.module, "announcement") else []
             lines.append(f"run         {self.folder.path}")
             lines += [f"changed     {key}: {old} -> {new}" for key, (old, new) in self.changes.items()]
         if checkpoint is not None:

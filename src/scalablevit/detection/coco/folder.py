@@ -14,6 +14,9 @@ from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, why_no_folder
 from scalablevit.detection.coco.join import read_joined
 from scalablevit.detection.coco.json_file import CocoError, Lists
 
+# COCO's other tasks, and lists of class names (Label Studio's is notes.json), which lie beside
+_OTHER_FILES = r"(captions|person_keypoints|stuff|panoptic|image_info)_|(classes|class_names|notes)\.json$|\."
+
 
 @dataclass(frozen=True)
 class CocoPart:
@@ -88,11 +91,11 @@ def find_parts(
     if only_evaluates and val_file is not None:
         train_images = None  # of the training part, which is not read
     train_folders = image_folders(root, train_file, train_images, "train_images", TRAIN_NAMES)
-    train = CocoPart(train_file, train_folders, _joined(train_files))
+    train = CocoPart(train_file, train_folders, _joined(root, train_files, train_images, "train_images", TRAIN_NAMES))
     if val_file is None:
         return train, None
     val_folders = image_folders(root, val_file, val_images, "val_images", VAL_NAMES)
-    return train, CocoPart(val_file, val_folders, _joined(val_files))
+    return train, CocoPart(val_file, val_folders, _joined(root, val_files, val_images, "val_images", VAL_NAMES))
 
 
 def _named_files(root: Path, given: str | Path | Sequence[str | Path] | None, argument: str) -> list[Path]:
@@ -102,8 +105,14 @@ def _named_files(root: Path, given: str | Path | Sequence[str | Path] | None, ar
     return [file for file in files if file is not None]
 
 
-def _joined(files: list[Path]) -> Callable[[], Lists] | None:
-    return partial(read_joined, files) if len(files) > 1 else None
+def _joined(
+    root: Path, files: list[Path], given: str | Path | None, argument: str, part_names: Sequence[str]
+) -> Callable[[], Lists] | None:
+    """Read several files as one; each may have its images beside it."""
+    if len(files) < 2:
+        return None
+    folders = [image_folders(root, file, given, argument, part_names) for file in files]
+    return partial(read_joined, files, root=root, image_folders=folders)
 
 
 def _named(root: Path, given: str | Path | None, argument: str, *, folder: bool) -> Path | None:
@@ -134,11 +143,7 @@ def _annotation_files(root: Path, *, leave_out: Sequence[Path | None]) -> dict[s
     folders = [root, *(entry for entry in sorted(root.iterdir()) if entry.is_dir() and entry.name.lower() in known)]
     for folder in folders:
         for file in sorted(folder.glob("*.json")):
-            # COCO's other tasks, and lists of class names, which lie beside
-            is_other = re.match(
-                r"(captions|person_keypoints|stuff|panoptic|image_info)_|(classes|class_names)\.json$|\.", file.name
-            )
-            if is_other or file.resolve() in known_files:
+            if re.match(_OTHER_FILES, file.name) or file.resolve() in known_files:
                 continue
             roles[role_of(file.stem) or (role_of(folder.name) if folder != root else "")].append(file)
     return roles

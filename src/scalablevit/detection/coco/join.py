@@ -3,17 +3,20 @@
 Imports neither torch nor lightning, so that checking data starts at once.
 """
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scalablevit.detection.coco.image_files import locate_images
 from scalablevit.detection.coco.json_file import (
     CocoError,
     Id,
     Lists,
     Source,
     class_name,
+    file_name,
     identifier,
     lookup,
     read_lists,
@@ -21,11 +24,19 @@ from scalablevit.detection.coco.json_file import (
 from scalablevit.detection.coco.plausibility import shifted_ids
 
 
-def read_joined(files: Sequence[Path]) -> Lists:
+def read_joined(
+    files: Sequence[Path], *, root: Path | None = None, image_folders: Sequence[Sequence[Path]] | None = None
+) -> Lists:
     """Read COCO files and put their lists together; categories are matched by name.
 
     Ids of images and categories stay where they are free. An id that an earlier file has taken becomes "FILE:ID", such
-    as "b.json:7", as does every id of an annotation.
+    as "b.json:7", as does every id of an annotation. Where the files have their images in different folders, names of
+    images start from `root`.
+
+    Args:
+        files: to read.
+        root: the data folder; needed with `image_folders`.
+        image_folders: for each file, where its images may be, likeliest first; None: names are left as they are.
 
     Raises:
         CocoError: as `read_lists`; or a category id of one file stands for two names.
@@ -34,8 +45,10 @@ def read_joined(files: Sequence[Path]) -> Lists:
     sources: list[Source] = []
     taken: set[Id] = set()
     category_of: dict[tuple[str, int], Id] = {}
-    for file, label in zip(files, _labels(files), strict=True):
-        theirs = read_lists(file)
+    each = [read_lists(file) for file in files]
+    if root is not None and image_folders is not None:
+        each = _with_folders(each, root, image_folders)
+    for file, label, theirs in zip(files, _labels(files), each, strict=True):
         new_image = _fresh_ids(theirs.images, taken, label)
         new_category = _join_categories(theirs.categories, category_of, joined.categories, file, label)
         unknown = {
@@ -52,6 +65,26 @@ def read_joined(files: Sequence[Path]) -> Lists:
                 entry = _with(entry, key, fresh, unlisted=f"{file}:")
             joined.annotations.append(_labelled(entry, label))
     return joined._replace(sources=tuple(sources))
+
+
+def _with_folders(each: Sequence[Lists], root: Path, image_folders: Sequence[Sequence[Path]]) -> list[Lists]:
+    """Let names of images start from `root` where files have them in different folders: many are called 0001.jpg."""
+    found = []
+    for theirs, folders in zip(each, image_folders, strict=True):
+        names = [file_name(entry.get("file_name")) for entry in theirs.images if isinstance(entry, dict)]
+        known = [name for name in names if name is not None]
+        found.append(locate_images(known, folders).folder if known else root)
+    if len(set(found)) == 1:
+        return list(each)
+    return [
+        theirs._replace(images=[_in_folder(entry, os.path.relpath(folder, root)) for entry in theirs.images])
+        for theirs, folder in zip(each, found, strict=True)
+    ]
+
+
+def _in_folder(entry: Any, folder: str) -> Any:
+    name = file_name(entry.get("file_name")) if isinstance(entry, dict) else None
+    return entry if name is None else {**entry, "file_name": os.path.normpath(os.path.join(folder, name))}
 
 
 def _labels(files: Sequence[Path]) -> list[str]:

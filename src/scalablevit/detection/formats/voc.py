@@ -4,6 +4,7 @@ Imports neither torch nor lightning, so that checking data starts at once.
 """
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+from scalablevit.data.find_images import walk_images
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES
 from scalablevit.detection.coco import AnnotationSource, CocoError, CocoPart
 from scalablevit.detection.coco.json_file import Lists, class_name
@@ -18,6 +20,7 @@ from scalablevit.detection.coco.json_file import Lists, class_name
 _LARGEST_FILE = 16 << 20  # bytes
 _FOLDERS = ("Annotations", "annotations", "labels", "xml")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_SUFFIXES = (".xml", ".XML")
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
 
 
@@ -28,7 +31,8 @@ class _XmlError(ValueError):
 def recognizes(root: Path) -> bool:
     """Whether a folder holds XML files of annotations: in `Annotations`, in `train`, or beside the images."""
     places = [root, *(root / name for name in (*_FOLDERS, *TRAIN_NAMES, *VAL_NAMES))]
-    return any(place.is_dir() and next(place.glob("*.xml"), None) is not None for place in places)
+    deep = [root / name for name in _FOLDERS]
+    return any(_xml_below(place, deep=False) for place in places) or any(_xml_below(place) for place in deep)
 
 
 def find_parts(root: Path, source: AnnotationSource) -> tuple[CocoPart | None, CocoPart | None]:
@@ -44,15 +48,15 @@ def find_parts(root: Path, source: AnnotationSource) -> tuple[CocoPart | None, C
     train = _xml_files(root, source.train_annotations, TRAIN_NAMES)
     val = _xml_files(root, source.val_annotations, VAL_NAMES)
     if not train and not (val and source.only_evaluates):
-        everything = [file for place in (root, *(root / name for name in _FOLDERS)) for file in place.glob("*.xml")]
-        train = sorted(set(everything) - set(val))
+        everything = set(_xml_below(root, deep=False)).union(*(_xml_below(root / name) for name in _FOLDERS))
+        train = sorted(everything - set(val))
     files_read = _Files([*train, *val])
     parts = []
     for files, given, words in ((train, source.train_images, TRAIN_NAMES), (val, source.val_images, VAL_NAMES)):
         named = [root / given] if given is not None else []
         known = [*(root / name for name in (*_IMAGE_FOLDERS, *words)), *(root / "images" / word for word in words)]
         folders = [place for place in dict.fromkeys([*named, *known, *_parents(files), root]) if place.is_dir()]
-        parts.append(CocoPart(files[0].parent, folders, partial(files_read.lists, files)) if files else None)
+        parts.append(CocoPart(files[0].parent, folders, partial(files_read.lists, files, folders)) if files else None)
     return parts[0], parts[1]
 
 
@@ -60,14 +64,19 @@ def _xml_files(root: Path, given: Any, words: Sequence[str]) -> list[Path]:
     """XML files of a part."""
     if isinstance(given, str | Path):
         place = root / given
-        return sorted(place.rglob("*.xml")) if place.is_dir() else list(_listed(root, place))
+        return _xml_below(place) if place.is_dir() else list(_listed(root, place))
     for word in words:
         if (root / "ImageSets" / "Main" / f"{word}.txt").is_file():
             return list(_listed(root, root / "ImageSets" / "Main" / f"{word}.txt"))
         for place in (root / word, *(root / folder / word for folder in _FOLDERS), root / word / "Annotations"):
-            if place.is_dir() and (files := sorted(place.glob("*.xml"))):
+            if files := _xml_below(place, deep=False):
                 return files
     return []
+
+
+def _xml_below(folder: Path, *, deep: bool = True) -> list[Path]:
+    """XML files in a folder, with those of its subfolders where `deep`, sorted."""
+    return sorted(path for path in folder.glob("**/*" if deep else "*") if path.suffix.lower() == ".xml")
 
 
 def _listed(root: Path, file: Path) -> Iterator[Path]:
@@ -75,9 +84,11 @@ def _listed(root: Path, file: Path) -> Iterator[Path]:
     if not file.is_file() or file.stat().st_size > _LARGEST_FILE:
         raise CocoError(f"{file}: there is no such folder or list of names; check it", kind="missing-file", path=file)
     for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines():
-        if name := line.strip().split(" ")[0]:
-            found = (root / folder / f"{name}.xml" for folder in _FOLDERS)
-            yield next((path for path in found if path.is_file()), root / _FOLDERS[0] / f"{name}.xml")
+        if name := line.strip():
+            # A name may have spaces; otherwise what follows them is another column.
+            names = dict.fromkeys((name, name.split(" ")[0]))
+            found = [root / folder / f"{name}{suffix}" for name in names for folder in _FOLDERS for suffix in _SUFFIXES]
+            yield next((path for path in found if path.is_file()), found[-1].with_suffix(".xml"))
 
 
 def _parents(files: Sequence[Path]) -> list[Path]:
@@ -94,33 +105,54 @@ class _Files:
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = list(dict.fromkeys(files))
 
-    def lists(self, files: Sequence[Path]) -> Lists:
-        """Images, annotations and categories of a part, as COCO has them; ids of annotations are FILE:NUMBER."""
+    def lists(self, files: Sequence[Path], image_folders: Sequence[Path]) -> Lists:
+        """Images, annotations and categories of a part, as COCO has them; ids of annotations are FILE:NUMBER.
+
+        An image that is not there by the name in its XML file is taken by the name of that file: tools write names
+        without endings, and images are renamed or converted later.
+        """
         images: list[Any] = []
         annotations: list[Any] = []
         faults: list[str] = []
-        first = self._first_pixel
+        first, there = self._first_pixel, _ImagesThere(image_folders)
         for file in files:
             read = self._read[file]
             if isinstance(read, str):
                 faults.append(read)
                 continue
-            images.append(read.image)
+            images.append({**read.image, "file_name": there.find(read.image["file_name"], self._key(file))})
             for entry in read.objects:
                 left, top, right, bottom = entry["corners"]
                 box = None
                 if None not in (left, top, right, bottom):
                     box = [left - first, top - first, right - left + first, bottom - top + first]
-                annotations.append({**entry, "bbox": box})
+                entry_id = f"{self._key(file)}{file.suffix}:{entry['id']}"
+                annotations.append({**entry, "id": entry_id, "image_id": self._key(file), "bbox": box})
         if faults and len(faults) == len(files):
             raise CocoError(f"none of the {len(files):,} XML files can be read, such as {faults[0]}", kind="bad-xml")
         names = sorted({entry["category_id"] for entry in annotations} - {""})
         # A file that cannot be read is an entry that cannot be used: it is reported as such.
         return Lists([*images, *faults], annotations, [{"id": name, "name": name} for name in names])
 
+    def _key(self, file: Path) -> str:
+        """Path of a file below the folder that holds all, without its ending: files of two cameras share names."""
+        return file.relative_to(self._above).with_suffix("").as_posix()
+
+    @cached_property
+    def _above(self) -> str:
+        return os.path.commonpath([file.parent for file in self._files])
+
     @cached_property
     def _read(self) -> dict[Path, "_Xml | str"]:
-        return {file: _read(file) for file in self._files}
+        read = {}
+        for file in self._files:
+            content = _read(file)
+            if not isinstance(content, str):
+                content.image["id"] = self._key(file)
+                above = os.path.dirname(self._key(file))
+                content.image["file_name"] = os.path.join(above, content.image["file_name"])
+            read[file] = content
+        return read
 
     @cached_property
     def _first_pixel(self) -> int:
@@ -138,6 +170,41 @@ class _Files:
         ]
         fractions = sum(value != int(value) for value in corners)
         return int(bool(corners) and min(corners) >= 1 and fractions <= len(corners) / 2)
+
+
+class _ImagesThere:
+    """Images of the folders that may hold a part's, listed once.
+
+    Args:
+        folders: to look in, likeliest first.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = folders
+
+    def find(self, name: str, key: str) -> str:
+        """The name, if such a file is there; otherwise the only image that is called as the XML file, if there is."""
+        if os.path.basename(name) in self._names:
+            return name
+        found = self._by_key.get(key, [])
+        return found[0] if len(found) == 1 else name
+
+    @cached_property
+    def _listed(self) -> list[str]:
+        return [name for folder in self._folders for name in walk_images(folder)]
+
+    @cached_property
+    def _names(self) -> set[str]:
+        return {os.path.basename(name) for name in self._listed}
+
+    @cached_property
+    def _by_key(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name in self._listed:
+            names = found.setdefault(os.path.splitext(name)[0], [])
+            if name not in names:
+                names.append(name)
+        return found
 
 
 class _Xml(NamedTuple):
@@ -161,8 +228,8 @@ def _read(file: Path) -> _Xml | str:
         box = item.find("bndbox")
         corners = [_number(box.findtext(side)) if box is not None else None for side in _CORNERS]
         label = class_name(item.findtext("name"))
-        objects.append({"id": f"{file.name}:{number}", "image_id": file.stem, "category_id": label, "corners": corners})
-    return _Xml({"id": file.stem, "file_name": name, **sides}, objects)
+        objects.append({"id": number, "category_id": label, "corners": corners})
+    return _Xml({"file_name": name, **sides}, objects)
 
 
 def _parse(file: Path) -> ElementTree.Element:

@@ -3,7 +3,9 @@
 Imports neither torch nor lightning, so that checking data starts at once.
 """
 
+import itertools
 import math
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,21 +13,25 @@ from typing import Any
 
 import yaml
 
-from scalablevit.data.find_images import IMAGE_SUFFIXES, walk_images
+from scalablevit.data.find_images import IMAGE_SUFFIXES, has_image_suffix, walk_images
 from scalablevit.data.image_size import sizes_in_headers
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES
 from scalablevit.detection.coco import AnnotationSource, CocoError, CocoPart
 from scalablevit.detection.coco.json_file import Lists
 
 _LARGEST_FILE = 16 << 20  # bytes of a label file or a data.yaml
-_NAMES_FILES = ("classes.txt", "obj.names")
+_NAMES_FILES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
+_DARKNET_FILE = "obj.data"  # of Darknet, which CVAT writes
+_MOST_LOOKED_AT, _MOST_TEXTS = 1000, 20
 
 
 def recognizes(root: Path) -> bool:
-    """Whether a folder is laid out as YOLO's: a YAML with names, or `labels` of text files beside `images`."""
-    if _yaml_of(root) is not None:
+    """Whether a folder is laid out as YOLO's: a YAML with names, `labels` beside `images`, or labels among images."""
+    if _yaml_of(root) is not None or (root / _DARKNET_FILE).is_file():
         return True
     places = [root, *(root / name for name in (*TRAIN_NAMES, *VAL_NAMES))]
+    if any(_labels_among_images(place) for place in places):
+        return True
     return any((place / "images").is_dir() and _has_labels(place / "labels") for place in places)
 
 
@@ -42,20 +48,21 @@ def find_parts(root: Path, source: AnnotationSource) -> tuple[CocoPart | None, C
     named = source.train_annotations if isinstance(source.train_annotations, str | Path) else None
     file = root if root.is_file() else (root / named if named is not None else _yaml_of(root))
     folder = root.parent if root.is_file() else root
-    settings = {} if file is None else _read_yaml(file)
+    settings = _read_darknet(folder / _DARKNET_FILE) if file is None else _read_yaml(file)
     base = folder if file is None else _base(file, settings)
-    names = _names(settings, folder)
+    read = partial(_read, folder, names=_names(settings, folder), has_keypoints="kpt_shape" in settings)
     parts = []
     for given, key, words in (
         (source.train_images, "train", TRAIN_NAMES),
         (source.val_images, "val", VAL_NAMES),
     ):
         files = list(_images(folder, base, given, settings.get(key), words))
-        parts.append(CocoPart(file or folder, [folder], partial(_read, folder, files, names)) if files else None)
+        parts.append(CocoPart(file or folder, [folder], partial(read, files)) if files else None)
     train, val = parts
     if train is None and val is None:  # one folder of images, to be split
-        files = [folder / "images" / name for name in walk_images(folder / "images")]
-        train = CocoPart(file or folder, [folder], partial(_read, folder, files, names)) if files else None
+        place = folder / "images" if (folder / "images").is_dir() else folder
+        files = [place / name for name in walk_images(place)]
+        train = CocoPart(file or folder, [folder], partial(read, files)) if files else None
     return train, val
 
 
@@ -80,11 +87,22 @@ def _read_yaml(file: Path) -> dict[str, Any]:
             if any(isinstance(token, yaml.AliasToken) for token in tokens):
                 raise _refused(file, "uses YAML aliases")
         settings = yaml.safe_load(text)
+        if isinstance(settings, dict):  # a class may be called "no" or "007", which YAML takes for false and 7
+            settings["names"] = yaml.load(text, Loader=yaml.BaseLoader).get("names")
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise _refused(file, f"cannot be read ({type(error).__name__})") from None
     if not isinstance(settings, dict):
         raise _refused(file, "holds no keys")
     return settings
+
+
+def _read_darknet(file: Path) -> dict[str, Any]:
+    """Lists of images that Darknet's file of settings names, as a YAML would."""
+    if not file.is_file() or file.stat().st_size > _LARGEST_FILE:
+        return {}
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    pairs = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
+    return {key: pairs[name] for key, name in (("train", "train"), ("val", "valid")) if pairs.get(name)}
 
 
 def _refused(file: Path, why: str) -> CocoError:
@@ -102,8 +120,9 @@ def _base(file: Path, settings: dict[str, Any]) -> Path:
 
 def _names(settings: dict[str, Any], folder: Path) -> list[str] | None:
     names = settings.get("names")
-    if isinstance(names, dict) and names and all(isinstance(key, int) and 0 <= key < 1 << 16 for key in names):
-        return [str(names.get(i, i)) for i in range(max(names) + 1)]
+    if isinstance(names, dict) and names and all(key.isdecimal() and len(key) < 6 for key in names):
+        by_index = {int(key): str(name) for key, name in names.items()}
+        return [by_index.get(i, str(i)) for i in range(max(by_index) + 1)]
     if isinstance(names, list) and names:
         return [str(name) for name in names]
     for place in (folder, folder / "labels"):
@@ -124,7 +143,8 @@ def _images(folder: Path, base: Path, given: str | Path | None, listed: Any, wor
         places = [path for name in names for path in _existing(base, name)]
     else:
         known = [folder / "images" / word for word in words] + [folder / word / "images" for word in words]
-        places = [place for place in known if place.is_dir()][:1]
+        beside = [folder / word for word in words if _labels_among_images(folder / word)]
+        places = [*(place for place in known if place.is_dir()), *beside][:1]
     for place in places:
         if place.is_dir():
             yield from (place / name for name in walk_images(place))
@@ -139,7 +159,9 @@ def _existing(base: Path, name: str) -> list[Path]:
     inside = name
     while inside.startswith(("../", "./")):
         inside = inside.partition("/")[2]
-    for path in (base / name, base / inside, Path(name)):
+    parts = Path(inside).parts
+    # Darknet's paths start from its own folder, such as "data".
+    for path in (base / name, base / inside, Path(name), *(base.joinpath(*parts[i:]) for i in range(1, len(parts)))):
         if path.exists():
             return [path]
     return []
@@ -147,6 +169,23 @@ def _existing(base: Path, name: str) -> list[Path]:
 
 def _has_labels(folder: Path) -> bool:
     return folder.is_dir() and next(folder.rglob("*.txt"), None) is not None
+
+
+def _labels_among_images(folder: Path) -> bool:
+    """Whether images of a folder have text files with boxes beside them."""
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in itertools.islice(entries, _MOST_LOOKED_AT) if entry.is_file())
+    stems = {os.path.splitext(name)[0] for name in names if has_image_suffix(name)}
+    texts = [name for name in names if name.lower().endswith(".txt") and os.path.splitext(name)[0] in stems]
+    return any(_starts_with_box(folder / name) for name in texts[:_MOST_TEXTS])
+
+
+def _starts_with_box(file: Path) -> bool:
+    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+        entry = _object(lines.readline(10_000), 1, 1)
+    return isinstance(entry["bbox"], list) and not entry["above_one"]
 
 
 def _label_file(image: Path) -> Path:
@@ -158,8 +197,11 @@ def _label_file(image: Path) -> Path:
     return image.with_suffix(".txt")
 
 
-def _read(root: Path, files: Sequence[Path], names: list[str] | None) -> Lists:
-    """Images, annotations and categories, as COCO has them; ids of annotations are FILE:LINE."""
+def _read(root: Path, files: Sequence[Path], *, names: list[str] | None, has_keypoints: bool) -> Lists:
+    """Images, annotations and categories, as COCO has them; ids of annotations are FILE:LINE.
+
+    Where there are keypoints, they stand behind the box; they would be taken for an outline.
+    """
     images: list[Any] = []
     annotations: list[Any] = []
     highest, above_one = -1, 0
@@ -176,6 +218,8 @@ def _read(root: Path, files: Sequence[Path], names: list[str] | None) -> Lists:
         for number, line in enumerate(labels.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
             if not line.strip():
                 continue
+            if has_keypoints:
+                line = " ".join(line.split()[:5])
             entry = {"id": f"{label_name}:{number}", "image_id": name, **_object(line, *size)}
             above_one += entry.pop("above_one", 0)
             highest = max(highest, entry["category_id"] if isinstance(entry["category_id"], int) else -1)
