@@ -13,6 +13,7 @@ from scalablevit.data import image_file
 from scalablevit.data.image_size import size_in_header
 from scalablevit.detection.check import check_coco
 from scalablevit.detection.coco import AnnotationSource, CocoError
+from scalablevit.detection.dataset import CocoDataset
 from scalablevit.detection.entry import recognizes
 from scalablevit.detection.formats import detect_format
 from scalablevit.detection.split import read_split
@@ -374,3 +375,42 @@ def test_xml_files_of_one_name_in_folders_of_their_own(tmp_path: Path) -> None:
     assert sorted(split.train.file_name(i) for i in range(6)) == [f"{c}/{n}.png" for c in ("one", "two") for n in "abc"]
     assert split.train.problem_counts == {}
     assert detect_format(tmp_path, AnnotationSource()) == "voc"
+
+
+@pytest.mark.parametrize("form", ["in folders", "semicolons", "tabs", "no header"])
+def test_tables_as_other_tools_write_them(tmp_path: Path, form: str) -> None:
+    csv(tmp_path)
+    for part in ("train", "val"):
+        table = tmp_path / f"{part}.csv"
+        text = table.read_text()
+        if form == "no header":
+            text = text.partition("\n")[2]
+        text = text.replace(",", {"semicolons": ";", "tabs": "\t"}.get(form, ","))
+        table.write_text(text)
+        if form == "in folders":  # Roboflow's
+            write(tmp_path / part / "_annotations.csv", text.replace("images/", ""))
+            table.unlink()
+            for name in TRAIN if part == "train" else VAL:
+                (tmp_path / "images" / f"{name}.png").rename(tmp_path / part / f"{name}.png")
+    assert detect_format(tmp_path, AnnotationSource()) == "csv"
+    split = read_split(tmp_path, AnnotationSource())
+    assert (boxes_of(split.train), boxes_of(split.val)) == (TRAIN, VAL)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("frame", ["auto", "stored", "upright"])
+def test_boxes_of_yolo_count_in_upright_images_unless_told_otherwise(
+    tmp_path: Path, orientation: int, frame: Any
+) -> None:
+    yolo(tmp_path)
+    path = tmp_path / "images" / "train" / "a.png"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(path).save(path, exif=exif)
+    train = read_split(tmp_path, AnnotationSource(annotation_frame=frame)).train
+    sample = CocoDataset(train, np.array([0]), transform=None, max_substitutes=0, annotation_frame=frame)[0]
+    assert sample.readable
+    assert sample.orientation == (orientation if frame == "stored" else 1)
+    is_turned = orientation == 6 and frame != "stored"
+    assert train.sizes[0].tolist() == ([80, 100] if is_turned else [100, 80])
+    assert "orientation-unclear" not in check_coco(tmp_path, annotation_frame=frame, num_workers=0).counts

@@ -182,7 +182,7 @@ class _Findings:
 
 def _examine(
     images: list[_Image],
-    frame: AnnotationFrame,
+    given_frame: AnnotationFrame,
     min_size: int,
     num_workers: int | Literal["auto"],
     on_progress: Callable[[int, int], None] | None,
@@ -199,6 +199,7 @@ def _examine(
             found.problems.append(Problem("error", look.kind, path, str(look)))
             continue
         annotations, position = image.annotations, image.position
+        frame = annotations.frame if given_frame == "auto" else given_frame
         width, height = (int(side) for side in annotations.sizes[position])
         orientation = applied_orientation((width, height), look.stored_size, look.orientation, frame=frame)
         if orientation is None:

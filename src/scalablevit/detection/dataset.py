@@ -101,7 +101,7 @@ class CocoDataset(Dataset[DetectionSample]):
         self.indices = np.asarray(indices, np.int64)
         self.transform = transform
         self.max_substitutes = max_substitutes
-        self.annotation_frame: AnnotationFrame = annotation_frame
+        self.annotation_frame: AnnotationFrame = annotations.frame if annotation_frame == "auto" else annotation_frame
         self.value_range = value_range
 
     def __len__(self) -> int:

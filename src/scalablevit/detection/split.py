@@ -102,7 +102,7 @@ def _set_aside(annotations: CocoAnnotations, there: np.ndarray, fraction: float)
 def _read(
     part: CocoPart, source: AnnotationSource, *, like: CocoAnnotations | Sequence[str] | None = None
 ) -> CocoAnnotations:
-    return read_annotations(
+    annotations = read_annotations(
         part.annotations,
         part.image_folders,
         lists=None if part.lists is None else part.lists(),
@@ -110,3 +110,5 @@ def _read(
         annotation_frame=source.annotation_frame,
         like=like,
     )
+    annotations.frame = part.frame
+    return annotations

@@ -46,6 +46,7 @@ class CocoAnnotations:
         incomplete: (N,) bool, images of which annotations were left out.
         masks: of each annotation, where they were read.
         has_masks: whether the masks were read.
+        frame: pixels that boxes and masks of turned images count in, where the settings leave it open.
         log: what is wrong with the file.
     """
 
@@ -68,6 +69,7 @@ class CocoAnnotations:
         self.incomplete = np.zeros(0, bool)
         self.masks = CocoMasks()
         self.has_masks = False
+        self.frame: AnnotationFrame = "auto"
         self.log = ProblemLog(path)
         self._first_rows = np.zeros(1, np.int64)
         self._positions: dict[Id, int] = {}

@@ -13,6 +13,7 @@ from scalablevit.data.layout import explain_layout
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, why_no_folder
 from scalablevit.detection.coco.join import read_joined
 from scalablevit.detection.coco.json_file import CocoError, Lists
+from scalablevit.detection.coco.orientation import AnnotationFrame
 
 # COCO's other tasks, and lists of class names (Label Studio's is notes.json), which lie beside
 _OTHER_FILES = r"(captions|person_keypoints|stuff|panoptic|image_info)_|(classes|class_names|notes)\.json$|\."
@@ -26,11 +27,13 @@ class CocoPart:
         annotations: the file, or what stands for it in messages.
         image_folders: that may hold the images, likeliest first.
         lists: reads the annotations where they are not one COCO file.
+        frame: as of `CocoAnnotations`.
     """
 
     annotations: Path
     image_folders: list[Path]
     lists: Callable[[], Lists] | None = None
+    frame: AnnotationFrame = "auto"
 
 
 def find_parts(

@@ -4,11 +4,14 @@ Imports neither torch nor lightning, so that checking data starts at once.
 """
 
 import csv
+import itertools
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scalablevit.data.find_images import has_image_suffix
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES
 from scalablevit.detection.coco import AnnotationSource, CocoError, CocoPart
 from scalablevit.detection.coco.folder import image_folders, role_of
@@ -45,9 +48,12 @@ def find_parts(root: Path, source: AnnotationSource) -> tuple[CocoPart | None, C
         (source.train_annotations, source.train_images, "train", "train", TRAIN_NAMES),
         (source.val_annotations, source.val_images, "val", "val", VAL_NAMES),
     ):
-        of_role = [file for file in tables if role_of(file.stem) == role]
+        of_role = [file for file in tables if _role(folder, file) == role]
         if role == "train":
-            of_role = of_role or [file for file in tables if role_of(file.stem) == ""]
+            of_role = of_role or [file for file in tables if _role(folder, file) == ""]
+        else:
+            of_role = of_role or [file for file in tables if _role(folder, file) == "test"]
+        if role == "train":
             of_role = [root] if root.is_file() else of_role
         files = [folder / name for name in ([given] if isinstance(given, str | Path) else given or [])] or of_role
         if len(files) > 1 and not given:
@@ -63,17 +69,30 @@ def find_parts(root: Path, source: AnnotationSource) -> tuple[CocoPart | None, C
 
 
 def _tables(root: Path) -> list[Path]:
-    return [file for place in (root, root / "annotations") for file in sorted(place.glob("*.csv")) if file.is_file()]
+    places = [root / name for name in ("", "annotations", *TRAIN_NAMES, *VAL_NAMES)]
+    return [file for place in places for file in sorted(place.glob("*.csv")) if file.is_file()]
+
+
+def _role(root: Path, file: Path) -> str:
+    """Part that a table is for, by its name or its folder's."""
+    return role_of(file.stem) or (role_of(file.parent.name) if file.parent != root else "")
 
 
 def _is_table(file: Path) -> bool:
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
         first = lines.readline(10_000)
-    return _header(next(csv.reader([first]), [])) is not None
+    return _header(next(csv.reader([first], delimiter=_delimiter(first)), [])) is not None
+
+
+def _delimiter(first_line: str) -> str:
+    """What stands between the cells: a comma, or the semicolon or tab of spreadsheets."""
+    return max(",;\t", key=first_line.count)
 
 
 def _header(cells: Sequence[str]) -> dict[str, int] | None:
-    """Column of each name; None where the line is no header of boxes."""
+    """Column of each name; None where the line is neither a header of boxes nor, in the usual order, a box."""
+    if _is_box(cells):
+        return {name: k for k, name in enumerate(_NEEDED)}
     words = [cell.strip().lower() for cell in cells]
     found = {
         name: words.index(next(word for word in known if word in words))
@@ -81,6 +100,16 @@ def _header(cells: Sequence[str]) -> dict[str, int] | None:
         if any(word in words for word in known)
     }
     return found if all(name in found for name in _NEEDED) else None
+
+
+def _is_box(cells: Sequence[str]) -> bool:
+    """Whether a line is an image, four numbers and a class: tables without a header, as keras-retinanet's."""
+    if len(cells) != len(_NEEDED) or not has_image_suffix(cells[0]):
+        return False
+    try:
+        return all(math.isfinite(float(cell)) for cell in cells[1:5])
+    except ValueError:
+        return not any(cell.strip() for cell in cells[1:])
 
 
 def _read(files: Sequence[Path]) -> Lists:
@@ -94,12 +123,14 @@ def _read(files: Sequence[Path]) -> Lists:
     for file in files:
         try:
             with file.open(encoding="utf-8-sig", newline="") as lines:
-                rows = csv.reader(lines)
-                columns = _header(next(rows, []))
+                rows = csv.reader(lines, delimiter=_delimiter(lines.readline(10_000)))
+                lines.seek(0)
+                first = next(rows, [])
+                columns = _header(first)
                 if columns is None:
                     message = f"{file}: its first line must name the columns {', '.join(_NEEDED)}; add it"
                     raise CocoError(message, kind="bad-table", path=file)
-                for row in rows:
+                for row in itertools.chain([first] if _is_box(first) else [], rows):
                     _take(row, columns, f"{file.name}:{rows.line_num}", images, annotations, names)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             message = f"{file}: the table cannot be read ({error}); save it as UTF-8 CSV"

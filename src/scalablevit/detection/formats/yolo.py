@@ -16,7 +16,7 @@ import yaml
 from scalablevit.data.find_images import IMAGE_SUFFIXES, has_image_suffix, walk_images
 from scalablevit.data.image_size import sizes_in_headers
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES
-from scalablevit.detection.coco import AnnotationSource, CocoError, CocoPart
+from scalablevit.detection.coco import AnnotationFrame, AnnotationSource, CocoError, CocoPart
 from scalablevit.detection.coco.json_file import Lists
 
 _LARGEST_FILE = 16 << 20  # bytes of a label file or a data.yaml
@@ -50,19 +50,22 @@ def find_parts(root: Path, source: AnnotationSource) -> tuple[CocoPart | None, C
     folder = root.parent if root.is_file() else root
     settings = _read_darknet(folder / _DARKNET_FILE) if file is None else _read_yaml(file)
     base = folder if file is None else _base(file, settings)
-    read = partial(_read, folder, names=_names(settings, folder), has_keypoints="kpt_shape" in settings)
+    # Trainers of YOLO read images upright, and so do the tools that label for them.
+    frame: AnnotationFrame = "upright" if source.annotation_frame == "auto" else source.annotation_frame
+    names, has_keypoints = _names(settings, folder), "kpt_shape" in settings
+    read = partial(_read, folder, names=names, has_keypoints=has_keypoints, upright=frame == "upright")
     parts = []
     for given, key, words in (
         (source.train_images, "train", TRAIN_NAMES),
         (source.val_images, "val", VAL_NAMES),
     ):
         files = list(_images(folder, base, given, settings.get(key), words))
-        parts.append(CocoPart(file or folder, [folder], partial(read, files)) if files else None)
+        parts.append(CocoPart(file or folder, [folder], partial(read, files), frame) if files else None)
     train, val = parts
     if train is None and val is None:  # one folder of images, to be split
         place = folder / "images" if (folder / "images").is_dir() else folder
         files = [place / name for name in walk_images(place)]
-        train = CocoPart(file or folder, [folder], partial(read, files)) if files else None
+        train = CocoPart(file or folder, [folder], partial(read, files), frame) if files else None
     return train, val
 
 
@@ -197,7 +200,7 @@ def _label_file(image: Path) -> Path:
     return image.with_suffix(".txt")
 
 
-def _read(root: Path, files: Sequence[Path], *, names: list[str] | None, has_keypoints: bool) -> Lists:
+def _read(root: Path, files: Sequence[Path], *, names: list[str] | None, has_keypoints: bool, upright: bool) -> Lists:
     """Images, annotations and categories, as COCO has them; ids of annotations are FILE:LINE.
 
     Where there are keypoints, they stand behind the box; they would be taken for an outline.
@@ -205,7 +208,7 @@ def _read(root: Path, files: Sequence[Path], *, names: list[str] | None, has_key
     images: list[Any] = []
     annotations: list[Any] = []
     highest, above_one = -1, 0
-    for file, known_size in zip(files, sizes_in_headers(files, upright=True), strict=True):
+    for file, known_size in zip(files, sizes_in_headers(files, upright=upright), strict=True):
         name = _relative(root, file)
         size = known_size or (0, 0)
         images.append({"id": name, "file_name": name, "width": size[0], "height": size[1]})
