@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny_runs import SMALL, assert_same_result, fit, write_images
 
+import command_line
 from scalablevit.weights import load_model
 
 SCRIPT = str(Path(sys.executable).with_name("scalablevit"))
@@ -118,8 +119,8 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(image_folder: Path, tmp_path
     assert message.endswith(again)
     assert last.read_bytes() == before
     assert [path.name for path in last.parent.iterdir() if path.name.endswith(".tmp")] == []
-    resumed = scalablevit("fit", "--resume", run)
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = command_line.scalablevit("fit", "--resume", run)
+    assert resumed.code == 0, resumed.err
 
 
 @pytest.mark.slow
