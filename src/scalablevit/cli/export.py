@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scalablevit.cli import int8
 from scalablevit.cli.errors import UsageError
 from scalablevit.cli.importing import importing
 from scalablevit.cli.terminal import tell
@@ -22,6 +23,7 @@ class _Source(NamedTuple):
     std: tuple[float, ...]
     metadata: dict[str, Any]
     output_names: list[str] | None
+    predictor: Any = None
 
 
 def parser() -> Parser:
@@ -44,6 +46,7 @@ def parser() -> Parser:
     found.add_argument(
         "--pyramid", action="store_true", help="export the four feature maps of a variant instead of its classifier"
     )
+    int8.add_arguments(found)
     return found
 
 
@@ -52,18 +55,26 @@ def main(words: list[str]) -> int:
     args = parser().parse_args(words)
     if args.size is not None and len(args.size) > 2:
         raise UsageError(f"--size takes a side, or height and width, got {args.size}")
+    int8.check_arguments(args)
     size = None if args.size is None else (args.size[0], args.size[-1])
     with importing():
         from scalablevit.deploy.export import export
         from scalablevit.deploy.export_formats import FORMATS
+        from scalablevit.deploy.quantize import check_can_quantize
 
     chosen = FORMATS[args.format]
     output = _output(args, chosen.suffix)
     try:
         chosen.check_installed(args.format)
+        if args.int8:
+            check_can_quantize(args.format)
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from error
+    if args.int8 and not is_run(args.model):
+        raise UsageError("--int8 is for runs: a variant's random weights have no accuracy to keep")
     source = _run(args) if is_run(args.model) else _variant(args)
+    if args.int8:
+        return int8.export_run(args, source, source.predictor, output)
     tell(f"exporting to {args.format} and checking with {chosen.runtime}; this takes from seconds to minutes")
     try:
         done = export(
@@ -114,7 +125,7 @@ def _run(args: argparse.Namespace) -> _Source:
     palette = getattr(predictor, "palette", None) or class_colours(len(predictor.class_names))
     metadata = {**trained.metadata, "colours": [list(colour) for colour in palette]}
     preprocessing = predictor.preprocessing
-    return _Source(predictor.network, preprocessing.mean, preprocessing.std, metadata, None)
+    return _Source(predictor.network, preprocessing.mean, preprocessing.std, metadata, None, predictor)
 
 
 def _variant(args: argparse.Namespace) -> _Source:
