@@ -105,7 +105,8 @@ def _output(args: argparse.Namespace, suffix: str) -> Path:
     if not is_run(args.model):
         return Path(f"{args.model}{suffix}")
     path = Path(args.model)
-    return (path / "model").with_suffix(suffix) if path.is_dir() else path.with_suffix(suffix)
+    path = path / "model" if path.is_dir() else path.with_suffix("")
+    return path.with_name(f"{path.name}-int8{suffix}" if args.int8 else f"{path.name}{suffix}")
 
 
 def _run(args: argparse.Namespace) -> _Source:
