@@ -146,6 +146,11 @@ def export_run(args: argparse.Namespace, source: Any, predictor: Any, output: Pa
     """
     from scalablevit.deploy.int8 import Quantization, export_int8
 
+    if source.metadata.get("task") not in ("classification", "segmentation"):
+        raise ValueError(
+            f"--int8 quantizes runs of classification and segmentation; {args.model} holds one of "
+            f"{source.metadata.get('task')}: export it without --int8"
+        )
     evaluator = Evaluator(args.model, args.data, class_names=predictor.class_names)
     images = evaluator.training_images(predictor, args.calibration_images or CALIBRATION_IMAGES)
     tell(f"int8: calibrating on {len(images)} training images; each trial is measured on the validation set")

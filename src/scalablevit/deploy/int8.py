@@ -28,7 +28,7 @@ from scalablevit.deploy.quantize import (
     gains_by_part,
 )
 from scalablevit.deploy.runtimes import Compute, Precision, RuntimeNetwork, open_runtime, precisions_of
-from scalablevit.safe_write import write_atomically
+from scalablevit.safe_write import write_together
 
 TIMED_IMAGES = 8
 """Most images in the batch that `Comparison.timed` gets."""
@@ -165,9 +165,8 @@ def export_int8(
         differences = dict(_differences(source, trial.path, shape.examples()))
         _describe(trial, quantization, fp32[0].metric)
         variants = (*fp32, *measured.variants(trial.path, is_int8=True))
-        for suffix in [".bin"] * (format == "openvino") + [path.suffix]:
-            content = trial.path.with_suffix(suffix).read_bytes()
-            write_atomically(path.with_suffix(suffix), partial(_write, content))
+        suffixes = [".bin"] * (format == "openvino") + [path.suffix]
+        write_together({path.with_suffix(x): partial(_write, trial.path.with_suffix(x).read_bytes()) for x in suffixes})
     return Int8Exported(path, trial, variants, _stacked(taken), differences)
 
 
