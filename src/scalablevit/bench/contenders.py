@@ -5,6 +5,8 @@
     twins_svt_small:4d              Twins-SVT, its window attention handed to PyTorch's fused kernel as 4-D tensors
     vit_pytorch:scalable_vit        vit-pytorch's ScalableViT-S with the arguments of its README
     vit_pytorch:scalable_vit_paper  the same with the paper's depth and windows
+    runs/digits/model.onnx          an exported file: .onnx, .xml (OpenVINO) or .pt2 (PyTorch)
+    runs/digits                     the network of a run
 
 A suffix `@MODE` gives one contender a mode of its own: `scalablevit_small@optimized`.
 """
@@ -15,6 +17,7 @@ import difflib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -26,7 +29,10 @@ from torch import Tensor, nn
 
 from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.bench.plain_definition import PlainScalableViT
+from scalablevit.deploy.exported import is_exported, open_exported
 from scalablevit.ops.windows import crop_to, pad_to_multiple, window_partition, window_unpartition
+from scalablevit.tasks import entries, load
+from scalablevit.weights import open_trained
 
 CLASSES = 1000
 PEERS = (
@@ -88,7 +94,7 @@ def find_contender(label: str) -> Contender:
     Raises:
         ValueError: there is no such network; the message suggests similar names.
     """
-    name, _, mode = label.partition("@")
+    name, _, mode = (label, "", "") if is_exported(label) else label.partition("@")
     build = _builder(name)
     if build is None:
         known = _all_names()
@@ -101,6 +107,12 @@ def find_contender(label: str) -> Contender:
 
 def _builder(name: str) -> Callable[[tuple[int, int]], nn.Module] | None:
     """Return the function that builds the network for an image size; None if there is no such network."""
+    if is_exported(name):
+        if not Path(name).is_file():
+            raise ValueError(f"MODEL {name!r}: there is no such file")
+        return lambda size: open_exported(name)
+    if (Path(name) / "model.safetensors").is_file():
+        return lambda size: _run(name, size)
     if name in _VIT_PYTORCH:
         return lambda size: _vit_pytorch(name, size)
     if name.startswith("plain:"):
@@ -137,6 +149,26 @@ def build_contender(contender: Contender, size: tuple[int, int]) -> nn.Module:
         elif isinstance(module, DropPath):
             module.drop_prob = 0.0
     return model
+
+
+def _run(name: str, size: tuple[int, int]) -> nn.Module:
+    """Build the network of a run, with its weights; a detector takes images at their size, as its graph does."""
+    trained = open_trained(name)
+    network = load(entries()[trained.task].predictor).load(trained, device="cpu").network
+    return _Detections(network, size) if trained.task == "detection" else network
+
+
+class _Detections(nn.Module):
+    """A detector as a network of one tensor: (N, C, H, W) normalised images to the outputs of each."""
+
+    def __init__(self, detector: Any, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.detector = detector
+        detector.transform.min_size, detector.transform.max_size = min(size), max(size)
+
+    def forward(self, images: Tensor) -> list[Any]:
+        """Detect in the images one by one."""
+        return [self.detector([image]) for image in images]
 
 
 def _timm(name: str, size: tuple[int, int]) -> nn.Module:

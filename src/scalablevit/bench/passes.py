@@ -13,6 +13,7 @@ import scalablevit
 from scalablevit.backbone import ScalableViT
 from scalablevit.bench.cells import Cell, Precision, obstacle
 from scalablevit.bench.contenders import CLASSES, CannotMeasure, Contender, build_contender
+from scalablevit.deploy.exported import ExportedNetwork
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # device types with a fused AdamW
@@ -73,8 +74,12 @@ def prepare(
         raise CannotMeasure(obstructed)
     dtype = DTYPES.get(cell.precision, torch.float32)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = build_contender(contender, cell.size).to(device, memory_format=layout)  # type: ignore[call-overload]
-    images = torch.randn(cell.batch, 3, *cell.size, generator=torch.Generator().manual_seed(0))
+    built = build_contender(contender, cell.size)
+    if isinstance(built, ExportedNetwork):
+        return exported_pass(built, cell, device, mode)
+    model = built.to(device, memory_format=layout)  # type: ignore[call-overload]
+    channels = int(getattr(model, "in_chans", 3))
+    images = torch.randn(cell.batch, channels, *cell.size, generator=torch.Generator().manual_seed(0))
     images = images.to(device, memory_format=layout)
     if cell.task == "training":
         return training_step(_in_mode(model.train(), mode), images, dtype)
@@ -88,6 +93,27 @@ def prepare(
             model(images)
 
     return inference
+
+
+def exported_pass(
+    network: ExportedNetwork, cell: Cell, device: torch.device, mode: str = "eager"
+) -> Callable[[], object]:
+    """Return a function that runs an exported file once, by its own runtime.
+
+    Raises:
+        CannotMeasure: the file cannot run in this cell.
+    """
+    if device.type != "cpu":
+        raise CannotMeasure(f"{network.runtime} computes on the CPU: --device cpu")
+    if (cell.precision, cell.task, mode) != ("fp32", "inference", "eager"):
+        raise CannotMeasure("an exported file is measured as it is: --precision fp32 --task inference --mode eager")
+    if network.fixed_size not in (None, cell.size):
+        raise CannotMeasure("it is fixed to images of {} x {} pixels".format(*(network.fixed_size or ())))
+    if cell.batch % (network.input.batch or 1):
+        raise CannotMeasure(f"it is fixed to {network.input.batch} images at a time")
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(cell.batch, network.in_chans, *cell.size, generator=generator)
+    return lambda: network.compute(pixels)
 
 
 def _in_mode(model: nn.Module, mode: str) -> Callable[..., Tensor]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scalablevit.cli.importing import importing
 from scalablevit.cli.terminal import print_json, show_warnings, tell
-from scalablevit.cli.trained_run import is_run, run_metadata, variant_of
+from scalablevit.cli.trained_run import is_exported_file, is_run, run_metadata, variant_of
 from scalablevit.cli.words import Parser, parser_of
 
 SUMMARY = "Measure time and memory of networks, side by side and interleaved"
@@ -30,7 +30,8 @@ def parser() -> Parser:
     found.epilog = (
         "MODEL is any name that timm knows, plain:VARIANT (our network as published code writes it), "
         "twins_svt_small:4d, vit_pytorch:scalable_vit or vit_pytorch:scalable_vit_paper; MODEL@MODE runs it in a mode "
-        "of its own. A run folder stands for its variant. Lists give every combination."
+        "of its own. A run folder stands for its variant; beside exported files (.onnx, .xml, .pt2) for the network "
+        "that it trained. Lists give every combination."
     )
     add = found.add_argument
     add(
@@ -84,7 +85,7 @@ def main(words: list[str]) -> int:
         print(text, end="", file=sys.stderr, flush=True)
 
     result = measure(
-        [_variant(model) for model in args.models] or MODELS,
+        _models(args.models) or MODELS,
         cells(sizes=args.size, precisions=args.precision, modes=args.mode, tasks=args.task, batches=args.batch),
         timing=Timing(rounds=args.rounds, warm_up=args.warm_up, passes=args.passes),
         device=None if args.device == "auto" else args.device,
@@ -100,6 +101,13 @@ def main(words: list[str]) -> int:
         print(table(result))
     measured = any("note" not in found for cell in result["cells"] for found in cell["contenders"].values())
     return 0 if measured else 1
+
+
+def _models(given: list[str]) -> list[str]:
+    """The networks to measure; beside exported files a run is measured with the layers that it was exported with."""
+    if not any(is_exported_file(model) for model in given):
+        return [_variant(model) for model in given]
+    return [str(Path(model).parent) if Path(model).suffix == ".safetensors" else model for model in given]
 
 
 def _variant(model: str) -> str:

@@ -1,21 +1,25 @@
 """`scalablevit validate`."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from scalablevit.cli.errors import UsageError, fail, memory_advice
 from scalablevit.cli.importing import importing
 from scalablevit.cli.run_words import entry_of_recipes, split
 from scalablevit.cli.terminal import print_json
+from scalablevit.cli.trained_run import is_exported_file
+from scalablevit.cli.validate_exported import validate_exported
 from scalablevit.printable import printable
 from scalablevit.recipes import find_recipe
 
 SUMMARY = "Evaluate a run's checkpoint on validation data"
 USAGE = """\
-usage: scalablevit validate RUN [--checkpoint FILE] [--json] [--KEY VALUE ...]
+usage: scalablevit validate RUN|FILE [--checkpoint FILE] [--json] [--KEY VALUE ...]
 
 Evaluate the best checkpoint of a run on its validation data, or on other data: --data.root FOLDER, or, with COCO
-annotations, --data.val_annotations FILE --data.val_images FOLDER, which evaluate every image of that file.
+annotations, --data.val_annotations FILE --data.val_images FOLDER, which evaluate every image of that file. An exported
+FILE (.onnx, .xml, .pt2) is evaluated on the data of the run that it lies in, or on those of --data.root FOLDER.
 
 options:
   --checkpoint FILE    another checkpoint (default: best.ckpt in RUN/checkpoints; last.ckpt where there is none yet)
@@ -35,6 +39,11 @@ def main(words: list[str]) -> int:
     is_first = bool(words and words[0]) and not words[0].startswith("-")
     taken = ("--run", "--resume", "--checkpoint", "--weights", "--ckpt", "--allow-class")
     given = split(words[is_first:], values=taken, flags=("--json",))
+    exported = words[0] if is_first and is_exported_file(words[0]) else given.taken.get("--weights")
+    if exported is not None and is_exported_file(exported):
+        given.taken.pop("--weights", None)
+        _print(validate_exported(Path(exported), given), as_json="--json" in given.taken)
+        return 0
     run, checkpoint_named = _run_and_checkpoint(words[0] if is_first else None, given.taken)
     recipe = run / "recipe.yaml"
     if not recipe.is_file():
@@ -63,14 +72,18 @@ def main(words: list[str]) -> int:
             return fail("stopped", code=128 + stopped.signum)
     if not command.trainer.is_global_zero:
         return 0
-    if "--json" in given.taken:
-        print_json(dict(metrics))
-    else:
-        shown = {printable(name): value for name, value in metrics.items()}  # of classes there are names in it
-        width = max(map(len, shown), default=0)
-        for name, value in shown.items():
-            print(f"{name:<{width}}  {value:.4f}")
+    _print(metrics, as_json="--json" in given.taken)
     return 0
+
+
+def _print(metrics: Mapping[str, float], *, as_json: bool) -> None:
+    if as_json:
+        print_json(dict(metrics))
+        return
+    shown = {printable(name): value for name, value in metrics.items()}  # of classes there are names in it
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        print(f"{name:<{width}}  {value:.4f}")
 
 
 def _run_and_checkpoint(first: str | None, taken: dict[str, str]) -> tuple[Path, Path | None]:

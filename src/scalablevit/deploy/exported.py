@@ -55,6 +55,11 @@ class ExportedNetwork(nn.Module):
         self._std = torch.tensor(self.input.std)[:, None, None]
 
     @property
+    def origin(self) -> str:
+        """File and runtime."""
+        return f"{self.path}, {self.runtime}"
+
+    @property
     def in_chans(self) -> int:
         """Channels of an image: 1 or 3."""
         return self.input.channels
@@ -149,7 +154,7 @@ class ExportedNetwork(nn.Module):
 
     def extra_repr(self) -> str:
         """The file."""
-        return f"{self.path}, {self.runtime}"
+        return self.origin
 
 
 def is_exported(source: object) -> TypeIs[str | os.PathLike[str] | ExportedNetwork]:

@@ -15,7 +15,9 @@ from torchvision.ops import nms
 from torchvision.transforms.v2 import functional as F
 
 from scalablevit.data.image_batches import read_batches
+from scalablevit.deploy.exported import ExportedNetwork, is_exported, on_cpu, open_exported
 from scalablevit.deploy.prediction import prepare_for_prediction
+from scalablevit.detection.exported import ExportedDetector
 from scalablevit.detection.models import build_detector, find_objects, paste_mask
 from scalablevit.detection.sliced import Slicing, detect_sliced
 from scalablevit.detection.transforms import Preprocessing, as_input
@@ -196,20 +198,29 @@ class Detector:
 
     @classmethod
     def load(
-        cls, source: str | os.PathLike[str] | TrainedWeights, *, device: str | torch.device | None = None
+        cls,
+        source: str | os.PathLike[str] | TrainedWeights | ExportedNetwork,
+        *,
+        device: str | torch.device | None = None,
     ) -> "Detector":
-        """Load the detector of a run.
+        """Load the detector of a run, or of an exported file.
 
         Args:
-            source: run folder, or the `model.safetensors` in it, or weights that are open already.
-            device: where to compute; None: a GPU if there is one.
+            source: run folder, or the `model.safetensors` in it, or a file of `scalablevit export` (.onnx, .xml or
+                .pt2), or either of them if it is open already.
+            device: where to compute; None: a GPU if there is one; exported files are computed on the CPU.
 
         Raises:
             WeightsError: not weights of a detector that was trained here.
             FileNotFoundError: no such file.
             ValueError: this machine has no such device.
         """
-        weights = open_trained(source, "detection")
+        weights: TrainedWeights | ExportedNetwork
+        if is_exported(source):
+            weights = open_exported(source, "detection")
+            device = on_cpu(weights, device)
+        else:
+            weights = open_trained(source, "detection")
         try:
             preprocessing = Preprocessing.from_dict(weights.metadata["preprocessing"])
             class_names = list(weights.metadata["class_names"])
@@ -217,6 +228,10 @@ class Detector:
             raise WeightsError(
                 f"{weights.path} lacks class names or preprocessing ({error}); train it with fit"
             ) from error
+        if isinstance(weights, ExportedNetwork):
+            weights.warn_of_fixed_size()
+            exported = ExportedDetector(weights, preprocessing)
+            return cls(exported, class_names=class_names, preprocessing=preprocessing, device=device)
         network, _ = load_network(weights, _build)
         for name in ("mean", "std"):  # the network normalises by those that it was built with
             theirs = (weights.metadata["model_args"] or {}).get(name)

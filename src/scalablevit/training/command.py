@@ -45,6 +45,7 @@ class TrainingCommand(LightningCLI):
         resume: resume the run in it.
         checkpoint: for "validate": what to load; with `resume`: what to resume from; None: the last.
         allowed: full names of classes that the recipe of a run folder may name, beside the known ones.
+        class_names: for "validate" without a checkpoint: of the network that will be evaluated.
 
     Raises:
         RecipeError: the recipe or the command line cannot become a run; names file or key, and remedy.
@@ -60,9 +61,11 @@ class TrainingCommand(LightningCLI):
         resume: bool = False,
         checkpoint: Path | None = None,
         allowed: Sequence[str] = (),
+        class_names: Sequence[str] | None = None,
     ) -> None:
         self.verb = subcommand
         self.checkpoint = checkpoint
+        self._class_names = class_names
         self.folder = RunFolder(run)
         self.resume = resume
         self.recipe_text = ""
@@ -178,11 +181,14 @@ class TrainingCommand(LightningCLI):
         """Have the data take the classes of the checkpoint, and all images where they are not those of the run."""
         data = self.config["data"]["init_args"]
         own = (next(iter(self.recipes.values()), {}).get("data") or {}).get("init_args")
-        trained = None if self.checkpoint is None else RunCheckpointIO().load_checkpoint(self.checkpoint).get("trained")
-        if not own or trained is None:
+        class_names = self._class_names
+        if self.checkpoint is not None:
+            trained = RunCheckpointIO().load_checkpoint(self.checkpoint).get("trained")
+            class_names = None if trained is None else trained["class_names"]
+        if not own or class_names is None:
             return
         given = {word.partition("=")[0].rpartition(".")[2] for word in self.words if word.startswith("--data.")}
-        changes = settings_for_evaluation(data, own, class_names=trained["class_names"], given=given)
+        changes = settings_for_evaluation(data, own, class_names=class_names, given=given)
         for key, value in changes.items():
             data[key] = value
 

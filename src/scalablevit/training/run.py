@@ -134,9 +134,11 @@ class Run:
     def announce(self, *, is_training: bool, checkpoint: Path | None = None) -> None:
         """Print what is about to happen."""
         lines = [self.data.summary()] if hasattr(self.data, "summary") else []
-        count = sum(p.numel() for p in self.module.network.parameters())
-        name = getattr(self.module, "variant", type(self.module.network).__name__)
-        lines.append(f"network     {name}, {count / 1e6:.1f} M parameters")
+        network = self.module.network
+        count = sum(p.numel() for p in network.parameters())
+        name = getattr(self.module, "variant", type(network).__name__)
+        exported = getattr(network, "origin", None)
+        lines.append(f"network     {exported or f'{name}, {count / 1e6:.1f} M parameters'}")
         if getattr(self.module, "load_report", None) is not None:
             lines.append(f"weights     {self.module.load_report}")
         if is_training:
