@@ -204,3 +204,13 @@ def test_a_large_number_of_a_class_is_refused_before_it_fills_the_memory(tmp_pat
     if name != "classes.json" or '"sea": 9' not in text:
         with pytest.raises(ValueError, match="names 1 classes"):
             read_class_names(tmp_path / name, ignore_labels=[999_999_999])
+
+
+def test_class_names_of_roboflows_masks(tmp_path):
+    (tmp_path / "train").mkdir()
+    table = tmp_path / "train" / "_classes.csv"
+    table.write_text("Pixel Value, Class\n0, background\n1, cat\n2, dog, small\n")
+    assert find_class_file(tmp_path) == table
+    assert read_class_names(table) == ["background", "cat", "dog, small"]
+    table.write_text("filename, cat, dog\na.jpg, 1, 0\n")  # labels of images
+    assert find_class_file(tmp_path) is None

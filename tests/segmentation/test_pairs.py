@@ -1,5 +1,6 @@
 """Images find their masks in every known layout, lie on each other, and faults of a folder are told in words."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ def names(pairs: list[Pair]) -> list[tuple[str, str]]:
         ("images/{train}/deep/a.jpg", "labels/{train}/deep/a.png"),
         ("{train}/images/a.jpg", "{train}/masks/a.png"),
         ("{train}/Images/a.jpg", "{train}/Labels/a_mask.png"),
+        ("{train}/a.jpg", "{train}annot/a.png"),
+        ("{train}/a.jpg", "{train}_labels/a_L.png"),
     ],
 )
 @pytest.mark.parametrize(("train", "val"), [("train", "val"), ("training", "validation"), ("Train", "Valid")])
@@ -39,6 +42,32 @@ def test_layouts_with_a_validation_folder(tmp_path, image, mask, train, val):
     assert scan.val == [Pair(image.format(train=val), mask.format(train=val))]
     assert not scan.is_split
     assert scan.unpaired == []
+
+
+def test_masks_of_labelme_beside_arrays_and_previews(tmp_path):
+    for i in range(4):
+        write_image(tmp_path / "JPEGImages" / f"{i}.jpg")
+        write_mask(tmp_path / "SegmentationClassPNG" / f"{i}.png")
+        write_image(tmp_path / "SegmentationClassVisualization" / f"{i}.jpg")
+        (tmp_path / "SegmentationClass").mkdir(exist_ok=True)
+        np.save(tmp_path / "SegmentationClass" / f"{i}.npy", np.zeros(3))
+    scan = scan_pairs(tmp_path)
+    scan.raise_for_errors()
+    assert {Path(pair.mask).parent.name for pair in (*scan.train, *scan.val)} == {"SegmentationClassPNG"}
+
+
+def test_the_settings_for_cityscapes_are_told_and_work(tmp_path):
+    for part in ("train", "val"):
+        write_image(tmp_path / "leftImg8bit" / part / "ulm" / "ulm_0_leftImg8bit.png")
+        for what in ("labelIds", "instanceIds", "color"):
+            write_mask(tmp_path / "gtFine" / part / "ulm" / f"ulm_0_gtFine_{what}.png")
+    (problem,) = scan_pairs(tmp_path).problems
+    told = dict(re.findall(r"(images|masks|image_pattern|mask_pattern) to '?([^',]+)", problem.message))
+    scan = scan_pairs(tmp_path, **told)
+    scan.raise_for_errors()
+    pair = Pair("leftImg8bit/{}/ulm/ulm_0_leftImg8bit.png", "gtFine/{}/ulm/ulm_0_gtFine_labelIds.png")
+    assert scan.train == [Pair(*(path.format("train") for path in pair))]
+    assert scan.val == [Pair(*(path.format("val") for path in pair))]
 
 
 def test_parts_may_be_named_differently_for_images_and_masks(tmp_path):

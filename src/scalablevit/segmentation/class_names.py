@@ -10,18 +10,32 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES
 from scalablevit.data.text_file import read_text
 from scalablevit.segmentation.labels import IGNORED, MOST_CLASSES
 
 CLASS_FILES = ("classes.txt", "classes.json", "class_names.txt", "codes.txt", "objectInfo150.txt", "objectInfo150.csv")
 """Files in a data folder that are looked through for class names, in this order."""
 
+_ROBOFLOW_FILE = "_classes.csv"
 _WHAT = "class_names_file"
 
 
 def find_class_file(root: Path) -> Path | None:
-    """Find the file with class names in a data folder; None where there is none of `CLASS_FILES`."""
-    return next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
+    """Find the file with class names in a data folder: one of `CLASS_FILES`, or Roboflow's in a part; None without."""
+    of_parts = (root / part / _ROBOFLOW_FILE for part in ("", *TRAIN_NAMES, *VAL_NAMES))
+    of_parts = (file for file in of_parts if file.is_file() and _is_roboflow(_first_line(file)))
+    return next((root / name for name in CLASS_FILES if (root / name).is_file()), None) or next(of_parts, None)
+
+
+def _first_line(file: Path) -> str:
+    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+        return lines.readline(1000)
+
+
+def _is_roboflow(header: str) -> bool:
+    """Whether a table's first line is that of Roboflow's masks; its tables of image labels have the same file name."""
+    return re.fullmatch(r"\s*pixel value\s*,\s*class\s*", header, re.IGNORECASE) is not None
 
 
 def read_class_names(
@@ -31,9 +45,9 @@ def read_class_names(
 
     Known forms that name classes in order: text with a name on each line; a JSON list of names. With
     `reduce_zero_label` they start with the class of label 1. Known forms that number labels as mask files do: text
-    with a number and a name on each line; a JSON object `{"0": "road", ...}` or `{"road": 0, ...}`; ADE20K's
-    `objectInfo150.txt`, of whose synonyms the first is taken. Labels that such a file leaves out are called "other"
-    (label 0) or "class N".
+    with a number and a name on each line, such as Roboflow's `_classes.csv`; a JSON object `{"0": "road", ...}` or
+    `{"road": 0, ...}`; ADE20K's `objectInfo150.txt`, of whose synonyms the first is taken. Labels that such a file
+    leaves out are called "other" (label 0) or "class N".
 
     Args:
         path: the file; see `read_text` for its encodings.
@@ -114,6 +128,8 @@ def _from_text(path: Path, text: str) -> list[str] | dict[int, str]:
     header = re.split(r"[\t,]", lines[0].lower()) if lines else []
     if "idx" in header and "name" in header:
         return _from_object_info(path, lines, header)
+    if lines and _is_roboflow(lines[0]):
+        lines = lines[1:]
     numbered = [re.fullmatch(r"([0-9]{1,9})\s*[\s:;,=]\s*(.*\S)", line) for line in lines]
     if lines and all(numbered):
         pairs = [(int(match[1]), match[2]) for match in numbered if match is not None]

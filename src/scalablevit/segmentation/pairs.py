@@ -25,12 +25,13 @@ _MOST_HINTS = 200  # files that are looked at for a hint
 
 MASK_NAMES = (
     *("masks", "mask", "annotations", "annotation", "labels", "label"),
-    *("segmentationclass", "segmentations", "segmentation", "gt", "ground_truth"),
+    *("segmentationclass", "segmentationclasspng", "segmentations", "segmentation", "gt", "ground_truth"),
 )
 
 _LAYOUTS = (
     "known layouts are ROOT/images/{training,validation} with ROOT/annotations/{training,validation}, "
-    "ROOT/{train,val}/{images,masks}, ROOT/images with ROOT/masks, and, with mask_pattern, both in one folder"
+    "ROOT/{train,val}/{images,masks}, ROOT/{train,val} with ROOT/{train,val}_masks, ROOT/images with ROOT/masks, and, "
+    "with mask_pattern, both in one folder"
 )
 
 
@@ -185,8 +186,8 @@ def _find_folders(root: Path, settings: MaskSettings) -> _Folders:
         raise _LayoutError("unknown-layout", _why_unknown(root, settings))
     if val_folder is None and settings.val != "auto":
         raise _LayoutError("missing-folder", f"{root}: it has no folder {settings.val!r}; check the name given as val")
-    train_pair = _find_inside(train_folder, images, masks)
-    val_pair = None if val_folder is None else _find_inside(val_folder, images, masks)
+    train_pair = _find_part(train_folder, settings)
+    val_pair = None if val_folder is None else _find_part(val_folder, settings)
     return _not_the_same(_Folders(train_pair, val_pair), settings)
 
 
@@ -237,6 +238,17 @@ def _find_both(
     raise _LayoutError("missing-folder", f"{lacks}: it has no folder for {part!r}, which {has} has; add {lacks / part}")
 
 
+def _find_part(folder: Path, settings: MaskSettings) -> tuple[Path, Path]:
+    """Images and masks of a part: in folders in it, or images in it and masks beside, such as train and trainannot."""
+    images, masks = settings.images, settings.masks
+    if images == masks == "auto" and settings.mask_pattern is None and _subfolder(folder, IMAGE_NAMES) is None:
+        part = folder.name.lower()
+        for name in _subfolders(folder.parent):
+            if name.lower().startswith(part) and name.lower()[len(part) :].strip("_- ") in (*MASK_NAMES, "annot"):
+                return folder, folder.parent / name
+    return _find_inside(folder, images, masks)
+
+
 def _find_inside(folder: Path, images: str, masks: str) -> tuple[Path, Path]:
     found = _find(folder, images, IMAGE_NAMES), _find(folder, masks, MASK_NAMES, holds_images=True)
     if found[0] is None or found[1] is None:
@@ -259,6 +271,12 @@ def _why_unknown(root: Path, settings: MaskSettings) -> str:
     for argument, name, folder in (("train", train, root), ("images", images, root), ("masks", masks, root)):
         if name != "auto" and not (folder / name).is_dir():
             return f"{root}: it has no folder {name!r}; check the name given as {argument}"
+    if _find(root, "auto", ("leftimg8bit",)) is not None and _find(root, "auto", ("gtfine",)) is not None:
+        return (
+            f"{root}: it is laid out as Cityscapes; set images to leftImg8bit, masks to gtFine, image_pattern to "
+            "'{name}_leftImg8bit.png', mask_pattern to '{name}_gtFine_labelIds.png', and label_map to a file that says "
+            "which of its labels are classes"
+        )
     if _find(root, images, IMAGE_NAMES) is not None:
         json_files = [path.name for name in MASK_NAMES for path in sorted((root / name).glob("*.json"))[:1]]
         explained = explain_layout(root, expected="masks")
