@@ -18,6 +18,8 @@ from typing import Any
 from gpu import OURS, agree_lines, fallback_lines, kernels_conditions, left_out_lines
 from linear_cost import series
 from measure_cpu import COMMANDS
+from predict_throughput import summary
+from prepared import speeds
 from scalablevit.safe_write import write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -106,6 +108,39 @@ def linear_cost(result: Result, command: str) -> str:
     if result["device_type"] == "cpu":
         parts.append(f"![Time and memory over the number of pixels]({PLOT.relative_to(PAGE.parent)})")
     return "\n\n".join([*parts, measured(result, command)])
+
+
+def prepared(result: Result, command: str) -> str:
+    """A row a way to run the network, with columns for each number of threads."""
+    cells = result["cells"]
+    header = [""]
+    for cell in cells:
+        threads = f"{cell['threads']} thread{'s' if cell['threads'] > 1 else ''}"
+        header += [f"median, {threads}", f"of the plain definition's speed, {threads}"]
+    header += ["largest difference of logits", "same class"]
+    rows = []
+    for name, first in cells[0]["contenders"].items():
+        row = [name]
+        for cell in cells:
+            median = cell["contenders"][name]["spread"]["median"]
+            row += [f"{1000 * median:.0f} ms", f"{speeds(cell)[name]:.2f}"]
+        rows.append([*row, f"{first['difference']:.1e}", f"{first['same_class']:.0%}"])
+    unit = result["native_bfloat16"] or "no native bf16"
+    clock = "" if result["clock"] == "wall" else ", times of the processor, as others computed too"
+    what = f"`{result['variant']}`, batch {result['batch']}, {result['size']} × {result['size']} pixels, {unit}{clock}:"
+    return "\n\n".join([what, markdown(header, rows), measured(result, command)])
+
+
+def predicting(result: Result, command: str) -> str:
+    """A row a way to predict a folder."""
+    rows = [
+        [way, f"{found['images_per_second']:.1f}", f"{found['outside']:.1%}", f"{found['speed']:.2f}"]
+        for way, found in summary(dict(result)).items()
+    ]
+    header = ["", "images/s", "time outside of the network", "of the speed before"]
+    threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''} on {result['cores']} cores"
+    what = f"{result['images']} photographs through `{result['variant']}` at {result['size']} pixels, {threads}:"
+    return "\n\n".join([what, markdown(header, rows), measured(result, command)])
 
 
 def draw(result: Result, path: Path) -> None:
@@ -213,6 +248,12 @@ GPU_TABLES = {"agree": agree, "kernels": kernels, "inference": rates, "training"
 TABLES: dict[str, tuple[str, Callable[[Result, str], str], str]] = {
     "cpu-inference": ("cpu-inference.json", throughput, COMMANDS["inference"]),
     "cpu-training": ("cpu-training.json", throughput, COMMANDS["training"]),
+    "prepared-cpu": ("prepared-amd-epyc.json", prepared, "python benchmarks/prepared.py --threads 1 2"),
+    "predict-throughput-cpu": (
+        "predict_throughput-amd-epyc.json",
+        predicting,
+        "python benchmarks/predict_throughput.py --images 1000 --threads 2",
+    ),
     "linear-cost-cpu": ("linear_cost-cpu.json", linear_cost, COMMANDS["linear-cost"]),
     "linear-cost-cuda": (
         "linear_cost-cuda.json",
