@@ -69,10 +69,11 @@ def test_timm_builds_the_same_network(run: Path) -> None:
     assert network.pretrained_cfg["label_names"] == list(CLASSES)
 
 
-def test_the_command_it_suggests_works(finished: tuple[Path, Outcome]) -> None:
-    """Spaces, an apostrophe and an umlaut stand in its paths."""
-    words = words_of(finished[1].out.strip().splitlines()[-1])
+def test_the_commands_it_suggests_work(finished: tuple[Path, Outcome]) -> None:
+    """Spaces, an apostrophe and an umlaut stand in their paths."""
+    *_, words, last = map(words_of, finished[1].out.strip().splitlines()[-2:])
     assert words[0] == "predict"
+    assert last == ["export", str(finished[0]), "--format", "onnx"]  # tests of export run it
     outcome = scalablevit(*words)
     assert outcome.code == 0, outcome.err
     assert outcome.out.count(".png") == 3

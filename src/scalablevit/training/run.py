@@ -20,6 +20,7 @@ from rich.console import Console
 from scalablevit.data.workers import kill_workers
 from scalablevit.printable import printable
 from scalablevit.safe_write import write_atomically
+from scalablevit.tasks import entry_of
 from scalablevit.training.devices import threads_per_process
 from scalablevit.training.early_stopping import why_ended_early
 from scalablevit.training.invocation import invocation
@@ -210,15 +211,18 @@ class Run:
         return text
 
     def write_results(self) -> None:
-        """Write weights to ship, curves and the images of the task; print the next command to try."""
+        """Write weights to ship, curves and the images of the task; print the next commands to try."""
         best = self.folder.best if self.folder.best.is_file() else None
         lines = self.module.write_results(self.folder.path, best)
         if self.folder.metrics.is_file():  # fast_dev_run logs nothing
             plot_curves(self.folder.metrics, self.folder.curves)
         made = sorted(p.name for p in self.folder.path.iterdir() if not p.name.startswith("."))
         _print("\n".join([*lines, f"in {self.folder.path}: {', '.join(made)}"]))
-        command = invocation("predict", *self.data.example_inputs(), "--weights", self.folder.path)
-        _print(f"\nNext, try:\n  {command}")
+        commands = [invocation("predict", *self.data.example_inputs(), "--weights", self.folder.path)]
+        entry = entry_of(type(self.module))
+        if entry is not None and entry.exports:
+            commands.append(invocation("export", self.folder.path, "--format", "onnx"))
+        _print("\n".join(["\nNext, try:", *(f"  {command}" for command in commands)]))
 
 
 @contextlib.contextmanager
