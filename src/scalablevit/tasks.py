@@ -138,6 +138,8 @@ class TaskEntry:
         found: reference to a function from a prediction to the image's size and a list of
             `scalablevit.data.found_objects.FoundObject`; empty: the task finds none.
         model_key: key of a run's metadata that names the model; empty: the only one.
+        validation_images: reference to a function (data folder, keys of the data module) that lists the images of the
+            validation set, without the training engine; empty: there is none.
         exports: `scalablevit export` can export its networks.
         out_of_memory: command -> what to change where memory runs out.
     """
@@ -154,6 +156,7 @@ class TaskEntry:
     csv_columns: tuple[str, ...] = ()
     found: str = ""
     predict_flags: tuple[Flag, ...] = ()
+    validation_images: str = ""
     exports: bool = False
     out_of_memory: Mapping[str, str] = field(default_factory=dict)
 

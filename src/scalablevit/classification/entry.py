@@ -7,6 +7,7 @@ ENTRY = TaskEntry(
     task="scalablevit.classification.task:ClassificationTask",
     data="scalablevit.classification.data:ImageFolderData",
     predictor="scalablevit.classification.predict:Classifier",
+    validation_images="scalablevit.classification.validation_images:validation_images",
     columns=("class", "probability"),
     csv_columns=("class", "probability"),
     exports=True,

@@ -31,6 +31,7 @@ ENTRY = TaskEntry(
     task="scalablevit.detection.task:DetectionTask",
     data="scalablevit.detection.data:CocoData",
     predictor="scalablevit.detection.predict:Detector",
+    validation_images="scalablevit.detection.validation_images:validation_images",
     columns=("object", "score"),
     csv_columns=("class", "score", "x_min", "y_min", "x_max", "y_max"),
     exports=True,

@@ -22,6 +22,7 @@ ENTRY = TaskEntry(
     task="scalablevit.segmentation.task:SegmentationTask",
     data="scalablevit.segmentation.data:MaskFolderData",
     predictor="scalablevit.segmentation.predict:Segmenter",
+    validation_images="scalablevit.segmentation.validation_images:validation_images",
     columns=("class", "share"),
     csv_columns=("class", "pixels", "share"),
     found="scalablevit.segmentation.found:found_in",

@@ -1,0 +1,1 @@
+"""A local page that runs inference on images with trained models and shows how they were trained."""
