@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from untrained_models import NAMES
 
+from command_line import output_of
 from scalablevit.app.examples import examples_of
 from scalablevit.app.models import Loaded, Model, find_models
 from scalablevit.app.results import View, output_images, rows, run_predictor, seen, table_html
@@ -152,6 +153,19 @@ def test_rows_and_images_are_those_of_predict(
     html = table_html(lines, "nothing")
     assert "<b>" not in html
     assert any(name.replace("<", "&lt;").replace(">", "&gt;") in html for name in NAMES)
+
+
+@pytest.mark.slow
+def test_an_exported_file_is_a_model_like_any_other(runs: Path, photo: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    file = tmp_path / "pets.onnx"
+    output_of("export", runs / "pets", "--format", "onnx", "--output", file)
+    models = find(file, runs / "pets")
+    assert [model.label for model in models] == ["pets.onnx", "pets"]
+    loaded = Loaded("cpu")
+    ours, theirs = (run_predictor(loaded.predictor(model), "classification", photo) for model in models)
+    assert ours.classes == theirs.classes
+    assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
 
 
 def test_opacity_changes_the_drawing_alone(runs: Path, photo: Path) -> None:

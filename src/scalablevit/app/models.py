@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scalablevit.deploy.exported import ExportedNetwork, is_exported, open_exported
 from scalablevit.tasks import TaskEntry, entries, load
 from scalablevit.weights import WEIGHTS_FILE, TrainedWeights, open_trained
 
@@ -21,14 +22,14 @@ class Model:
 
     Attributes:
         label: its name on the page, different for each model.
-        source: run folder or weights file, as it was given.
-        weights: with their metadata, as `scalablevit predict` opens them.
+        source: run folder, weights file or exported file, as it was given.
+        weights: with their metadata, or the exported network, as `scalablevit predict` opens them.
         entry: of its task.
     """
 
     label: str
     source: Path
-    weights: TrainedWeights
+    weights: TrainedWeights | ExportedNetwork
     entry: TaskEntry
 
     @property
@@ -42,7 +43,7 @@ def find_models(given: Sequence[str], *, runs: Path = Path("runs"), on_skipped: 
     """Open the models that a command line names.
 
     Args:
-        given: run folders, folders of runs, and weights files; empty: the runs in `runs`.
+        given: run folders, folders of runs, weights files and exported files; empty: the runs in `runs`.
         runs: folder that is searched where nothing is given.
         on_skipped: is told of each run in a folder of runs that cannot be used.
 
@@ -54,7 +55,7 @@ def find_models(given: Sequence[str], *, runs: Path = Path("runs"), on_skipped: 
         FileNotFoundError: what is given does not exist.
     """
     sources: dict[Path, str] = {}
-    opened: list[tuple[Path, TrainedWeights]] = []
+    opened: list[tuple[Path, TrainedWeights | ExportedNetwork]] = []
     for word in given:
         path = Path(word).expanduser()
         inside = [] if _is_run(path) else _runs_in(path)
@@ -109,8 +110,8 @@ class Loaded:
         return self._predictors[model.label]
 
 
-def _open(path: Path) -> TrainedWeights:
-    weights = open_trained(path)
+def _open(path: Path) -> TrainedWeights | ExportedNetwork:
+    weights = open_exported(path) if is_exported(path) else open_trained(path)
     if weights.task not in entries():
         known = ", ".join(entries())
         raise ValueError(f"{path} holds weights for {weights.task!r}; this version predicts {known}")

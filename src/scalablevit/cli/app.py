@@ -19,7 +19,7 @@ def parser() -> Parser:
     add = found.add_argument
     add(
         "runs", nargs="*", metavar="RUN",
-        help="run folders, folders of runs, or weights files (default: the runs in the folder runs)",
+        help="run folders, folders of runs, weights files, or exported files (default: the runs in the folder runs)",
     )  # fmt: skip
     add("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0: every network (default: 127.0.0.1)")
     add("--port", type=int, default=7860, metavar="N", help="port to serve on; 0: any that is free (default: 7860)")
