@@ -151,6 +151,7 @@ def test_runs_to_validate_may_be_named_as_elsewhere(trained_with: list[Any], a_r
         assert [(call[3]["run"], call[3]["checkpoint"]) for call in trained_with] == [(a_run, checkpoint)], words
 
 
+@pytest.mark.slow
 def test_info_and_bench_take_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_classifier(tmp_path / "run", ["cat", "dog", "\x1b[31mred"])
     told = scalablevit("info", run, "--json")

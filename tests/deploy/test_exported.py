@@ -35,6 +35,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {form: write_exported(tmp_path_factory.mktemp(form), form) for form in FORMS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_it_computes_what_the_network_computes(form: str, files: dict[str, Path]) -> None:
     network, exported = TinyClassifier().eval(), open_exported(files[form], "classification")
@@ -47,6 +48,7 @@ def test_it_computes_what_the_network_computes(form: str, files: dict[str, Path]
     assert not list(exported.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_fixed_batch_of_bytes_is_obeyed(form: str, count: int, tmp_path: Path) -> None:
@@ -62,6 +64,7 @@ def test_a_fixed_batch_of_bytes_is_obeyed(form: str, count: int, tmp_path: Path)
         exported(images[..., :32])
 
 
+@pytest.mark.slow
 def test_a_classifier_feeds_the_size_that_its_file_is_fixed_to(tmp_path: Path) -> None:
     file = write_exported(tmp_path, "onnx", size=(64, 48))
     classifier = Classifier.load(file)
@@ -71,6 +74,7 @@ def test_a_classifier_feeds_the_size_that_its_file_is_fixed_to(tmp_path: Path) -
     assert sum(found.probabilities) == pytest.approx(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_a_segmenter_of_a_fixed_size_labels_every_pixel(
     form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

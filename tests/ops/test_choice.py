@@ -127,6 +127,7 @@ def test_torch_compile_asks_outside_of_its_graph(gpu: list[int]) -> None:
     assert torch.compile(scaled, backend="eager", fullgraph=True)(torch.ones(2)).tolist() == [2, 2]
 
 
+@pytest.mark.slow
 def test_compiled_graphs_hold_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """With torch 2.11 to 2.13 `torch.compiler.is_exporting` is true under torch.compile, and no kernel ever ran."""
     monkeypatch.setattr(choice, "_HAS_TRITON", True)

@@ -86,6 +86,7 @@ def test_a_path_that_never_was_is_not_found():
         importlib.import_module("scalablevit.never_was")
 
 
+@pytest.mark.slow
 def test_a_script_of_before_runs_and_its_own_line_is_named(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
