@@ -14,6 +14,7 @@ from typing import BinaryIO, Literal
 from PIL import Image, UnidentifiedImageError
 
 from scalablevit.data.png_metadata import without_large_metadata
+from scalablevit.data.unread_formats import unread_format
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 """Pillow's names of the formats that are opened, by a file's content; it reads others, and runs programs for some."""
@@ -79,7 +80,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     """
     path = Path(path)
     try:
-        with _regular_file(path) as file, Image.open(without_large_metadata(file), formats=_formats()) as image:
+        with _regular_file(path) as file, _identified(path, file) as image:
             _refuse_too_large(image)
             yield image
     except ImageError:
@@ -89,13 +90,6 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     except PermissionError:
         raise ImageError(
             path, kind="unreadable", reason="no permission to read it", remedy="change the file's permissions"
-        ) from None
-    except UnidentifiedImageError:
-        raise ImageError(
-            path,
-            kind="not-an-image",
-            reason="this is not an image, is cut off near its start, or is of a format that is not read",
-            remedy="remove it, copy it again, or convert it to PNG or JPEG",
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
         raise ImageError(
@@ -114,6 +108,18 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
             reason=f"the file is truncated or damaged ({error})",
             remedy="copy or export it again, or remove it",
         ) from error
+
+
+def _identified(path: Path, file: BinaryIO) -> Image.Image:
+    """Open the image in a file, undecoded; where there is none, tell what there is."""
+    try:
+        return Image.open(without_large_metadata(file), formats=_formats())
+    except UnidentifiedImageError:
+        reason, remedy = unread_format(file) or (
+            "this is not an image, is cut off near its start, or is of a format that is not read",
+            "remove it, copy it again, or convert it to PNG or JPEG",
+        )
+        raise ImageError(path, kind="not-an-image", reason=reason, remedy=remedy) from None
 
 
 @contextmanager
