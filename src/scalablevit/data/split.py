@@ -5,7 +5,7 @@ Imports neither torch nor lightning, so that checking data starts at once.
 
 import hashlib
 import os
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,9 @@ PLACES = (
     *("train_annotations", "val_annotations", "train_images", "val_images", "split"),
 )
 """Recipe keys of `data` that say where the data lie."""
+
+_NUMBERING = ("label_map", "reduce_zero_label", "ignore_labels")
+"""Recipe keys of `data` that say which label of a mask is which class."""
 
 T = TypeVar("T")
 
@@ -55,24 +58,33 @@ def check_val_fraction(val_fraction: float, *, trained_class_names: Sequence[str
 
 
 def settings_for_evaluation(
-    data: Mapping[str, Any], own: Mapping[str, Any], *, class_names: Sequence[str], given: Container[str] = ()
+    data: Mapping[str, Any],
+    own: Mapping[str, Any],
+    *,
+    class_names: Sequence[str],
+    label_map: Mapping[str, Any] | None = None,
+    given: Collection[str] = (),
 ) -> dict[str, Any]:
     """Choose the settings of data on which a trained network is evaluated and nothing is trained.
 
     A part that is set aside keeps training and validation apart. In data that the network was not trained on nothing
     needs to be kept apart: where they have no validation part, all of them are evaluated. Classes are those of the
-    network, whatever classes the data have.
+    network, whatever classes the data have, and so are the labels of masks that come without a label map.
 
     Args:
         data: settings of the data, by their recipe keys.
         own: settings of the data that the network was trained on.
         class_names: of the network, by index.
+        label_map: of masks that the network was trained on; None: there are no masks, or none is known.
         given: keys that the user gave for this evaluation; they are left alone.
 
     Returns:
-        the settings to change, of those that `data` has: `val_fraction` (1) and `trained_class_names`.
+        the settings to change, of those that `data` has: `val_fraction` (1), `trained_class_names` and
+        `trained_label_map`.
     """
     changes: dict[str, Any] = {"trained_class_names": list(class_names)}
+    if label_map is not None and not any(key in given and data.get(key) != "auto" for key in _NUMBERING):
+        changes["trained_label_map"] = dict(label_map)
     if any(_place(data.get(key)) != _place(own.get(key)) for key in PLACES):
         changes["val_fraction"] = 1.0
     return {key: value for key, value in changes.items() if key in data and key not in given}

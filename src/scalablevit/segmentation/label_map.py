@@ -40,6 +40,8 @@ class OutsideLabelsError(ValueError):
     def __init__(self, labels: Sequence[int], label_map: "LabelMap") -> None:
         self.labels = list(labels)
         self.remedy = OUTSIDE_REMEDY if label_map.entries is None else OUTSIDE_MAP_REMEDY
+        if label_map.in_colours:
+            self.remedy += "; where the masks hold class indices and no colours, set label_map null"
         word = "colour" if label_map.in_colours else "label"
         shown = abridged([label_map.show(label) for label in self.labels], 8)
         what = f"{word} {shown}" if len(self.labels) == 1 else f"{word}s {shown}"

@@ -62,7 +62,10 @@ class ClassSource:
     @property
     def in_colours(self) -> bool:
         """Whether labels are colours."""
-        return self.map_file is not None and self.map_file.in_colours
+        if self.map_file is not None:
+            return self.map_file.in_colours
+        trained = self.settings.label_map_of_network
+        return self.path is None and trained is not None and trained.in_colours
 
     @property
     def path(self) -> Path | None:
@@ -104,9 +107,10 @@ class ClassSource:
         """
         settings = self.settings
         if self.path is None:  # labels are numbered as those that the network was trained on
-            return MaskClasses(
-                list(trained), LabelMap(len(trained), settings.reduce_zero_label, settings.ignored), None
-            )
+            label_map = settings.label_map_of_network
+            if label_map is None:
+                label_map = LabelMap(len(trained), settings.reduce_zero_label, settings.ignored)
+            return MaskClasses(list(trained), label_map, None)
         own = self.classes()
         index_of = {unicodedata.normalize("NFC", name): index for index, name in enumerate(trained)}
         entries = []

@@ -5,9 +5,11 @@ Imports neither torch nor lightning, so that checking data starts at once.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scalablevit.data.pixel_values import checked_value_range
 from scalablevit.data.split import check_val_fraction
+from scalablevit.segmentation.label_map import LabelMap
 from scalablevit.segmentation.labels import IGNORED
 from scalablevit.segmentation.pair_names import NamePattern
 from scalablevit.segmentation.read_pair import MaskFrame
@@ -39,6 +41,8 @@ class MaskSettings:
         value_range: values that become black and white, in grayscale images of more than 8 bits a pixel; None: see
             `read_image`.
         trained_class_names: set by `scalablevit validate`: classes of the network that is evaluated, by index.
+        trained_label_map: set by `scalablevit validate`: what the labels of its masks stood for, as `LabelMap.to_dict`
+            gives it. Masks with neither label map nor class file of their own have the same labels.
 
     Raises:
         ValueError: a value is out of range.
@@ -60,6 +64,7 @@ class MaskSettings:
     mask_frame: MaskFrame = "auto"
     value_range: list[float] | None = None
     trained_class_names: list[str] | None = None
+    trained_label_map: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_val_fraction(self.val_fraction, trained_class_names=self.trained_class_names)
@@ -70,6 +75,7 @@ class MaskSettings:
         for argument in ("image_pattern", "mask_pattern"):
             self.pattern(argument)
         checked_value_range(self.value_range)
+        _ = self.label_map_of_network
 
     def pattern(self, argument: str) -> NamePattern | None:
         """The pattern that an argument gives."""
@@ -85,6 +91,22 @@ class MaskSettings:
     def is_evaluation(self) -> bool:
         """Whether a trained network is evaluated on the data, and nothing is trained."""
         return self.trained_class_names is not None
+
+    @property
+    def label_map_of_network(self) -> LabelMap | None:
+        """Which label of the masks of training is which class of the network that is evaluated; None: not known."""
+        if self.trained_label_map is None or self.trained_class_names is None:
+            return None
+        try:
+            label_map = LabelMap.from_dict(self.trained_label_map)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"trained_label_map is no label map ({error!r}); take another checkpoint") from None
+        if label_map.num_classes != len(self.trained_class_names):
+            raise ValueError(
+                f"trained_label_map has {label_map.num_classes} classes, trained_class_names "
+                f"{len(self.trained_class_names)}; take another checkpoint"
+            )
+        return label_map
 
     @property
     def ignored(self) -> tuple[int, ...]:

@@ -260,10 +260,17 @@ class SegmentationTask(TrainingModule):
             "model_args": self.model_args,
             "inference": self.inference.to_dict(),
         }
+        return save_network(self.network, folder, metadata={**metadata, **own, **self._labels()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As of every task; and what the labels of the masks stand for, for masks without a label map."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["trained"] |= self._labels()
+
+    def _labels(self) -> dict[str, Any]:
+        """The label map of the training masks, if the data have one."""
         label_map = getattr(getattr(self.trainer, "datamodule", None), "label_map", None)
-        if isinstance(label_map, LabelMap):
-            own["label_map"] = label_map.to_dict()
-        return save_network(self.network, folder, metadata={**metadata, **own})
+        return {"label_map": label_map.to_dict()} if isinstance(label_map, LabelMap) else {}
 
     def evaluate_weights(self, folder: Path) -> Evaluation:
         """IoU and accuracy of the weights in `folder`; draws `predictions.png`."""

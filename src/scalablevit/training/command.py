@@ -181,14 +181,14 @@ class TrainingCommand(LightningCLI):
         """Have the data take the classes of the checkpoint, and all images where they are not those of the run."""
         data = self.config["data"]["init_args"]
         own = (next(iter(self.recipes.values()), {}).get("data") or {}).get("init_args")
-        class_names = self._class_names
+        class_names, label_map = self._class_names, None
         if self.checkpoint is not None:
-            trained = RunCheckpointIO().load_checkpoint(self.checkpoint).get("trained")
-            class_names = None if trained is None else trained["class_names"]
+            trained = RunCheckpointIO().load_checkpoint(self.checkpoint, mmap=True).get("trained") or {}
+            class_names, label_map = trained.get("class_names"), trained.get("label_map")
         if not own or class_names is None:
             return
         given = {word.partition("=")[0].rpartition(".")[2] for word in self.words if word.startswith("--data.")}
-        changes = settings_for_evaluation(data, own, class_names=class_names, given=given)
+        changes = settings_for_evaluation(data, own, class_names=class_names, label_map=label_map, given=given)
         for key, value in changes.items():
             data[key] = value
 
