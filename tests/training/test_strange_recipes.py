@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from scalablevit.recipes import find_recipe
+from scalablevit.tasks import entries
 from scalablevit.training.allowed_classes import check_classes, lies_in_a_run
 from scalablevit.training.command import TrainingCommand
 from scalablevit.training.null_words import with_nulls
@@ -65,6 +66,23 @@ STRANGE: list[tuple[dict[str, Any], str]] = [
     ({"callbacks": [{"class_path": "ModelCheckpoint", "dict_kwargs": {"dirpath": "/tmp/x"}}]}, "outside the run"),
     ({"callbacks": {"class_path": "ModelCheckpoint", "init_args": {"dirpath": "/tmp/x"}}}, "outside the run folder"),
     (callback("scalablevit.training.stopping.StopOnSignal", checkpoint="/tmp/x"), "names scalablevit.training.stop"),
+    ({"model": {"class_path": "scalablevit.classification.transforms.Augmentation"}}, "model names scalablevit.class"),
+    ({"model": {"class_path": "scalablevit.segmentation.dataset.MaskDataset"}}, "model names scalablevit.segm"),
+    ({"model": {"class_path": "scalablevit.detection.models.retinanet"}}, "model names scalablevit.detection.models"),
+    ({"model": {"class_path": f"{MODEL}.load_from_checkpoint"}}, "model names .*load_from_checkpoint"),
+    ({"model": {"class_path": DATA}}, "model names scalablevit.classification.ImageFolderData"),
+    ({"data": {"class_path": MODEL}}, "data names scalablevit.classification.ClassificationTask"),
+    (
+        {"data": {"class_path": "scalablevit.segmentation.data.os.system"}},
+        "data names scalablevit.segmentation.data.os",
+    ),
+    ({"data": {"class_path": "scalablevit.data.builtin.write_builtin"}}, "data names scalablevit.data"),
+    ({"data": {"class_path": ["a"]}}, r"data names \['a'\]"),
+    (
+        {"data": {"class_path": DATA, "init_args": {"augmentation": {"class_path": DATA}}}},
+        "data.augmentation names scalablevit.classification.ImageFolderData",
+    ),
+    (callback("lightning.pytorch.callbacks.early_stopping.torch.load"), "names .*torch.load"),
     ({"strategy": {"class_path": "evil.Evil"}}, "trainer.strategy names evil.Evil"),
     ({"strategy": "evil.Evil"}, "trainer.strategy names evil.Evil"),
     ({"profiler": {"class_path": "lightning.pytorch.profilers.SimpleProfiler"}}, "trainer.profiler names"),
@@ -110,6 +128,16 @@ def test_the_user_can_allow_a_class_and_the_known_ones_pass(run: Path) -> None:
     for name in ("EarlyStopping", "lightning.pytorch.callbacks.EarlyStopping", "lightning.pytorch.callbacks.Timer"):
         write(run, **callback(name), strategy="ddp", precision="16-mixed", accelerator="cpu")
         check_classes(read_recipe(run / "recipe.yaml"), recipe=run / "recipe.yaml", allowed=[])
+
+
+def test_the_tasks_and_data_of_all_entries_pass_by_either_name(run: Path) -> None:
+    for entry in entries().values():
+        for export in (True, False):
+            paths = [ref.replace(":", ".") for ref in (entry.task, entry.data)]
+            if export:
+                paths = [f"scalablevit.{entry.name}.{path.rpartition('.')[2]}" for path in paths]
+            write(run, model={"class_path": paths[0]}, data={"class_path": paths[1]})
+            check_classes(read_recipe(run / "recipe.yaml"), recipe=run / "recipe.yaml", allowed=[])
 
 
 def test_a_recipe_in_a_run_folder_is_known_by_what_lies_beside_it(run: Path, tmp_path: Path) -> None:

@@ -1,23 +1,24 @@
 """Which classes the recipe in a run folder may name: a run folder may be a stranger's, and a class is code.
 
 `fit --config FILE` takes a recipe that the user chose, and any class. `fit --resume RUN`, `validate RUN` and a
-`recipe.yaml` that lies in a run folder take the tasks and data of this package, Lightning's callbacks that neither run
-code of the recipe's choice nor write outside the run folder, and what the user allows by name.
+`recipe.yaml` that lies in a run folder take the classes that the tasks' entries name as task and data, Lightning's
+callbacks that neither run code of the recipe's choice nor write outside the run folder, and what the user allows by
+name. Names are compared whole: nothing else of this package or of theirs passes.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import set_parsing_settings
 from jsonargparse._common import parsing_settings
 from lightning.pytorch import callbacks
 
+from scalablevit.tasks import entries
 from scalablevit.training.recipe_errors import RecipeError
 from scalablevit.training.run_folder import RunFolder
 
-_OURS = ("scalablevit.classification", "scalablevit.detection", "scalablevit.segmentation")
 _CALLBACKS = (
     *("DeviceStatsMonitor", "EarlyStopping", "GradientAccumulationScheduler", "LearningRateMonitor", "ModelCheckpoint"),
     *("ModelSummary", "RichModelSummary", "RichProgressBar", "Timer", "TQDMProgressBar"),
@@ -46,15 +47,14 @@ def check_classes(settings: Mapping[str, Any], *, recipe: Path, allowed: Sequenc
         value = settings.get(part)
         if value is not None and not isinstance(value, Mapping):
             raise RecipeError(f"{recipe}: {part} must be a mapping of keys, got {value!r}")
-    for part in ("model", "data"):
-        _check(settings.get(part) or {}, part, _OURS, recipe, allowed)
+    _check(settings.get("model") or {}, "model", _registered("task"), recipe, allowed)
+    _check(settings.get("data") or {}, "data", _registered("data"), recipe, allowed)
     trainer = dict(settings.get("trainer") or {})
     for key, callback in _callbacks(trainer.pop("callbacks", None)):
         described = {"class_path": callback} if isinstance(callback, str) else callback
         if not isinstance(described, Mapping):
             raise RecipeError(f"{recipe}: {key} must be a mapping with class_path, got {callback!r}")
-        known = {*_CALLBACKS, *(f"lightning.pytorch.callbacks.{name}" for name in _CALLBACKS), *_canonical()}
-        _check(described, key, tuple(known), recipe, allowed)
+        _check(described, key, {*_CALLBACKS, *_callback_paths()}, recipe, allowed)
     _check(trainer, "trainer", (), recipe, allowed)
     for name, value in trainer.items():
         if isinstance(value, str) and "." in value and not value.replace(".", "").isdigit() and value not in allowed:
@@ -96,7 +96,7 @@ def only_allowed_imports(allowed: Sequence[str]) -> Iterator[None]:
     """
     names = ("import_path_verdicts", "import_paths_enforced", "instantiate_subclass_spec_in_any")
     before = {name: parsing_settings[name] for name in names}
-    known = [*_OURS, *(f"lightning.pytorch.callbacks.{name}" for name in _CALLBACKS), *_canonical(), *allowed]
+    known = [*_registered("task"), *_registered("data"), *_callback_paths(), *allowed]
     try:
         set_parsing_settings(
             import_path_denylist=["*"], import_path_allowlist=known, instantiate_subclass_spec_in_any=False
@@ -106,10 +106,20 @@ def only_allowed_imports(allowed: Sequence[str]) -> Iterator[None]:
         parsing_settings.update(before)
 
 
-def _canonical() -> list[str]:
-    """The callbacks by the modules that define them."""
+def _registered(part: Literal["task", "data"]) -> set[str]:
+    """The classes that the tasks' entries name, by their modules and as their packages export them."""
+    names = set()
+    for entry in entries().values():
+        module, _, name = getattr(entry, part).partition(":")
+        names |= {f"{module}.{name}", f"{module.rpartition('.')[0]}.{name}"}
+    return names
+
+
+def _callback_paths() -> set[str]:
+    """The callbacks as Lightning exports them, and by the modules that define them."""
     kinds = [getattr(callbacks, name) for name in _CALLBACKS]
-    return [f"{kind.__module__}.{kind.__qualname__}" for kind in kinds]
+    defined = {f"{kind.__module__}.{kind.__qualname__}" for kind in kinds}
+    return {*(f"lightning.pytorch.callbacks.{name}" for name in _CALLBACKS), *defined}
 
 
 def _callbacks(given: Any) -> Iterator[tuple[str, Any]]:
@@ -118,20 +128,18 @@ def _callbacks(given: Any) -> Iterator[tuple[str, Any]]:
         yield f"trainer.callbacks[{i}]", callback
 
 
-def _check(value: Any, key: str, known: Sequence[str], recipe: Path, allowed: Sequence[str]) -> None:
-    """Check every `class_path` in a value."""
+def _check(value: Any, key: str, known: Collection[str], recipe: Path, allowed: Sequence[str]) -> None:
+    """Check the `class_path` of a value, which may be one of `known`, and every other in it, which may not."""
     if isinstance(value, Mapping):
         name = value.get("class_path")
-        if name is not None:
-            is_known = name in known or any(str(name).startswith(f"{module}.") for module in known if module in _OURS)
-            if not is_known and name not in allowed:
-                raise _refusal(key, name, recipe)
+        if name is not None and not (isinstance(name, str) and (name in known or name in allowed)):
+            raise _refusal(key, name, recipe)
         for inner_key, inner in value.items():
             below = key if inner_key == "init_args" else f"{key}.{inner_key}"
-            _check(inner, below, known, recipe, allowed)
+            _check(inner, below, (), recipe, allowed)
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            _check(inner, f"{key}[{i}]", known, recipe, allowed)
+            _check(inner, f"{key}[{i}]", (), recipe, allowed)
 
 
 def _refusal(key: str, name: Any, recipe: Path) -> RecipeError:

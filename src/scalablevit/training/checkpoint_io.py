@@ -43,8 +43,16 @@ class SafeCheckpointIO(TorchCheckpointIO):
         path: str | os.PathLike[str],
         map_location: Any | None = lambda storage, location: storage,
         weights_only: bool | None = None,
+        *,
+        mmap: bool = False,
     ) -> dict[str, Any]:
         """Read a checkpoint; tensors and plain values only, whatever `weights_only` says.
+
+        Args:
+            path: of the checkpoint.
+            map_location: as of `torch.load`.
+            weights_only: ignored, with a warning.
+            mmap: read each tensor when it is used, for whoever needs the plain values alone.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -56,7 +64,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         if weights_only is False:
             log.warning("%s is read with weights_only=True all the same", os.fspath(path))
         try:
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
         except pickle.UnpicklingError as error:
             raise ValueError(
                 f"{os.fspath(path)} is not a checkpoint of a run of ours, or is damaged: it holds objects "
