@@ -127,6 +127,7 @@ class TaskEntry:
         name: of the task's package, as the metadata of weights has it.
         task: reference to the LightningModule.
         data: reference to the data module.
+        settings: references to the dataclasses that blocks of its recipes become, beside those of every task.
         predictor: reference to the class with `load` and `predict`.
         columns: headings of the table that `scalablevit predict` prints behind the image's path.
         predict_flags: flags of `scalablevit predict` that fill arguments of `predictor.predict`.
@@ -158,6 +159,7 @@ class TaskEntry:
     predict_flags: tuple[Flag, ...] = ()
     validation_images: str = ""
     exports: bool = False
+    settings: tuple[str, ...] = ()
     out_of_memory: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -171,3 +171,16 @@ def test_faulty_arguments(sound):
         check_folder(sound, num_workers=-2)
     with pytest.raises(ValueError, match="val_fraction"):
         check_folder(sound, val_fraction=0.0)
+
+
+def test_a_class_of_which_most_images_cannot_be_read_is_told(sound):
+    for i in range(5):
+        (sound / "train/ant" / f"IMG_{i}.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (sound / "train/bee/cut.jpg").write_bytes(b"\xff\xd8\xff")
+    report = check_folder(sound, num_workers=0)
+    (warning,) = report.warnings
+    assert warning.kind in ("mostly-unreadable-class", "left-out")  # without pillow-heif no HEIC file is an image
+    assert "5 .heic" in warning.message
+    if warning.kind == "mostly-unreadable-class":
+        assert "4 of the class's 9 training images can be read" in warning.message
+    assert report.classes["ant"] == (4, 2)

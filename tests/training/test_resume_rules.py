@@ -68,7 +68,6 @@ MAY_NOT = [
     "data.crop_size",
     "data.interpolation",
     "data.reduce_zero_label",
-    "trainer.callbacks",
     "trainer.limit_train_batches",
     "trainer.overfit_batches",
     "trainer.fast_dev_run",
@@ -94,6 +93,49 @@ def test_what_may_not_change_is_refused(key: str) -> None:
     with pytest.raises(RecipeError, match=rf"cannot change {key} from 1 to null: leave it out; or start a new run"):
         changes(nested(key, 1), nested(key, None), [f"--{key}", "null"])
     assert changes(nested(key, 1), nested(key, 1), [f"--{key}", "1"]) == {}
+
+
+def callbacks(*names: str, **arguments: Any) -> list[dict[str, Any]]:
+    return [{"class_path": f"lightning.pytorch.callbacks.{name}", "init_args": arguments} for name in names]
+
+
+STOP = callbacks("EarlyStopping", monitor="val/top1", patience=3)
+HARMLESS = [
+    (None, STOP),
+    ([], STOP + callbacks("LearningRateMonitor", "Timer")),
+    (STOP, None),
+    (callbacks("LearningRateMonitor"), STOP),
+    (STOP, callbacks("EarlyStopping", monitor="val/loss", patience=3)),
+    (callbacks("Timer", duration="00:01:00:00"), callbacks("Timer", duration="00:02:00:00")),
+    ("EarlyStopping", None),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), HARMLESS)
+def test_callbacks_that_only_watch_may_come_and_go(old: Any, new: Any) -> None:
+    before, after = ({"trainer": {"callbacks": value}} for value in (old, new))
+    words = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/top1"]
+    assert changes(before, after, words) == {"trainer.callbacks": (old, new)}
+    flat = [dict(flattened(recipe)) for recipe in (before, after)]
+    assert edited(*flat, recipe="recipe.yaml") == {"trainer.callbacks": (old, new)}
+
+
+HARMFUL = [
+    (None, callbacks("GradientAccumulationScheduler", scheduling={4: 2}), "GradientAccumulationScheduler may change"),
+    (callbacks("StochasticWeightAveraging"), None, "StochasticWeightAveraging may change what a step does"),
+    (None, [{"class_path": "mine.EarlyStopping"}], "EarlyStopping may change what a step does"),
+    (STOP, callbacks("EarlyStopping", monitor="val/top1", patience=9), r"stop early by --model\.patience N"),
+    (STOP, [*STOP, {"class_path": 5}], "5 may change"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "why"), HARMFUL)
+def test_callbacks_that_change_a_step_are_refused_with_the_reason(old: Any, new: Any, why: str) -> None:
+    before, after = ({"trainer": {"callbacks": value}} for value in (old, new))
+    with pytest.raises(RecipeError, match=rf"--resume cannot change trainer\.callbacks so: .*{why}"):
+        changes(before, after, ["--trainer.callbacks", "x"])
+    with pytest.raises(RecipeError, match=rf"trainer\.callbacks in recipe\.yaml .*{why}.*: put it back"):
+        edited(dict(flattened(before)), dict(flattened(after)), recipe="recipe.yaml")
 
 
 @pytest.mark.parametrize("key", ["model.ema_decay", "model.optimizer.layer_decay"])

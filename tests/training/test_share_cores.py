@@ -32,7 +32,7 @@ def test_workers_keep_their_cores_whatever_was_set_before(
 
 @pytest.mark.parametrize(("said", "threads"), [("4,2", 3), (" 4 ", 3), ("", 7), ("0", 7), ("many", 7)])
 def test_what_openmp_takes_for_its_threads_is_taken(said: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("scalablevit.training.devices.available_cores", lambda: 8)
     monkeypatch.setenv("OMP_NUM_THREADS", said)
     assert threads_per_process(1, 1) == threads
 

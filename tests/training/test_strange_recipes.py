@@ -140,6 +140,20 @@ def test_the_tasks_and_data_of_all_entries_pass_by_either_name(run: Path) -> Non
             check_classes(read_recipe(run / "recipe.yaml"), recipe=run / "recipe.yaml", allowed=[])
 
 
+@pytest.mark.parametrize(
+    "name", ["finetune_folder", "finetune_retinanet", "finetune_mask_rcnn", "finetune_semantic_fpn", "finetune_upernet"]
+)
+def test_the_recipes_of_the_package_pass_both_walls(
+    name: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every block of them is read; only the data are not there."""
+    (run / "recipe.yaml").write_text(find_recipe(name).read_text())
+    monkeypatch.setattr(TrainingCommand, "instantiate_classes", lambda self: None)
+    words = ["--data.root", str(tmp_path), "--data.augmentation.hflip_prob", "0.25", "--model.schedule.min_lr", "0"]
+    command = TrainingCommand("validate", [run / "recipe.yaml"], words, run=run, checkpoint=None)
+    assert command.config.data.init_args.augmentation.hflip_prob == 0.25
+
+
 def test_a_recipe_in_a_run_folder_is_known_by_what_lies_beside_it(run: Path, tmp_path: Path) -> None:
     assert lies_in_a_run(run / "recipe.yaml")
     assert not lies_in_a_run(run / "mine.yaml")

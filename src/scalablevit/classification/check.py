@@ -1,13 +1,13 @@
 """Find everything that is wrong with a data folder before training does."""
 
 import functools
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from scalablevit.classification.image_folder import scan_folder
+from scalablevit.classification.image_folder import FolderScan, scan_folder
 from scalablevit.data.check import (
     DataReport,
     ImageFile,
@@ -85,12 +85,14 @@ def check_folder(
 
     seen: list[tuple[bytes, ImageFile]] = []
     readable: Counter[tuple[str, str]] = Counter()
+    unreadable: defaultdict[tuple[str, str], list[ImageFile]] = defaultdict(list)
     sizes: set[tuple[int, int]] = set()
     look_at = functools.partial(look_at_image, value_range=checked_value_range(value_range))
     looks = list(look_at_all(look_at, [file.path for file in files], num_workers=num_workers, on_progress=on_progress))
     for file, look in zip(files, looks, strict=True):
         if isinstance(look, ImageError):
             problems.append(Problem("error", look.kind, file.path, str(look)))
+            unreadable[file.part, file.class_folder].append(file)
             continue
         readable[file.part, file.class_folder] += 1
         sizes.add(look.size)
@@ -105,13 +107,11 @@ def check_folder(
 
     problems.extend(losses_of(looks))
     problems.extend(repeated_images(seen))
-    classes: dict[str, tuple[int, int]] = {}
-    for name in dict.fromkeys([*scan.train, *scan.val]):
-        classes[name] = readable["training", name], readable["validation", name]
-        if scan.train.get(name) and not readable["training", name]:
-            message = f"{scan.train_folder / name}: none of the class's training images can be read; replace them"
-            folder = str(scan.train_folder / name)
-            problems.append(Problem("error", "unreadable-class", folder, message))
+    problems.extend(_unreadable_classes(scan, unreadable))
+    classes = {
+        name: (readable["training", name], readable["validation", name])
+        for name in dict.fromkeys([*scan.train, *scan.val])
+    }
     smallest, largest = size_range(sizes)
     return CheckReport(
         str(scan.root),
@@ -123,3 +123,22 @@ def check_folder(
         problems=problems,
         ignored=dict(scan.left_out_by_ending().most_common()),
     )
+
+
+def _unreadable_classes(scan: FolderScan, unreadable: Mapping[tuple[str, str], list[ImageFile]]) -> Iterator[Problem]:
+    """Tell of classes whose training images cannot be read: all of them, or most."""
+    for name, files in scan.train.items():
+        folder = str(scan.train_folder / name)
+        lost = unreadable.get(("training", name), [])
+        left = len(files) - len(lost)
+        if files and not left:
+            message = f"{folder}: none of the class's training images can be read; replace them"
+            yield Problem("error", "unreadable-class", folder, message)
+        elif len(lost) > left:
+            endings = Counter(Path(file.path).suffix.lower() for file in lost)
+            listed = ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common(3))
+            message = (
+                f"{folder}: {left:,} of the class's {len(files):,} training images can be read, and training would "
+                f"leave out {listed}; replace them"
+            )
+            yield Problem("warning", "mostly-unreadable-class", folder, message)

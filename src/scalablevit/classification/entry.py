@@ -6,6 +6,10 @@ ENTRY = TaskEntry(
     name="classification",
     task="scalablevit.classification.task:ClassificationTask",
     data="scalablevit.classification.data:ImageFolderData",
+    settings=(
+        "scalablevit.classification.transforms:Augmentation",
+        "scalablevit.classification.task:MixupSettings",
+    ),
     predictor="scalablevit.classification.predict:Classifier",
     validation_images="scalablevit.classification.validation_images:validation_images",
     columns=("class", "probability"),

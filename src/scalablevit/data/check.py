@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from PIL import Image
 
 from scalablevit.abridged import abridged
+from scalablevit.data.cores import available_cores
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_upright
 from scalablevit.data.pixel_values import Loss, ValueRange
@@ -232,7 +233,7 @@ def look_at_all(
         What `look_at` returns, in the order of `items`.
     """
     few = len(items) * images_each < _FEW_IMAGES
-    auto = 0 if few else min(os.cpu_count() or 1, _MOST_WORKERS)
+    auto = 0 if few else min(available_cores(), _MOST_WORKERS)
     processes = auto if num_workers == "auto" else num_workers
     at_once = max(1, _IMAGES_PER_TASK // images_each)
     pool = ProcessPoolExecutor(processes) if processes > 0 else None

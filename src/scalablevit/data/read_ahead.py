@@ -1,9 +1,10 @@
 """Compute the next results in threads while the last ones are used: in order, and with a limit on what waits."""
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
+
+from scalablevit.data.cores import available_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -14,8 +15,7 @@ _PATIENCE = 0.5  # seconds; some systems do not interrupt a wait without an end
 
 def num_threads() -> int:
     """Threads that read: one for each core that this process may use, up to four."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(cores or 1, _MOST_THREADS)
+    return min(available_cores(), _MOST_THREADS)
 
 
 class ReadAhead(Generic[Item, Result]):

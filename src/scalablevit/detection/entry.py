@@ -30,6 +30,7 @@ ENTRY = TaskEntry(
     name="detection",
     task="scalablevit.detection.task:DetectionTask",
     data="scalablevit.detection.data:CocoData",
+    settings=("scalablevit.detection.transforms:Augmentation",),
     predictor="scalablevit.detection.predict:Detector",
     validation_images="scalablevit.detection.validation_images:validation_images",
     columns=("object", "score"),

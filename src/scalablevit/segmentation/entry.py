@@ -21,6 +21,10 @@ ENTRY = TaskEntry(
     name="segmentation",
     task="scalablevit.segmentation.task:SegmentationTask",
     data="scalablevit.segmentation.data:MaskFolderData",
+    settings=(
+        "scalablevit.segmentation.transforms:Augmentation",
+        "scalablevit.segmentation.inference:InferenceSettings",
+    ),
     predictor="scalablevit.segmentation.predict:Segmenter",
     validation_images="scalablevit.segmentation.validation_images:validation_images",
     columns=("class", "share"),

@@ -1,7 +1,6 @@
 """Read masks before training starts: their labels, and what `check-data` would warn of."""
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scalablevit.data.check import Problem
+from scalablevit.data.cores import available_cores
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.masks import read_upright_mask
 from scalablevit.segmentation.label_map import LabelMap
@@ -143,7 +143,7 @@ def survey_masks(scan: PairScan, *, in_colours: bool, everything: bool) -> MaskS
         return found._replace(colours={}) if in_colours else found
 
     # Pillow decodes without Python's lock.
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_READERS)) as pool:
+    with ThreadPoolExecutor(min(available_cores(), _MOST_READERS)) as pool:
         results = [list(pool.map(facts, part)) for part in parts]
     read = ""
     total, count = len(scan.train) + len(scan.val), sum(map(len, parts))

@@ -18,6 +18,7 @@ from lightning.pytorch import callbacks
 from scalablevit.tasks import entries
 from scalablevit.training.recipe_errors import RecipeError
 from scalablevit.training.run_folder import RunFolder
+from scalablevit.training.settings import OptimizerSettings, ScheduleSettings
 
 _CALLBACKS = (
     *("DeviceStatsMonitor", "EarlyStopping", "GradientAccumulationScheduler", "LearningRateMonitor", "ModelCheckpoint"),
@@ -96,7 +97,7 @@ def only_allowed_imports(allowed: Sequence[str]) -> Iterator[None]:
     """
     names = ("import_path_verdicts", "import_paths_enforced", "instantiate_subclass_spec_in_any")
     before = {name: parsing_settings[name] for name in names}
-    known = [*_registered("task"), *_registered("data"), *_callback_paths(), *allowed]
+    known = [*_registered("task"), *_registered("data"), *_settings(), *_callback_paths(), *allowed]
     try:
         set_parsing_settings(
             import_path_denylist=["*"], import_path_allowlist=known, instantiate_subclass_spec_in_any=False
@@ -113,6 +114,12 @@ def _registered(part: Literal["task", "data"]) -> set[str]:
         module, _, name = getattr(entry, part).partition(":")
         names |= {f"{module}.{name}", f"{module.rpartition('.')[0]}.{name}"}
     return names
+
+
+def _settings() -> set[str]:
+    """The dataclasses that blocks of recipes become; a recipe gives their values and does not name them."""
+    own = {reference.replace(":", ".") for entry in entries().values() for reference in entry.settings}
+    return own | {f"{kind.__module__}.{kind.__qualname__}" for kind in (OptimizerSettings, ScheduleSettings)}
 
 
 def _callback_paths() -> set[str]:

@@ -1,7 +1,6 @@
 """The LightningDataModule that the three tasks share: sharded, seeded, resumable loaders."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence, Sized
 from typing import Any, Literal, cast
 
@@ -9,6 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from scalablevit.data.check import evenly_spread, look_at_image, losses_of
+from scalablevit.data.cores import available_cores
 from scalablevit.data.loaders import eval_loader, train_loader
 
 _log = logging.getLogger(__name__)
@@ -150,9 +150,3 @@ class TaskData(LightningDataModule):
             world_size=self._world_size,
             collate_fn=self._collate,
         )
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    # macOS and Windows have no affinity.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

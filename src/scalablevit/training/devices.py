@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from scalablevit.data.cores import available_cores
 from scalablevit.training.recipe_errors import RecipeError
 
 
@@ -57,8 +58,8 @@ def threads_per_process(num_devices: int, num_workers: int) -> int:
         num_devices: training processes on this machine.
         num_workers: data workers of each.
     """
-    # From what the machine has, not from what is set: the same run then computes with as many threads, to the bit,
+    # From what the process may use, not from what is set: the same run then computes with as many threads, to the bit,
     # whatever ran in this process before.
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has a number for each nesting
-    cores = (int(asked) if asked.isdecimal() else 0) or os.cpu_count() or 1
+    cores = (int(asked) if asked.isdecimal() else 0) or available_cores()
     return max(1, cores // num_devices - num_workers)

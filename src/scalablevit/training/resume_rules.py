@@ -31,6 +31,11 @@ _MAY_CHANGE = re.compile(
     )
 )
 _NOT_TO_OR_FROM_NULL = ("model.ema_decay", "model.optimizer.layer_decay")  # the checkpoint has other parts then
+# They watch or end a run, and change no step of it.
+_CALLBACKS = (
+    *("DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary"),
+    *("RichModelSummary", "RichProgressBar", "Timer", "TQDMProgressBar"),
+)
 _PATHS = ("root", "train_annotations", "val_annotations", "train_images", "val_images", "class_names_file")
 
 
@@ -89,12 +94,15 @@ def edited(
         old, new = trained.get(key), now.get(key)
         if old == new or key in changed_already or not (_is_told_of(key, trained) and _is_told_of(key, now)):
             continue
-        may = may_change(key) and not (key in _NOT_TO_OR_FROM_NULL and (old is None) != (new is None))
+        if key == "trainer.callbacks":
+            may = (why := _why_not_callbacks(old, new)) is None
+        else:
+            why, may = None, may_change(key) and not (key in _NOT_TO_OR_FROM_NULL and (old is None) != (new is None))
         if not may:
             raise RecipeError(
                 f"{key} in {os.fspath(recipe)} is {_said(new)}, and the run was trained with {_said(old)}, which "
-                "--resume cannot change: put it back; or start a new run from these weights: "
-                "fit --config NAME --model.weights RUN"
+                f"--resume cannot change{f' ({why})' if why else ''}: put it back; or start a new run from these "
+                "weights: fit --config NAME --model.weights RUN"
             )
         found[key] = (old, new)
     return found
@@ -112,12 +120,51 @@ def may_change(key: str) -> bool:
 
 def _refuse_unless_it_may(key: str, old: Any, new: Any) -> None:
     new_run = "leave it out; or start a new run from these weights: fit --config NAME --model.weights RUN"
+    if key == "trainer.callbacks":
+        why = _why_not_callbacks(old, new)
+        if why is not None:
+            raise RecipeError(f"--resume cannot change {key} so: {why}; {new_run}")
+        return
     if not may_change(key):
         raise RecipeError(f"--resume cannot change {key} from {_said(old)} to {_said(new)}: {new_run}")
     if key in _NOT_TO_OR_FROM_NULL and (old is None) != (new is None):
         raise RecipeError(
             f"--resume cannot turn {key} on or off ({_said(old)} to {_said(new)}), only change its value: {new_run}"
         )
+
+
+def _why_not_callbacks(old: Any, new: Any) -> str | None:
+    """Why a run cannot go on with other callbacks; None: it can, those that come or go change no step."""
+    before, after = _listed(old), _listed(new)
+    gone = [callback for callback in before if callback not in after]
+    come = [callback for callback in after if callback not in before]
+    for path, _ in gone + come:
+        name = path.rpartition(".")[2]
+        if name not in _CALLBACKS or not path.startswith(("lightning.", name)):
+            return (
+                f"{name} may change what a step does; of callbacks, {', '.join(_CALLBACKS)} may come and go on resume"
+            )
+    for path, arguments in come:
+        monitor = arguments.get("monitor")
+        if path.endswith("EarlyStopping") and any(
+            earlier.endswith("EarlyStopping") and its.get("monitor") == monitor for earlier, its in gone
+        ):
+            return (
+                f"the checkpoint keeps what EarlyStopping counted of {monitor} together with its patience. Remove it, "
+                "resume, and stop early by --model.patience N, which may change at any time"
+            )
+    return None
+
+
+def _listed(callbacks: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """Class and arguments of each callback, as recipes have them: a list, one, or none."""
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []:
+        is_described = isinstance(callback, Mapping)
+        path = callback.get("class_path") if is_described else callback
+        arguments = callback.get("init_args") if is_described else None
+        found.append((str(path), arguments if isinstance(arguments, Mapping) else {}))
+    return found
 
 
 def _said(value: Any) -> str:
