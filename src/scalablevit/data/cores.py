@@ -1,4 +1,4 @@
-"""How many cores this process may use, where it is bound to some of the machine's or a container has a share of them."""
+"""How many cores this process may use, where it is bound to some of them or a container has a share."""
 
 import math
 import os
