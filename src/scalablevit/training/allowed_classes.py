@@ -7,7 +7,7 @@ name. Names are compared whole: nothing else of this package or of theirs passes
 """
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,18 +108,23 @@ def only_allowed_imports(allowed: Sequence[str]) -> Iterator[None]:
 
 
 def _registered(part: Literal["task", "data"]) -> set[str]:
-    """The classes that the tasks' entries name, by their modules and as their packages export them."""
-    names = set()
-    for entry in entries().values():
-        module, _, name = getattr(entry, part).partition(":")
-        names |= {f"{module}.{name}", f"{module.rpartition('.')[0]}.{name}"}
-    return names
+    """The classes that the tasks' entries name."""
+    return _names(getattr(entry, part) for entry in entries().values())
 
 
 def _settings() -> set[str]:
     """The dataclasses that blocks of recipes become; a recipe gives their values and does not name them."""
-    own = {reference.replace(":", ".") for entry in entries().values() for reference in entry.settings}
-    return own | {f"{kind.__module__}.{kind.__qualname__}" for kind in (OptimizerSettings, ScheduleSettings)}
+    shared = (f"{kind.__module__}:{kind.__qualname__}" for kind in (OptimizerSettings, ScheduleSettings))
+    return _names([*shared, *(reference for entry in entries().values() for reference in entry.settings)])
+
+
+def _names(references: Iterable[str]) -> set[str]:
+    """Full names of "package.module:name": by the module, and as the package exports it."""
+    names = set()
+    for reference in references:
+        module, _, name = reference.partition(":")
+        names |= {f"{module}.{name}", f"{module.rpartition('.')[0]}.{name}"}
+    return names
 
 
 def _callback_paths() -> set[str]:
