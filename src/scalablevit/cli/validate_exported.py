@@ -62,6 +62,7 @@ def validate_exported(file: Path, given: RunWords) -> Mapping[str, float]:
                 run=run,
                 allowed=given.allowed,
                 class_names=predictor.class_names,
+                label_map=exported.metadata.get("label_map"),
             )
             _check_same(file, recipe, entry, command.model, predictor)
             command.model.network = predictor.network

@@ -9,7 +9,7 @@ from scalablevit.segmentation.label_map import LabelMap
 def evaluation_recipe(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Arguments of the task and of its data, from the metadata of an exported file.
 
-    Masks are read by the labels of the training masks where those are numbers.
+    Masks without a label map of their own have the labels of the training masks.
 
     Returns:
         "model" and "data" -> arguments by name, apart from `root`.
@@ -19,6 +19,7 @@ def evaluation_recipe(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     data |= {"in_chans": len(given["mean"]), "value_range": given.get("value_range")}
     if metadata.get("label_map") is not None:
         label_map = LabelMap.from_dict(metadata["label_map"])
+        data["trained_label_map"] = label_map.to_dict()
         if label_map.entries is None:
             ignored = [int(label) for label in label_map.ignore_labels]
             data |= {"reduce_zero_label": label_map.reduce_zero_label, "ignore_labels": ignored}

@@ -46,6 +46,7 @@ class TrainingCommand(LightningCLI):
         checkpoint: for "validate": what to load; with `resume`: what to resume from; None: the last.
         allowed: full names of classes that the recipe of a run folder may name, beside the known ones.
         class_names: for "validate" without a checkpoint: of the network that will be evaluated.
+        label_map: likewise, of the masks that it was trained on.
 
     Raises:
         RecipeError: the recipe or the command line cannot become a run; names file or key, and remedy.
@@ -62,10 +63,11 @@ class TrainingCommand(LightningCLI):
         checkpoint: Path | None = None,
         allowed: Sequence[str] = (),
         class_names: Sequence[str] | None = None,
+        label_map: Mapping[str, Any] | None = None,
     ) -> None:
         self.verb = subcommand
         self.checkpoint = checkpoint
-        self._class_names = class_names
+        self._class_names, self._label_map = class_names, label_map
         self.folder = RunFolder(run)
         self.resume = resume
         self.recipe_text = ""
@@ -181,7 +183,7 @@ class TrainingCommand(LightningCLI):
         """Have the data take the classes of the checkpoint, and all images where they are not those of the run."""
         data = self.config["data"]["init_args"]
         own = (next(iter(self.recipes.values()), {}).get("data") or {}).get("init_args")
-        class_names, label_map = self._class_names, None
+        class_names, label_map = self._class_names, self._label_map
         if self.checkpoint is not None:
             trained = RunCheckpointIO().load_checkpoint(self.checkpoint, mmap=True).get("trained") or {}
             class_names, label_map = trained.get("class_names"), trained.get("label_map")
