@@ -248,11 +248,15 @@ GPU_TABLES = {"agree": agree, "kernels": kernels, "inference": rates, "training"
 TABLES: dict[str, tuple[str, Callable[[Result, str], str], str]] = {
     "cpu-inference": ("cpu-inference.json", throughput, COMMANDS["inference"]),
     "cpu-training": ("cpu-training.json", throughput, COMMANDS["training"]),
-    "prepared-cpu": ("prepared-amd-epyc.json", prepared, "python benchmarks/prepared.py --threads 1 2"),
+    "prepared-cpu": (
+        "prepared-amd-epyc.json",
+        prepared,
+        "python benchmarks/prepared.py --threads 1 --rounds 5 --no-compile --clock cpu",
+    ),
     "predict-throughput-cpu": (
         "predict_throughput-amd-epyc.json",
         predicting,
-        "python benchmarks/predict_throughput.py --images 1000 --threads 2",
+        "python benchmarks/predict_throughput.py --images 200 --rounds 2 --threads 1",
     ),
     "linear-cost-cpu": ("linear_cost-cpu.json", linear_cost, COMMANDS["linear-cost"]),
     "linear-cost-cuda": (
