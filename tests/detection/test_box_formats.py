@@ -414,3 +414,39 @@ def test_boxes_of_yolo_count_in_upright_images_unless_told_otherwise(
     is_turned = orientation == 6 and frame != "stored"
     assert train.sizes[0].tolist() == ([80, 100] if is_turned else [100, 80])
     assert "orientation-unclear" not in check_coco(tmp_path, annotation_frame=frame, num_workers=0).counts
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_part_that_the_yaml_names_and_is_not_there_is_an_error(tmp_path: Path, part: str) -> None:
+    yolo(tmp_path)
+    file = tmp_path / "data.yaml"
+    file.write_text(file.read_text().replace(f"images/{part}", "elsewhere/images"))
+    with pytest.raises(CocoError, match=f"the part '{part}' is said to be 'elsewhere/images', which is not there"):
+        read_split(tmp_path, AnnotationSource())
+    given: Any = {f"{part}_images": f"images/{part}"}
+    assert boxes_of(read_split(tmp_path, AnnotationSource(**given)).train) == TRAIN
+    if part == "train":  # a network is evaluated where there are no training data
+        assert boxes_of(read_split(tmp_path, AnnotationSource(trained_class_names=NAMES)).val) == VAL
+
+
+def test_yolo_without_labels_says_where_they_are_looked_for(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    for file in (tmp_path / "labels" / "train").iterdir():
+        file.unlink()
+    with pytest.raises(CocoError, match=r"none of 3 images has an object.*labels/train/a\.txt"):
+        read_split(tmp_path, AnnotationSource())
+
+
+def test_yolo_labels_in_upper_case(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    for file in (tmp_path / "labels" / "train").iterdir():
+        file.rename(file.with_suffix(".TXT"))
+    (tmp_path / "labels").rename(tmp_path / "Labels")
+    assert boxes_of(read_split(tmp_path, AnnotationSource()).train) == TRAIN
+
+
+def test_of_several_yamls_the_one_with_the_data_is_taken(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    write(tmp_path / "a.yaml", "names: [x]\n")
+    write(tmp_path / "b.yaml", "train: images/val\nnames: [x]\n")
+    assert boxes_of(read_split(tmp_path, AnnotationSource()).train) == TRAIN

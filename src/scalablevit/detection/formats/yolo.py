@@ -59,7 +59,10 @@ def find_parts(root: Path, source: AnnotationSource) -> tuple[CocoPart | None, C
         (source.train_images, "train", TRAIN_NAMES),
         (source.val_images, "val", VAL_NAMES),
     ):
-        files = list(_images(folder, base, given, settings.get(key), words))
+        listed = settings.get(key)
+        if key == "train" and source.only_evaluates and (source.val_images or settings.get("val")):
+            listed = given = None  # the training data may be elsewhere
+        files = list(_images(folder, base, given, listed, words))
         parts.append(CocoPart(file or folder, [folder], partial(read, files), frame) if files else None)
     train, val = parts
     if train is None and val is None:  # one folder of images, to be split
@@ -70,13 +73,15 @@ def find_parts(root: Path, source: AnnotationSource) -> tuple[CocoPart | None, C
 
 
 def _yaml_of(root: Path) -> Path | None:
-    """The YAML of a folder that names classes."""
+    """The YAML of a folder that names classes; of several the one with a training part, `data.yaml` first."""
+    found: list[tuple[bool, bool, Path]] = []
     for file in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
         if file.is_file() and file.stat().st_size < _LARGEST_FILE:
             text = file.read_text(encoding="utf-8", errors="replace")
-            if any(line.startswith("names:") for line in text.splitlines()):
-                return file
-    return None
+            keys = {line.partition(":")[0] for line in text.splitlines() if ":" in line}
+            if "names" in keys:
+                found.append(("train" not in keys, file.stem != "data", file))
+    return min(found)[2] if found else None
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -144,6 +149,14 @@ def _images(folder: Path, base: Path, given: str | Path | None, listed: Any, wor
         # Roboflow writes ../train/images where the folder is beside the YAML.
         names = [name for name in (listed if isinstance(listed, list) else [listed]) if isinstance(name, str)]
         places = [path for name in names for path in _existing(base, name)]
+        if len(places) < len(names):
+            missing = next(name for name in names if not _existing(base, name))
+            raise CocoError(
+                f"{base}: the part {words[0]!r} is said to be {missing!r}, which is not there; correct it in the YAML, "
+                f"remove it, or name the folder with {words[0]}_images",
+                kind="missing-folder",
+                path=base,
+            )
     else:
         known = [folder / "images" / word for word in words] + [folder / word / "images" for word in words]
         beside = [folder / word for word in words if _labels_among_images(folder / word)]
@@ -162,9 +175,8 @@ def _existing(base: Path, name: str) -> list[Path]:
     inside = name
     while inside.startswith(("../", "./")):
         inside = inside.partition("/")[2]
-    parts = Path(inside).parts
-    # Darknet's paths start from its own folder, such as "data".
-    for path in (base / name, base / inside, Path(name), *(base.joinpath(*parts[i:]) for i in range(1, len(parts)))):
+    # Darknet's paths start from its own folder "data".
+    for path in (base / name, base / inside, Path(name), base / inside.removeprefix("data/")):
         if path.exists():
             return [path]
     return []
@@ -194,10 +206,13 @@ def _starts_with_box(file: Path) -> bool:
 def _label_file(image: Path) -> Path:
     """`images` in the path becomes `labels`, the last one; otherwise the file lies beside the image."""
     parts = list(image.parts)
+    places = [image]
     for i in range(len(parts) - 2, -1, -1):
-        if parts[i] == "images":
-            return Path(*parts[:i], "labels", *parts[i + 1 :]).with_suffix(".txt")
-    return image.with_suffix(".txt")
+        if parts[i].lower() == "images":
+            places = [Path(*parts[:i], name, *parts[i + 1 :]) for name in ("labels", "Labels")]
+            break
+    candidates = [place.with_suffix(suffix) for suffix in (".txt", ".TXT") for place in places]
+    return next((file for file in candidates if file.is_file()), candidates[0])
 
 
 def _read(root: Path, files: Sequence[Path], *, names: list[str] | None, has_keypoints: bool, upright: bool) -> Lists:
@@ -227,6 +242,13 @@ def _read(root: Path, files: Sequence[Path], *, names: list[str] | None, has_key
             above_one += entry.pop("above_one", 0)
             highest = max(highest, entry["category_id"] if isinstance(entry["category_id"], int) else -1)
             annotations.append(entry)
+    if not annotations:
+        raise CocoError(
+            f"{root}: none of {len(files):,} images has an object; label files are looked for as "
+            f"{_label_file(files[0])}; put them there, or export them again",
+            kind="no-annotations",
+            path=root,
+        )
     if above_one > len(annotations) / 2:
         raise CocoError(
             f"{root}: {above_one:,} of {len(annotations):,} lines have numbers above 1: YOLO's boxes are fractions of "
