@@ -3,8 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-APP := .venv-app
-APP_STAMP := $(APP)/.installed
 LOWEST := .venv-lowest
 LOWEST_STAMP := $(LOWEST)/.installed
 # Tests compute little: more threads would only wait for each other.
@@ -12,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 # What depends on the versions of torch, torchvision, timm, Triton, NumPy and the export packages.
 LOWEST_TESTS := tests/backbone tests/layers tests/ops tests/weights tests/deploy
 
-.PHONY: help demo demo-detection demo-segmentation test test-fast test-app test-lowest fuzz lint lock bench benchmarks soak clean
+.PHONY: help demo demo-detection demo-segmentation test test-fast test-lowest fuzz lint lock bench benchmarks soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,7 +19,6 @@ help:
 	@echo "make demo-segmentation  train Semantic FPN on scenes of digits"
 	@echo "make test               run all tests"
 	@echo "make test-fast          run the tests that are not marked slow: under 2 minutes on two cores"
-	@echo "make test-app           run the tests of the local page, with Gradio laid over .venv"
 	@echo "make test-lowest        run the tests of the network with the lowest versions of all dependencies"
 	@echo "make fuzz               read thousands of mutated files (part of make test)"
 	@echo "make lint               check style, types and import rules"
@@ -69,18 +66,6 @@ test: $(STAMP)
 test-fast: $(STAMP)
 	$(PYTEST) -m "not slow"
 
-# Gradio needs an older Pillow than the one that constraints.txt pins: its packages lie over those of .venv.
-$(APP_STAMP): $(STAMP)
-	rm -rf $(APP)
-	$(BIN)/python -m venv --without-pip $(APP)
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-		> "$$($(APP)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
-	$(APP)/bin/python -m pip install --quiet "gradio>=6.31,<7"
-	@touch $(APP_STAMP)
-
-test-app: $(APP_STAMP)
-	PYTHONPATH=src OMP_NUM_THREADS=1 $(APP)/bin/python -m pytest tests/app
-
 test-lowest: $(LOWEST_STAMP)
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(LOWEST_TESTS)
 
@@ -108,5 +93,5 @@ soak: $(STAMP)
 clean:
 	rm -rf data/digits data/digit_scenes_detection data/digit_scenes_segmentation
 	rm -rf runs/digits-demo runs/demo_detection runs/demo_segmentation
-	rm -rf $(VENV) $(APP) $(LOWEST) src/scalablevit.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build
+	rm -rf $(VENV) $(LOWEST) src/scalablevit.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build
 	find src -name __pycache__ -prune -exec rm -rf {} +

@@ -23,8 +23,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FILES = {"newest": ROOT / "constraints.txt", "lowest": ROOT / "constraints-lowest.txt"}
-_LINT_ONLY = ("ruff", "mypy", "import-linter", "pre-commit")
-"""Tools of the dev group that the environment with the lowest versions does not have."""
+_NEWEST_ONLY = ("ruff", "mypy", "import-linter", "pre-commit", "gradio")
+"""What the environment with the lowest versions does not have: tools for style and types, and the local page."""
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?P<extras>\[[^]]*\])?(?P<ranges>[^;@]*)(?P<marker>;.*)?")
 
 
@@ -78,8 +78,9 @@ def requirements(project: Mapping[str, Any], kind: str) -> list[str]:
     if kind == "newest":
         return [*users_requirements(project), *tools(project)]
     lowest = floors(project)
-    pinned = [f"{split(line)[1]}=={lowest[split(line)[0]]}" for line in users_requirements(project)]
-    return pinned + [line for line in tools(project) if split(line)[0] not in {*lowest, *_LINT_ONLY}]
+    users = [line for line in users_requirements(project) if split(line)[0] not in _NEWEST_ONLY]
+    pinned = [f"{split(line)[1]}=={lowest[split(line)[0]]}" for line in users]
+    return pinned + [line for line in tools(project) if split(line)[0] not in {*lowest, *_NEWEST_ONLY}]
 
 
 def resolve(lines: Sequence[str]) -> dict[str, str]:
