@@ -63,7 +63,7 @@ def test_a_classifier_is_quantized_measured_and_written(tmp_path: Path) -> None:
     assert fp32.metric == pytest.approx(1, abs=1e-4)
     assert 0.5 <= int8.metric < 1, "a quantized network differs"
     assert done.trial.settings == TRIALS[0]
-    assert len(done.differences) == 3, "free sizes stay free"
+    assert len(done.differences) >= 3, "free sizes stay free"
     assert any("int8, preset performance, smoothing off" in step for step in steps)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.bin", "m.xml"]
     import openvino
