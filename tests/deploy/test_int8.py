@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from scalablevit.backbone import PyramidBackbone
 from scalablevit.deploy import quantize as quantize_module
+from scalablevit.deploy.exportable import InputShape
 from scalablevit.deploy.graph_parts import part_of
 from scalablevit.deploy.int8 import Quantization, export_int8
 from scalablevit.deploy.quantize import (
@@ -23,6 +24,7 @@ from scalablevit.deploy.quantize import (
     best_quantization,
     check_can_quantize,
 )
+from scalablevit.deploy.runtimes import RuntimeNetwork
 from scalablevit.segmentation.models import SegmentationModel, SemanticFPNDecoder
 
 needs_nncf = pytest.mark.skipif(
@@ -174,3 +176,17 @@ def test_what_cannot_be_quantized_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ValueError, match="max_drop must be at least 0 points, got -1"):
         Quantization([], lambda network: 1.0, "top-1", max_drop=-1)
     assert str(Settings("mixed", smoothing=True)) == "preset mixed, smoothing on, fast bias correction"
+
+
+def test_a_graph_that_loses_images_is_an_error() -> None:
+    network = RuntimeNetwork(
+        lambda images: [np.zeros((0, 2), np.float32)], mean=MEAN, std=STD, shape=InputShape(3)
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="gives 0 outputs for 2 images of 16 x 16 pixels"):
+        network(torch.zeros(2, 3, 16, 16))
+    filled = RuntimeNetwork(
+        lambda images: [images.mean((2, 3))], mean=MEAN, std=STD, shape=InputShape(3, batch=4)
+    )  # fmt: skip
+    assert filled(torch.zeros(6, 3, 8, 8)).shape == (6, 3)
+    with pytest.raises(ValueError, match="--size 32 32 does not fit"):
+        RuntimeNetwork(list, mean=MEAN, std=STD, shape=InputShape(3, size=(32, 32)))(torch.zeros(1, 3, 16, 16))

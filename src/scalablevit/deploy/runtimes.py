@@ -86,6 +86,12 @@ class RuntimeNetwork(nn.Module):
         parts = []
         for batch in images.split(self.shape.batch or len(images)):
             found = self.compute(self.as_taken(batch))
+            if len(found[0]) < len(batch):
+                raise ValueError(
+                    f"the exported graph gives {len(found[0])} outputs for {len(batch)} images of "
+                    f"{' x '.join(map(str, batch.shape[2:]))} pixels; free sizes hold from 32 pixels up: train with "
+                    "larger images, or fix the size by --size"
+                )
             parts.append([torch.from_numpy(output)[: len(batch)] for output in found])
         outputs = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
         return outputs[0] if len(outputs) == 1 else outputs
