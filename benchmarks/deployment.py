@@ -176,6 +176,11 @@ def measure_run(run: str, *, data: str | None, rounds: int, folder: Path, calibr
     return {**found, "title": f"{kind}, {variant}", "metric": evaluator.metric, "int8_settings": settings}
 
 
+def _load(about: Mapping[str, Any]) -> str:
+    """What else ran, where it was noted: it slows all forms, and some more than others."""
+    return f"load average {about['load']:.0f}, " if "load" in about else ""
+
+
 def table(result: Mapping[str, Any]) -> str:
     """The tables of docs/deployment.md."""
     features = ", ".join(result["features"]) or "none of " + ", ".join(FEATURES)
@@ -187,6 +192,7 @@ def table(result: Mapping[str, Any]) -> str:
         lines += [
             "",
             f"{part['title']}: images {shape}, {about['threads']} thread(s), {part['rounds']} rounds in turns, "
+            f"{_load(about)}"
             f"{about['date'][:10]} at commit {about['commit']}, torch {about['torch']}.",
             "",
         ]
