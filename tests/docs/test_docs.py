@@ -180,7 +180,8 @@ def test_python_runs(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         exec(compile(text, "block", "exec"), {"__name__": "__main__"})
 
 
-NOT_IN_RECIPES = ("class_names", "preprocessing", "seed", "trained_class_names")  # the command line sets them
+# the command line sets them
+NOT_IN_RECIPES = ("class_names", "preprocessing", "seed", "trained_class_names", "trained_label_map")
 TASKS = [classification.ClassificationTask, detection.DetectionTask, segmentation.SegmentationTask]
 DATA = [classification.ImageFolderData, detection.CocoData, segmentation.MaskFolderData]
 # heading in docs/recipes.md -> whose arguments its table explains, and how their keys begin
