@@ -105,9 +105,10 @@ def largest_detection_difference(found: Sequence[Tensor], expected: Sequence[Ten
         scale = theirs.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
         ours, theirs = ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1)
         distance = torch.maximum(distance, torch.cdist(ours, theirs, p=float("inf")) / scale)
+    distance[distance.isnan()] = float("inf")
     largest = 0.0
     for _ in range(len(distance)):  # the closest pair first
-        place = int(distance.nan_to_num(nan=float("inf")).argmin())
+        place = int(distance.argmin())
         row, column = divmod(place, distance.shape[1])
         largest = max(largest, float(distance[row, column]))
         if not largest < float("inf"):
