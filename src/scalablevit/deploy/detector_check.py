@@ -13,8 +13,8 @@ from scalablevit.deploy.exportable import InputShape
 from scalablevit.ops.layout import channels_first
 
 COUNTS = (30, 10, 3)
-"""Detections of an image that are compared, where the detector's own threshold leaves fewer than the last of them."""
-_SEEDS = 6
+"""About how many detections are compared where those by the detector's own threshold are too few or undecided."""
+_SEEDS = 8
 _ROUNDINGS = (1, 2, 3)  # seeds
 _ROUNDING = 2.0**-22  # relative: a few roundings of a float32
 _LARGEST_PAIR = 1e-4  # relative difference of two detections that can be the same
@@ -71,7 +71,9 @@ def _rounding(network: nn.Module, seed: int) -> Iterator[None]:
     def hook(module: nn.Module, inputs: Any, outputs: Any) -> Any:
         if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
             return None
-        return outputs * (1 + _ROUNDING * torch.randn(outputs.shape, generator=generator))
+        # Beside 1, too: offsets of boxes are small, and are added to coordinates.
+        size = _ROUNDING * outputs.abs().clamp(min=1)
+        return outputs + size * torch.randn(outputs.shape, generator=generator)
 
     layers = [module for module in network.modules() if next(module.children(), None) is None]
     handles = [layer.register_forward_hook(hook) for layer in layers]
@@ -104,7 +106,7 @@ def largest_detection_difference(found: Sequence[Tensor], expected: Sequence[Ten
         ours, theirs = ours.double().flatten(1 if ours.ndim > 1 else 0), theirs.double()
         scale = theirs.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
         ours, theirs = ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1)
-        distance = torch.maximum(distance, torch.cdist(ours, theirs, p=float("inf")) / scale)
+        distance = torch.maximum(distance, _farthest(ours, theirs) / scale)
     distance[distance.isnan()] = float("inf")
     largest = 0.0
     for _ in range(len(distance)):  # the closest pair first
@@ -117,57 +119,56 @@ def largest_detection_difference(found: Sequence[Tensor], expected: Sequence[Ten
     return largest
 
 
-def decided_examples(definition: EagerDetector, shape: InputShape) -> tuple[float, list[Tensor]]:
+def _farthest(rows: Tensor, others: Tensor) -> Tensor:
+    """Largest difference in any column between each row (R, n) and each of the others (S, n): (R, S), NaN kept."""
+    return torch.stack([(others - row).abs().amax(dim=1) for row in rows])
+
+
+def decided_examples(definition: EagerDetector, shape: InputShape) -> list[tuple[float, Tensor]]:
     """Draw images on which the detector is decided: where rounding errors leave its detections alone.
 
     Boxes at the threshold of suppression, or equal scores, make any two runtimes disagree, and would say nothing of
-    the graph. Where the detector's threshold leaves too few detections to compare, a lower one is taken.
+    the graph.
 
     Returns:
-        threshold: of the scores, to compare by.
-        images: one for each of `shape.sizes`, as the graph takes them.
+        for each of `shape.sizes` the threshold to compare by, and an image as the graph takes it. The threshold is the
+        detector's own, or leaves about as many detections as one of `COUNTS`.
 
     Raises:
         ValueError: there are no such images.
     """
+    return [_decided(definition, shape, size) for size in shape.sizes()]
+
+
+def _decided(definition: EagerDetector, shape: InputShape, size: tuple[int, int]) -> tuple[float, Tensor]:
+    drawn = [blocks(shape, size, seed) for seed in range(_SEEDS)]
+    for images in drawn:
+        if len(definition(images)[0]) >= COUNTS[-1] and is_decided(definition, images, definition.threshold):
+            return definition.threshold, images
+    ordered = [definition(images, threshold=0.0)[0].sort(descending=True).values for images in drawn]
     for count in COUNTS:
-        drawn = [_decided(definition, shape, size, count) for size in shape.sizes()]
-        chosen = [candidates for candidates in drawn if candidates]
-        if len(chosen) < len(drawn):
-            continue
-        threshold = min(candidates[0][0] for candidates in chosen)
-        images = [candidates[0][1] for candidates in chosen]
-        if all(_is_decided(definition, image, threshold) for image in images):
-            return threshold, images
+        for images, scores in zip(drawn, ordered, strict=True):
+            threshold = _threshold(scores, count)
+            if threshold is not None and is_decided(definition, images, threshold):
+                return threshold, images
     raise ValueError(
         "rounding errors decide what the detector finds in every image that was tried, as in a network whose scores "
         "are all alike because it is not trained"
     )
 
 
-def _decided(
-    definition: EagerDetector, shape: InputShape, size: tuple[int, int], count: int
-) -> list[tuple[float, Tensor]]:
-    for seed in range(_SEEDS):
-        images = blocks(shape, size, seed)
-        threshold = _threshold(definition(images, threshold=0.0)[0], definition.threshold, count)
-        if _is_decided(definition, images, threshold):
-            return [(threshold, images)]
-    return []
-
-
-def _threshold(scores: Tensor, own: float, count: int) -> float:
-    """The detector's own threshold, or one that lies in the widest gap around the `count` highest scores."""
-    ordered = scores.sort(descending=True).values
-    if len(ordered) < 2 or int((ordered > own).sum()) >= COUNTS[-1]:
-        return own
+def _threshold(ordered: Tensor, count: int) -> float | None:
+    """The middle of the widest gap around the `count` highest scores; None: there are fewer."""
     gaps = ordered[:-1] - ordered[1:]
-    first = max(0, min(count, len(gaps)) - count // 2 - 1)
+    if len(gaps) < count:
+        return None
+    first = count - count // 2 - 1
     place = first + int(gaps[first : count + count // 2].argmax())
     return float((ordered[place] + ordered[place + 1]) / 2)
 
 
-def _is_decided(definition: EagerDetector, images: Tensor, threshold: float) -> bool:
+def is_decided(definition: EagerDetector, images: Tensor, threshold: float) -> bool:
+    """Tell whether rounding errors in all layers leave the detections of an image alone."""
     found = definition(images, threshold=threshold)
     return all(
         largest_detection_difference(definition(images, threshold=threshold, seed=seed), found) < _LARGEST_PAIR

@@ -188,19 +188,21 @@ class MaskRCNNGraph(DetectorGraph):
             is_anchor = index < anchors.shape[0]
             row = index.clamp(max=anchors.shape[0] - 1)
             boxes = self.rpn_coder.decode_single(deltas[row], anchors[row])
-            parts.append((boxes, logits[row].sigmoid(), torch.full_like(index, i), is_anchor))
-        boxes, scores, groups, is_anchor = (torch.cat(part) for part in zip(*parts, strict=True))
-        boxes = _clip(boxes, images)
-        valid = is_anchor & _at_least(boxes, self.rpn_min_size) & (scores >= self.rpn_score_threshold)
+            boxes, scores = _clip(boxes, images), logits[row].sigmoid()
+            valid = is_anchor & _at_least(boxes, self.rpn_min_size) & (scores >= self.rpn_score_threshold)
+            index = torch.nonzero(valid).flatten()
+            boxes, scores = boxes[index], scores[index]
+            # Level by level, where the boxes lie: among thousands of them an offset's rounding would decide some.
+            keep = torch.ops.torchvision.nms(boxes, scores, self.rpn_nms_threshold)
+            parts.append((boxes[keep], scores[keep], valid.any()[None]))
+        boxes, scores, any_valid = (torch.cat(part) for part in zip(*parts, strict=True))
         # An image without a proposal is proposed as a whole.
-        boxes = torch.cat([boxes, _whole(images)[None]])
-        scores = torch.cat([scores, torch.zeros_like(scores[:1])])
-        groups = torch.cat([groups, torch.zeros_like(groups[:1])])
-        valid = torch.cat([valid, ~valid.any()[None]])
-        index = torch.nonzero(valid).flatten()
-        boxes, scores, groups = boxes[index], scores[index], groups[index]
-        keep = _nms_by_group(boxes, scores, groups, len(levels), self.rpn_nms_threshold, images)
-        return boxes[_first(keep, self.post_nms_top_n)]
+        whole = _whole(images)
+        is_there = torch.cat([scores > _PADDING_SCORE, ~any_valid.any()[None]])
+        boxes, scores = torch.cat([boxes, whole[None]]), torch.cat([scores, torch.zeros_like(whole[:1])])
+        index = torch.nonzero(is_there).flatten()
+        boxes, scores = boxes[index], scores[index]
+        return boxes[_first(scores.argsort(descending=True, stable=True), self.post_nms_top_n)]
 
 
 class _Pool(nn.Module):
