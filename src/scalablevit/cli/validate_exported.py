@@ -9,7 +9,7 @@ import yaml
 
 from scalablevit.cli.errors import UsageError, memory_advice
 from scalablevit.cli.importing import importing
-from scalablevit.cli.run_words import RunWords
+from scalablevit.cli.run_words import RunWords, entry_of_recipes
 from scalablevit.recipes import find_recipe
 from scalablevit.tasks import TaskEntry, entries, load
 
@@ -53,6 +53,8 @@ def validate_exported(file: Path, given: RunWords) -> Mapping[str, float]:
             if root is None:
                 raise ValueError(f"{file} lies in no run folder: name the data to evaluate it on by --data.root FOLDER")
             _write_recipe(recipe, entry, exported.metadata, root)
+        elif (other := entry_of_recipes([recipe])) is not None and other.name != entry.name:
+            raise _of_another_run(file, recipe)
         words = [*given.keys, *_ON_CPU, *_size(entry, exported)]
         with memory_advice("validate", lambda: entry):
             command = TrainingCommand(
@@ -109,7 +111,11 @@ def _check_same(file: Path, recipe: Path, entry: TaskEntry, task: Any, predictor
         ValueError: task or classes differ.
     """
     if getattr(type(task), "task", None) != entry.name or list(task.class_names) != predictor.class_names:
-        raise ValueError(
-            f"{file} is no export of the run whose {recipe.name} lies beside it: they differ in their task or classes; "
-            "move it out of that folder, and name its data by --data.root FOLDER"
-        )
+        raise _of_another_run(file, recipe)
+
+
+def _of_another_run(file: Path, recipe: Path) -> ValueError:
+    return ValueError(
+        f"{file} is no export of the run whose {recipe.name} lies beside it: they differ in their task or classes; "
+        "move it out of that folder, and name its data by --data.root FOLDER"
+    )
