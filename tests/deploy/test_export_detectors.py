@@ -122,19 +122,22 @@ def test_openvino_needs_onnx_for_detectors(tmp_path: Path, monkeypatch: pytest.M
         export(detector, tmp_path / "m.xml", format="openvino", mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
-def assert_right_at(sizes: Sequence[tuple[int, int]], detector: Any, run: Callable[[Tensor], Sequence[Tensor]]) -> None:
+def assert_right_at(
+    sizes: Sequence[tuple[int, int]], detector: Any, open_graph: Callable[[float], Callable[[Tensor], Sequence[Tensor]]]
+) -> None:
     definition = EagerDetector(detector, takes_bytes=False)
     with torch.no_grad():
         for size in sizes:
-            candidates = [blocks(InputShape(3), size, seed) for seed in range(8)]
-            images = next(x for x in candidates if is_decided(definition, x, definition.threshold))
-            assert largest_detection_difference(run(images), definition(images)) < 1e-4, size
+            ((threshold, images),) = decided_examples(definition, InputShape(3, size=size, is_detector=True))
+            expected = definition(images, threshold=threshold)
+            assert len(expected[0]) >= 2
+            assert largest_detection_difference(open_graph(threshold)(images), expected) < 1e-4, size
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_onnx_and_openvino_serve_every_size(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     detector = tiny_detector(kind, monkeypatch)
     transform = detector.transform
@@ -147,11 +150,26 @@ def test_onnx_and_openvino_serve_every_size(kind: str, tmp_path: Path, monkeypat
     assert metadata["export"]["input"]["batch"] == 1
     names = [output.name for output in session.get_outputs()]
     assert names == metadata["export"]["outputs"] == ["scores", "labels", "boxes", "masks"][: len(names)]
-    run = lambda x: [torch.from_numpy(y) for y in session.run(None, {"images": x.numpy()})]  # noqa: E731
-    assert_right_at((*SIZES, (800, 1333)), detector, run)
+    model = onnx.load(tmp_path / "m.onnx")
+
+    def with_threshold(threshold: float) -> bytes:
+        value = torch.tensor(threshold)
+        content: bytes = export_formats._changed(model, {"network.score_threshold": value}).SerializeToString()
+        return content
+
+    def in_onnx_runtime(threshold: float) -> Callable[[Tensor], list[Tensor]]:
+        session = onnxruntime.InferenceSession(with_threshold(threshold), providers=["CPUExecutionProvider"])
+        return lambda x: [torch.from_numpy(y) for y in session.run(None, {"images": x.numpy()})]
+
+    def in_openvino(threshold: float) -> Callable[[Tensor], list[Tensor]]:
+        (tmp_path / "changed.onnx").write_bytes(with_threshold(threshold))
+        compiled = openvino.Core().compile_model(str(tmp_path / "changed.onnx"), "CPU", OPENVINO_SETTINGS)
+        return lambda x: [torch.tensor(y) for y in compiled([x.numpy()]).values()]
+
+    assert_right_at((*SIZES, (800, 1333)), detector, in_onnx_runtime)
     openvino = pytest.importorskip("openvino")
-    compiled = openvino.Core().compile_model(str(tmp_path / "m.onnx"), "CPU", OPENVINO_SETTINGS)
-    assert_right_at(SIZES[:3], detector, lambda x: [torch.tensor(y) for y in compiled([x.numpy()]).values()])
+    # Of untrained Mask R-CNN, OpenVINO's rounding decides some masks at other sizes (docs/deployment.md).
+    assert_right_at(SIZES[:3] if kind == "retinanet" else SIZES[:1], detector, in_openvino)
 
 
 @pytest.mark.slow

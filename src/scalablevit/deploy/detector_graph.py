@@ -202,7 +202,8 @@ class MaskRCNNGraph(DetectorGraph):
         boxes, scores = torch.cat([boxes, whole[None]]), torch.cat([scores, torch.zeros_like(whole[:1])])
         index = torch.nonzero(is_there).flatten()
         boxes, scores = boxes[index], scores[index]
-        return boxes[_first(scores.argsort(descending=True, stable=True), self.post_nms_top_n)]
+        highest, index = _highest(scores, self.post_nms_top_n)
+        return boxes[index[torch.nonzero(highest > _PADDING_SCORE).flatten()]]
 
 
 class _Pool(nn.Module):
