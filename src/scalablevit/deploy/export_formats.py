@@ -104,7 +104,8 @@ def _to_onnx(
 
 
 def _onnx_model(program: ExportedProgram, outputs: Sequence[str], free_dims: Mapping[int, str]) -> Any:
-    with _quiet():
+    # torch 2.11 asks how large a convolution's input is before it takes oneDNN, also where sizes are unknown.
+    with _quiet(), torch.backends.mkldnn.flags(enabled=False):
         exported = torch.onnx.export(
             program,
             dynamo=True,
