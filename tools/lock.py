@@ -59,7 +59,7 @@ def split(requirement: str) -> tuple[str, str, str]:
 
 
 def floors(project: Mapping[str, Any]) -> dict[str, str]:
-    """Map each package that a user may install to the lowest version that pyproject.toml allows.
+    """Map each package that a user may install, but for the local page's, to the lowest version that is allowed.
 
     Raises:
         ValueError: a requirement has no lowest version.
@@ -69,7 +69,8 @@ def floors(project: Mapping[str, Any]) -> dict[str, str]:
         name, _, floor = split(requirement)
         if not floor:
             raise ValueError(f"pyproject.toml: {requirement!r} needs a lowest version, such as {name}>=1.0")
-        found[name] = floor
+        if name not in _NEWEST_ONLY:
+            found[name] = floor
     return found
 
 
@@ -78,7 +79,7 @@ def requirements(project: Mapping[str, Any], kind: str) -> list[str]:
     if kind == "newest":
         return [*users_requirements(project), *tools(project)]
     lowest = floors(project)
-    users = [line for line in users_requirements(project) if split(line)[0] not in _NEWEST_ONLY]
+    users = [line for line in users_requirements(project) if split(line)[0] in lowest]
     pinned = [f"{split(line)[1]}=={lowest[split(line)[0]]}" for line in users]
     return pinned + [line for line in tools(project) if split(line)[0] not in {*lowest, *_NEWEST_ONLY}]
 
