@@ -81,6 +81,19 @@ def test_a_worker_that_ends_or_hangs_is_one_message(
     assert seconds_waited() == 0
 
 
+def test_an_ended_worker_is_told_at_once_after_a_training_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning ends a training by putting back the signal handlers of before it; torch sets its own once a process."""
+    monkeypatch.setenv("SCALABLEVIT_DATA_TIMEOUT", "30")
+    list(eval_loader(torch.ones(2, 1), batch_size=1, num_workers=1))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    loader = eval_loader(Failing(without_shared_memory), batch_size=1, num_workers=1, collate_fn=torch.stack)
+    before = time.monotonic()
+    with pytest.raises(DataWorkerError, match="ran out of shared memory"):
+        list(loader)
+    assert time.monotonic() - before < 20
+    kill_workers()
+
+
 def test_an_error_of_another_kind_stays_what_it_is() -> None:
     assert why_a_worker_failed("Caught ValueError in DataLoader worker process 0.\nTraceback ...") is None
     assert why_a_worker_failed("mat1 and mat2 shapes cannot be multiplied") is None

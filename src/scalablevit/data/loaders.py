@@ -7,7 +7,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker_info
 
 from scalablevit.data.randomness import isolated_cpu_randomness, seed_cpu, seed_for
-from scalablevit.data.workers import prepare_worker, raise_for_workers, timeout_seconds, waiting_for_data
+from scalablevit.data.workers import (
+    hear_of_ended_workers,
+    prepare_worker,
+    raise_for_workers,
+    timeout_seconds,
+    waiting_for_data,
+)
 
 _MOST_EPOCHS = 2**20
 
@@ -208,7 +214,7 @@ class ResumableLoader(DataLoader[Any]):
         skip = resume_at["batches"] if resume_at is not None and resume_at["epoch"] == sampler.epoch else 0
         sampler.skip_batches = skip
         self._position = {"epoch": sampler.epoch, "batches": skip}
-        for batch in _explained_batches(super().__iter__()):
+        for batch in _explained_batches(super().__iter__(), self.num_workers):
             self._position["batches"] += 1
             yield batch
 
@@ -226,11 +232,13 @@ class EvaluationLoader(DataLoader[Any]):
 
     def __iter__(self) -> Any:
         """Yield the batches."""
-        return _explained_batches(super().__iter__())
+        return _explained_batches(super().__iter__(), self.num_workers)
 
 
-def _explained_batches(batches: Iterator[Any]) -> Iterator[Any]:
+def _explained_batches(batches: Iterator[Any], num_workers: int) -> Iterator[Any]:
     """Hand batches on; raise a `DataWorkerError` where a worker ended or hangs."""
+    if num_workers:
+        hear_of_ended_workers()
     try:
         while True:
             with waiting_for_data():

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import torch.utils.data
+
 _NO_SHARED_MEMORY = 74  # a worker's exit code
 _SHARED_MEMORY = re.compile(r"shared memory|Bus error|No space left on device|</torch_\d+", re.IGNORECASE)
 _HANDING_OVER = re.compile(r"unable to (allocate|open) shared memory|unable to \w+ (file|memory)\b.*</torch_\d+")
@@ -51,6 +53,17 @@ def outlive_signals(worker_id: int) -> None:
         os._exit(0)
 
     threading.Thread(target=wait_for_the_main_process, daemon=True).start()
+
+
+def hear_of_ended_workers() -> None:
+    """Have torch's handler of SIGCHLD in place, by which a worker that ends is noticed at once.
+
+    Torch sets it once a process, and Lightning ends a training by putting back the handlers of before it.
+    """
+    handling = torch.utils.data._utils.signal_handling
+    if hasattr(signal, "SIGCHLD") and signal.getsignal(signal.SIGCHLD) in (signal.SIG_DFL, signal.SIG_IGN):
+        handling._SIGCHLD_handler_set = False
+        handling._set_SIGCHLD_handler()
 
 
 def timeout_seconds() -> float:
