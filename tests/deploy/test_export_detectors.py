@@ -21,8 +21,8 @@ from scalablevit.deploy.detector_check import (
 )
 from scalablevit.deploy.detector_graph import detector_graph
 from scalablevit.deploy.export import ExportError, export
-from scalablevit.deploy.export_formats import OPENVINO_SETTINGS
 from scalablevit.deploy.exportable import ExportableNetwork, InputShape
+from scalablevit.deploy.runtimes import OPENVINO_SETTINGS
 from scalablevit.detection.transforms import Preprocessing
 from scalablevit.weights import save_network
 

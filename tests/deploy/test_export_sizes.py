@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from scalablevit.backbone import PyramidBackbone
 from scalablevit.deploy.export import export, relative_difference
-from scalablevit.deploy.export_formats import OPENVINO_SETTINGS
+from scalablevit.deploy.runtimes import OPENVINO_SETTINGS
 
 pytestmark = pytest.mark.slow
 

@@ -20,16 +20,10 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from scalablevit.deploy.exportable import INPUT_NAME
 from scalablevit.deploy.onnx_operators import translations
+from scalablevit.deploy.runtimes import Compute, onnx_compute, onnx_session, openvino_compute, openvino_core
 
 METADATA_KEY = "scalablevit"
 """Key of the metadata, JSON, in exported files; of PyTorch's files the extra file of that name."""
-
-OPENVINO_SETTINGS = {
-    "INFERENCE_PRECISION_HINT": "f32",
-    # With its cache, OpenVINO 2026.4 gives wrong numbers (off by 10 %) after a few changes of the images' size.
-    "CPU_RUNTIME_CACHE_CAPACITY": 0,
-}
-"""How OpenVINO runs a graph of free sizes on the CPU in full precision."""
 
 Run = Callable[[Tensor], list[Tensor]]
 Constants = Mapping[str, Tensor]
@@ -138,12 +132,12 @@ def _changed(model: Any, constants: Constants) -> Any:
 
 
 def _onnx_runner(content: bytes) -> Run:
-    import onnxruntime
+    return on_tensors(onnx_compute(onnx_session(content)))
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda images: [torch.from_numpy(x) for x in session.run(None, {INPUT_NAME: images.numpy()})]
+
+def on_tensors(compute: Compute) -> Run:
+    """The same on tensors, on the CPU."""
+    return lambda images: [torch.from_numpy(output) for output in compute(images.numpy())]
 
 
 def _to_openvino(
@@ -154,7 +148,6 @@ def _to_openvino(
     # OpenVINO knows torchvision's operators from ONNX only.
     onnx_model = _onnx_model(program, outputs, free_dims) if _is_detector(program) else None
     (images,) = (node.meta["val"] for node in program.graph.nodes if node.name == INPUT_NAME)
-    core = openvino.Core()
 
     def convert(source: Any, folder: str) -> Any:
         if onnx_model is not None:
@@ -169,20 +162,10 @@ def _to_openvino(
             output.get_tensor().set_names({name})
         return model
 
-    def runner(model: Any) -> Run:
-        settings = {**OPENVINO_SETTINGS, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        compiled = core.compile_model(model, "CPU", settings)
-
-        def run(images: Tensor) -> list[Tensor]:
-            found = compiled([images.numpy()])
-            return [torch.tensor(found[i]) for i in range(len(outputs))]
-
-        return run
-
     def with_constants(constants: Constants) -> Run:
         assert onnx_model is not None
         with tempfile.TemporaryDirectory() as folder:
-            return runner(convert(_changed(onnx_model, constants), folder))
+            return on_tensors(openvino_compute(convert(_changed(onnx_model, constants), folder)))
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
@@ -191,7 +174,7 @@ def _to_openvino(
         openvino.save_model(model, str(path), compress_to_fp16=False)
         parts = {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".bin", ".xml")}
         # The file as it was written, not the model that wrote it.
-        return Encoded(parts, runner(core.read_model(str(path))), with_constants)
+        return Encoded(parts, on_tensors(openvino_compute(openvino_core().read_model(str(path)))), with_constants)
 
 
 def _to_torch(

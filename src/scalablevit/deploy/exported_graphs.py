@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from scalablevit.deploy.export_formats import FORMATS, METADATA_KEY, OPENVINO_SETTINGS
+from scalablevit.deploy.export_formats import FORMATS, METADATA_KEY, on_tensors
+from scalablevit.deploy.runtimes import onnx_compute, onnx_session, openvino_compute, openvino_core
 from scalablevit.deploy.torch_archive import check_archive
 from scalablevit.weights.source import WeightsError, first_line, shortened
 
@@ -83,7 +83,6 @@ def open_graph(path: Path) -> Graph:
 
 def _open_onnx(content: bytes, path: Path) -> Graph:
     import onnx
-    import onnxruntime
 
     try:
         model = onnx.load_model_from_string(content)
@@ -98,25 +97,17 @@ def _open_onnx(content: bytes, path: Path) -> Graph:
             )
     text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), None)
     del model
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what goes wrong is raised too
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = onnx_session(content)
     except Exception as error:  # ONNX Runtime's own classes
         raise _damaged(path, "ONNX", error) from error
     images = _single(session.get_inputs(), path)
-
-    def run(x: Tensor) -> list[Tensor]:
-        found = session.run(None, {images.name: x.numpy()})
-        return [torch.from_numpy(np.ascontiguousarray(output)) for output in found]
-
     return Graph(
         text=text,
         input_shape=_onnx_shape(images.shape),
         takes_bytes=images.type == "tensor(uint8)",
         output_shapes=tuple(_onnx_shape(output.shape) for output in session.get_outputs()),
-        run=run,
+        run=on_tensors(onnx_compute(session)),
     )
 
 
@@ -136,34 +127,23 @@ def _onnx_shape(shape: Any) -> Shape:
 
 
 def _open_openvino(content: bytes, path: Path) -> Graph:
-    import openvino
-
     text = _read_xml(content, path)
     weights = path.with_suffix(".bin")
     if not weights.is_file():
         raise WeightsError(f"{path} has its weights in {weights.name} beside it, and there is no such file; copy both")
-    core = openvino.Core()
-    settings = {**OPENVINO_SETTINGS, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     try:
-        model = core.read_model(content, weights.read_bytes())
+        model = openvino_core().read_model(content, weights.read_bytes())
         shapes = [_openvino_shape(port) for port in (*model.inputs, *model.outputs)]
-        compiled = core.compile_model(model, "CPU", settings)
+        compute = openvino_compute(model)
     except Exception as error:  # OpenVINO's own classes
         raise _damaged(path, f"OpenVINO, or {weights.name} is of another export", error) from error
     images = _single(model.inputs, path)
-    request = compiled.create_infer_request()
-
-    def run(x: Tensor) -> list[Tensor]:
-        request.infer({0: x.numpy()}, share_inputs=True)
-        # Copies: the request writes its next results into the same memory.
-        return [torch.tensor(output.data) for output in request.output_tensors]
-
     return Graph(
         text=text,
         input_shape=shapes[0] or (),
         takes_bytes=images.element_type.get_type_name() == "u8",
         output_shapes=tuple(shapes[1:]),
-        run=run,
+        run=on_tensors(compute),
     )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from scalablevit.deploy.runtimes import openvino_core
+
 _STAGE = re.compile(r"(?:^|\.)(stages\.\d+)(?:\.|$)")
 _PIXELS = re.compile(r"(?:^|\.)stages\.0\.patch_embed(?:\.|$)")
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -57,14 +59,12 @@ def parts_of_openvino(path: Path, weights: Mapping[str, Tensor]) -> dict[str, li
         path: of the .xml file.
         weights: of the network that was exported, float32.
     """
-    import openvino
-
     known = {
         _digest(tensor.detach().cpu().numpy().tobytes()): name for name, tensor in weights.items() if tensor.ndim > 1
     }
     found: dict[str, list[str]] = {}
     part = ""
-    for operator in openvino.Core().read_model(str(path)).get_ordered_ops():
+    for operator in openvino_core().read_model(str(path)).get_ordered_ops():
         if operator.get_type_name() in ("Constant", "Parameter", "Result"):
             continue
         for value in operator.input_values():

@@ -27,7 +27,7 @@ from scalablevit.deploy.quantize import (
     check_can_quantize,
     gains_by_part,
 )
-from scalablevit.deploy.runtimes import Compute, Precision, RuntimeNetwork, open_runtime, precisions_of
+from scalablevit.deploy.runtimes import Compute, Precision, RuntimeNetwork, open_runtime, openvino_core, precisions_of
 from scalablevit.safe_write import write_together
 
 TIMED_IMAGES = 8
@@ -252,7 +252,7 @@ def _describe(trial: Trial, quantization: Quantization, before: float) -> None:
         return
     import openvino
 
-    opened = openvino.Core().read_model(str(path))
+    opened = openvino_core().read_model(str(path))
     metadata = json.loads(opened.get_rt_info([METADATA_KEY]).value)
     opened.set_rt_info(json.dumps({**metadata, "int8": told}), [METADATA_KEY])
     described = path.with_name("described.xml")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from scalablevit.backbone import PyramidBackbone
 from scalablevit.deploy.packed import pack
 from scalablevit.deploy.precision import Precision, resolve_dtype
+from scalablevit.deploy.runtimes import openvino_core
 from scalablevit.layers import PositionalEncodingGenerator, ScalableSelfAttention
 from scalablevit.layers.plain import is_plain, is_plain_convolution
 from scalablevit.ops.layout import channels_first, channels_last
@@ -237,7 +238,7 @@ class OpenVINOModel(_Prepared):
         }
         program = openvino.convert_model(exported)
         program.reshape(list(images.shape))
-        request = openvino.Core().compile_model(program, "CPU", settings).create_infer_request()
+        request = openvino_core().compile_model(program, "CPU", settings).create_infer_request()
 
         def run(images: Tensor) -> Outputs:
             request.infer({0: images.detach().numpy()}, share_inputs=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scalablevit.deploy.exportable import INPUT_NAME
 from scalablevit.deploy.graph_parts import PIXELS, parts_of_graph
+from scalablevit.deploy.runtimes import openvino_core
 
 QUANTIZED_FORMATS = ("onnx", "openvino")
 
@@ -236,9 +237,7 @@ def _read(path: Path) -> Any:
         import onnx
 
         return onnx.load(str(path))
-    import openvino
-
-    return openvino.Core().read_model(str(path))
+    return openvino_core().read_model(str(path))
 
 
 def _save(quantized: Any, model: Any, path: Path) -> None:
