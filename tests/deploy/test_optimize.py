@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from tiny_networks import network
+from torch import Tensor
 
 import scalablevit
 from scalablevit.deploy.optimize import BACKENDS, OpenVINOModel, TorchModel, fold
@@ -17,15 +18,6 @@ pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 
 def images(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-
-
-def network(**options: object) -> nn.Module:
-    torch.manual_seed(0)
-    model = scalablevit.scalablevit_atto(num_classes=5, **options).eval()
-    with torch.no_grad():  # biases are zero at the start, and would hide what is done with them
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model
 
 
 def assert_same(found: Tensor | list[Tensor], expected: Tensor | list[Tensor]) -> None:

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from tiny_networks import network
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -31,15 +32,6 @@ class Conversions(TorchDispatchMode):
         if function is torch.ops.aten._to_copy.default:
             self.dtypes.append(kwargs["dtype"])
         return function(*args, **(kwargs or {}))
-
-
-def network(**options: object) -> nn.Module:
-    torch.manual_seed(0)
-    model = scalablevit.scalablevit_atto(num_classes=5, **options).eval()
-    with torch.no_grad():  # biases are zero at the start, and would hide what is done with them
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])

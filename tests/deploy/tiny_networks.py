@@ -6,11 +6,22 @@ import pytest
 import torch
 from torch import nn
 
+import scalablevit
 from scalablevit.backbone import PyramidBackbone, ScalableViT
 from scalablevit.detection.models import build_detector
 from scalablevit.detection.models.settings import DetectorSettings
 from scalablevit.segmentation.decoders import SemanticFPNDecoder, UperNetDecoder
 from scalablevit.segmentation.models import SegmentationModel
+
+
+def network(**options: object) -> nn.Module:
+    """The smallest variant, with random weights and biases."""
+    torch.manual_seed(0)
+    model = scalablevit.scalablevit_atto(num_classes=5, **options).eval()
+    with torch.no_grad():  # biases are zero at the start, and would hide what is done with them
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
 
 
 def tiny_classifier(num_classes: int = 3, stages: int = 2) -> ScalableViT:

@@ -278,8 +278,8 @@ def test_tiles_are_of_the_image_at_its_own_size(tmp_path: Path) -> None:
     assert shown(made) == [(1, 32, 64)]
 
 
-def test_one_image_is_kept_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [write_image(tmp_path / f"{i}.png", blocks(9, 9)) for i in range(4)]
+def watch_images(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Image.Image]]:
+    """The images that are read from now on; none is read while an earlier one is still there."""
     kept: list[weakref.ref[Image.Image]] = []
 
     def read(path: Path, **options: Any) -> UprightImage:
@@ -290,6 +290,12 @@ def test_one_image_is_kept_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(image_batches, "read_upright", read)
     monkeypatch.setattr(image_batches, "PIXELS_AHEAD", 0)  # to this limit, all images are large
+    return kept
+
+
+def test_one_image_is_kept_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [write_image(tmp_path / f"{i}.png", blocks(9, 9)) for i in range(4)]
+    kept = watch_images(monkeypatch)
     predictions = segmenter().predict(paths, keep_images=True)
     for _ in paths:
         assert next(predictions).image is kept[-1]()
@@ -358,16 +364,7 @@ def test_saved_weights_predict_as_the_network_does(folder: Path, tmp_path: Path)
 
 def test_the_command_keeps_one_image_at_a_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [write_image(tmp_path / f"{i}.png", blocks(9, 9)) for i in range(3)]
-    kept: list[weakref.ref[Image.Image]] = []
-
-    def read(path: Path, **options: Any) -> UprightImage:
-        upright = read_upright(path, **options)
-        assert all(image() is None for image in kept), "an earlier image is still there"
-        kept.append(weakref.ref(upright.image))
-        return upright
-
-    monkeypatch.setattr(image_batches, "read_upright", read)
-    monkeypatch.setattr(image_batches, "PIXELS_AHEAD", 0)  # to this limit, all images are large
+    kept = watch_images(monkeypatch)
     words = ["--weights", str(folder), "--device", "cpu", "--save", str(tmp_path / "out")]
     assert main(["predict", *map(str, paths), *words]) == 0
     assert len(kept) == 3

@@ -137,7 +137,8 @@ def export_int8(
             len(mean), size=options.get("size"), batch=options.get("batch"), takes_bytes=options.get("uint8", False)
         )
         wrap = partial(RuntimeNetwork, mean=mean, std=std, shape=shape)
-        taken = [wrap(open_runtime(source)).as_taken(images) for images in quantization.images]
+        opened = wrap(open_runtime(source))
+        taken = [opened.as_taken(images) for images in quantization.images]
         weights = fold(network).cpu().float().state_dict()
         measured = _Measured(wrap, quantization)
         fp32 = measured.variants(source)
