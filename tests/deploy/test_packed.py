@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import scalablevit
+from scalablevit.deploy import packed as packed_module
 from scalablevit.deploy.optimize import fold
 from scalablevit.deploy.packed import PackedLinear, PackedMlp, PackedPointwise, can_pack, pack
 from scalablevit.layers import Mlp
@@ -118,3 +119,11 @@ def test_bfloat16_makes_no_copies_of_its_own() -> None:
     with Conversions() as conversions:
         fast(random(2, 3, 64, 64))
     assert conversions.dtypes == [torch.bfloat16, torch.float32], "images in, logits out"
+
+
+def test_each_weight_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[tuple[int, ...]] = []
+    original = packed_module._reordered
+    monkeypatch.setattr(packed_module, "_reordered", lambda weight: packed.append(weight.shape) or original(weight))
+    prepared = pack(fold(network()))
+    assert len(packed) == sum(isinstance(module, PackedLinear) for module in prepared.modules()) > 10

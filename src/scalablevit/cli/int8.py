@@ -103,10 +103,10 @@ class Evaluator:
         Raises:
             ValueError: none of them can be read.
         """
+        from scalablevit.data.check import evenly_spread
+
         dataset: Any = self.command.datamodule.train_dataset
-        total = len(dataset)
-        chosen = range(total) if total <= count else sorted({i * total // count for i in range(count)})
-        paths = [dataset.path(i) for i in chosen]
+        paths = [dataset.path(i) for i in evenly_spread(len(dataset), count)]
         recorder = _recorder(predictor.network)
         original, predictor.network = predictor.network, recorder
         try:

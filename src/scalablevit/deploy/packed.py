@@ -37,13 +37,11 @@ def pack(network: nn.Module) -> nn.Module:
         the network, or what stands in its place if it is such a layer itself.
     """
     with torch.no_grad():
-        for name, module in list(network.named_modules()):
-            packed = _packed(module)
-            if packed is None:
-                continue
-            if not name:
-                return packed
-            network.set_submodule(name, packed)
+        packed = _packed(network)
+        if packed is not None:
+            return packed
+        for name, child in list(network.named_children()):
+            setattr(network, name, pack(child))
     return network
 
 
