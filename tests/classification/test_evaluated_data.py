@@ -80,6 +80,23 @@ def test_one_name_in_two_forms_of_accents_is_one_class(tmp_path):
     assert data.val_dataset.targets.tolist() == [0, 0, 1, 1]
 
 
+@pytest.mark.parametrize("part", ["", "val"])
+def test_every_image_of_a_class_is_measured_though_two_folders_look_the_same(tmp_path, part):
+    composed, apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    write(tmp_path / "d" / part, **{composed: 3, apart: 4, "tea": 2, "tea ": 1})
+    data = ImageFolderData(tmp_path / "d", **PLAIN, trained_class_names=[composed, "tea"], val_fraction=1.0)
+    assert np.bincount(data.val_dataset.targets).tolist() == [7, 3]
+    assert all(data.val_dataset.path(i).is_file() for i in range(10))
+
+
+def test_links_that_lead_to_themselves_cost_no_image(tmp_path):
+    write(tmp_path / "d", a=4, b=4)
+    (tmp_path / "d" / "me").symlink_to("me")
+    (tmp_path / "d" / "a" / "me").symlink_to("me")
+    data = ImageFolderData(tmp_path / "d", **PLAIN)
+    assert len(data.train_dataset) + len(data.val_dataset) == 8
+
+
 def test_two_folders_of_one_name_in_two_forms_are_refused(tmp_path):
     composed, apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     write(tmp_path / "d", **{composed: 4, apart: 4, "tea": 4})

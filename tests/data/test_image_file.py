@@ -103,6 +103,20 @@ def test_large_metadata_of_a_png_does_not_cost_the_image(tmp_path):
     assert read_image(png(tmp_path / "profile.png", icc_profile=bytes(3_000_000))).getpixel((3, 3)) == RED
 
 
+def test_large_metadata_of_a_png_does_not_cost_the_small_which_says_what_is_up(tmp_path):
+    description = '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    exif = Image.Exif()
+    exif[0x112] = 6
+    content = exif.tobytes()
+    texts = {"xmp": PngImagePlugin.PngInfo(), "exif": PngImagePlugin.PngInfo()}
+    texts["xmp"].add_itxt("XML:com.adobe.xmp", description)
+    texts["exif"].add_text("Raw profile type exif", f"\nexif\n{len(content):8d}\n{content.hex()}\n", zip=True)
+    for name, info in texts.items():
+        info.add_text("history", "x" * 2_000_000, zip=True)
+        Image.new("RGB", (20, 10)).save(tmp_path / "x.png", pnginfo=info, icc_profile=bytes(3_000_000))
+        assert read_image(tmp_path / "x.png").size == (10, 20), name
+
+
 def test_text_behind_the_pixels_does_not_cost_the_image(tmp_path):
     content = png(tmp_path / "x.png").read_bytes()
     end = content.index(b"IEND") - 4

@@ -399,6 +399,17 @@ def test_links_in_circles_end_in_patterns_too(tmp_path, monkeypatch):
     assert find_images(["d"]) == [Path("d/0.png"), Path("d/1.png")]
 
 
+def test_links_that_lead_to_themselves_are_no_folders(tmp_path):
+    numbered(tmp_path / "d" / "deep", 2)
+    for name in ("me", "deep/me", "me.png", "zz"):
+        (tmp_path / "d" / name).symlink_to(Path(name).name if name != "zz" else "zz/further")
+    (tmp_path / "d" / "other.png").symlink_to("back.png")
+    (tmp_path / "d" / "back.png").symlink_to("other.png")
+    found = ["back.png", "me.png", "other.png", "deep/0.png", "deep/1.png"]  # the first three cannot be read
+    assert list(walk_images(tmp_path / "d")) == found
+    assert len(find_images([tmp_path / "d" / "**" / "*.png"])) == len(found)
+
+
 def test_what_is_left_out_is_counted_and_told(tmp_path):
     (tmp_path / "a.png").touch()
     for i in range(4):

@@ -1,5 +1,7 @@
 """What an image file holds beyond 8 bits and three bands is scaled as it is told, or its loss is named."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +174,47 @@ def test_black_and_white_files_are_read_as_they_look(tmp_path):
     path = saved(tmp_path / "x.tif", Image.fromarray(np.array([[True, False]])), compression="group4")
     assert shades(path) == [255, 0]
     assert kinds(path) == []
+
+
+@pytest.mark.parametrize("name", ["x.pgm", "x.ppm", "i.tif", "f.tif"])
+def test_a_part_of_the_range_is_told_in_every_form(tmp_path, name):
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    path = tmp_path / name
+    if path.suffix == ".tif":
+        path = gray(path, values[0] * 65, np.int32 if name == "i.tif" else np.float32)
+    else:
+        bands = values if path.suffix == ".pgm" else np.dstack([values] * 3)
+        magic = b"P5" if path.suffix == ".pgm" else b"P6"
+        path.write_bytes(magic + b" 64 64 65535\n" + bands.astype(">u2").tobytes())
+    assert kinds(path) == ["dark-16-bit"]
+
+
+def test_integers_of_8_bits_lose_nothing_and_dark_floats_do(tmp_path):
+    assert kinds(gray(tmp_path / "i.tif", [0, 10], np.int32)) == []
+    (loss,) = read_upright(gray(tmp_path / "f.tif", [0.0, 0.001], np.float32)).losses
+    assert "values up to 0.001, taken as 0 to 1, of which 1 shades are left" in loss.found
+
+
+def test_a_last_band_of_jpeg_2000_is_told_and_left_out_where_it_is_near_infrared(tmp_path):
+    path = saved(tmp_path / "x.jp2", Image.fromarray(near_infrared(), "RGBA"))
+    assert kinds(path) == ["transparent-band"]
+    content = path.read_bytes()
+    box = b"uuid" + bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03") + b"II*\0"
+    place = content.index(b"jp2c") - 4
+    path.write_bytes(content[:place] + (len(box) + 4).to_bytes(4, "big") + box + content[place:])
+    assert kinds(path) == ["extra-band"]
+    assert (np.asarray(read_image(path)) == (200, 100, 50)).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_colour_of_16_bits_is_laid_on_white(tmp_path, channels):
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    pixels = np.full((2, channels), 30000, ">u2")
+    pixels[1] = 50000
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 0 if channels == 1 else 2, 0, 0, 0)
+    transparent = chunk(b"tRNS", pixels[0].tobytes())
+    content = chunk(b"IHDR", header) + transparent + chunk(b"IDAT", zlib.compress(b"\0" + pixels.tobytes()))
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content + chunk(b"IEND", b""))
+    assert shades(tmp_path / "x.png") == [255, 195]

@@ -1,6 +1,7 @@
 """Exported files are networks like any other, and files of strangers are refused with a reason."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,16 @@ def test_truncated_empty_and_foreign_files_are_refused(form: str, files: dict[st
     file.unlink()
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         open_exported(file)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_a_pipe_and_a_device_are_not_read(suffix: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    (tmp_path / f"endless{suffix}").symlink_to("/dev/zero")
+    (tmp_path / f"folder{suffix}").mkdir()
+    for name, kind in (("pipe", "a named pipe"), ("endless", "a device"), ("folder", "a folder")):
+        with pytest.raises(WeightsError, match=f"{kind}; give an exported file"):
+            open_exported(tmp_path / f"{name}{suffix}")
 
 
 def test_weights_in_other_files_are_not_read(files: dict[str, Path], tmp_path: Path) -> None:

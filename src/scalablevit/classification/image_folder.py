@@ -12,7 +12,7 @@ from pathlib import Path
 from scalablevit.abridged import abridged
 from scalablevit.classification.class_names import read_class_names
 from scalablevit.data.check import Problem, raise_for_errors
-from scalablevit.data.find_images import WalkReport, has_image_suffix, walk_images
+from scalablevit.data.find_images import WalkReport, has_image_suffix, is_file, is_folder, walk_images
 from scalablevit.data.layout import ANNOTATION_FOLDER_NAMES, IMAGE_FOLDER_NAMES, explain_layout, looks_like_part
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, check_val_fraction, split_by_hash, why_no_folder
 from scalablevit.data.text_file import normalised
@@ -133,9 +133,14 @@ def scan_folder(
 
 def _find_files(scan: FolderScan, val_fraction: float, *, is_trained: bool) -> None:
     """Fill in the images of a scan, by class."""
+    own: dict[str, str] = {}
     if scan.is_split:
-        for name, files in _class_files(scan.train_folder, scan.train_walk).items():
-            scan.train[name], scan.val[name] = split_by_hash(files, val_fraction, name=str)
+        for folder, files in _class_files(scan.train_folder, scan.train_walk).items():
+            # Of training, folders whose names look the same are refused.
+            name = folder if is_trained else own.setdefault(normalised(folder), folder)
+            train, val = split_by_hash(files, val_fraction, name=str)
+            scan.train.setdefault(name, []).extend(train)
+            scan.val.setdefault(name, []).extend(val)
         return
     if is_trained:
         scan.train.update(_class_files(scan.train_folder, scan.train_walk))
@@ -143,9 +148,9 @@ def _find_files(scan: FolderScan, val_fraction: float, *, is_trained: bool) -> N
         # An explicit val folder beside the class folders is not a class itself.
         scan.train.pop(scan.val_folder.name, None)
     # The same name may be written in two ways: one by macOS, the other by the rest.
-    own = {normalised(name): name for name in scan.train}
+    own.update({normalised(name): name for name in scan.train})
     for name, files in _class_files(scan.val_folder, scan.val_walk).items():
-        scan.val.setdefault(own.get(normalised(name), name), []).extend(files)
+        scan.val.setdefault(own.setdefault(normalised(name), name), []).extend(files)
 
 
 def class_name(folder: str) -> str:
@@ -185,13 +190,13 @@ def _faulty(root: Path, kind: str, message: str) -> FolderScan:
 
 def _subfolders(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir()]
+        names = [entry.name for entry in entries if is_folder(entry)]
     return sorted(name for name in names if not name.startswith(".") and name not in _NOT_CLASSES)
 
 
 def _images_directly_in(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if has_image_suffix(entry.name) and entry.is_file()]
+        names = [entry.name for entry in entries if has_image_suffix(entry.name) and is_file(entry)]
     return sorted(name for name in names if not name.startswith("."))
 
 

@@ -182,6 +182,16 @@ def walk_images(folder: str | Path, report: WalkReport | None = None) -> Iterato
     yield from _flattened(root)
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a folder, or a link to one; a link that leads in a circle is none."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a regular file, or a link to one; a link that leads in a circle is none."""
+    return os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
+
+
 def has_image_suffix(name: str) -> bool:
     """Tell whether a file name ends like an image's."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
@@ -218,12 +228,12 @@ def _search(top: _Folder, visited: set[tuple[int, int]], links: list[tuple[_Fold
                 visited.add(identity)
                 folder.subfolders[entry.name] = _Folder(entry.path)
                 todo.append(folder.subfolders[entry.name])
-            elif entry.is_symlink() and entry.is_dir():
+            elif is_folder(entry):
                 links.append((folder, entry.name))
             elif not has_image_suffix(entry.name):
                 report.leave_out(entry.path)
             # A link to nothing is an image that cannot be read, and reported as such.
-            elif entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
+            elif is_file(entry) or (entry.is_symlink() and not os.path.exists(entry.path)):
                 folder.images.append(entry.name)
             else:
                 report.special.append(entry.path)

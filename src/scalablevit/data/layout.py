@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from scalablevit.abridged import abridged
-from scalablevit.data.find_images import has_image_suffix
+from scalablevit.data.find_images import has_image_suffix, is_file, is_folder
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES
 
 LayoutKind = Literal["classes", "coco", "masks", "yolo", "voc", "labelme", "parts", "table"]
@@ -242,7 +242,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return [Path(entry.path) for entry in _entries(folder) if entry.is_dir() and entry.name != "__MACOSX"]
+    return [Path(entry.path) for entry in _entries(folder) if is_folder(entry) and entry.name != "__MACOSX"]
 
 
 def _has_folder(root: Path, name: str) -> bool:
@@ -251,12 +251,12 @@ def _has_folder(root: Path, name: str) -> bool:
 
 def _files(folder: Path, suffix: str) -> list[Path]:
     """List a few regular files of an ending."""
-    chosen = (entry for entry in _entries(folder) if entry.name.lower().endswith(suffix) and entry.is_file())
+    chosen = (entry for entry in _entries(folder) if entry.name.lower().endswith(suffix) and is_file(entry))
     return [Path(entry.path) for entry in itertools.islice(chosen, _SAMPLES)]
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return [Path(entry.path) for entry in _entries(folder) if has_image_suffix(entry.name) and entry.is_file()]
+    return [Path(entry.path) for entry in _entries(folder) if has_image_suffix(entry.name) and is_file(entry)]
 
 
 def _role(folder: Path, root: Path) -> str:

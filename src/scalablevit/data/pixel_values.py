@@ -40,10 +40,10 @@ class Stored(NamedTuple):
         maximum: a PGM file's own value of white, where it fills no whole number of bits.
         white: largest value of grayscale of 9 to 16 bits.
         is_inverted: 0 is white, which Pillow does not undo for 16 bits.
-        is_georeferenced: a TIFF file with a place on the earth.
+        is_georeferenced: a file with a place on the earth.
         extra_bands: bands beside gray or RGB that are not tagged as transparency.
         has_pages: a TIFF file with further images, or an animation.
-        is_tiff: a TIFF file.
+        may_have_bands: a last band may be near infrared as well as transparency, as in TIFF and JPEG 2000.
     """
 
     raw_mode: str
@@ -53,14 +53,16 @@ class Stored(NamedTuple):
     is_georeferenced: bool = False
     extra_bands: int = 0
     has_pages: bool = False
-    is_tiff: bool = False
+    may_have_bands: bool = False
 
 
 # Pixels that are converted at a time: a whole image as float64 would take eight times its size.
 _PIXELS_AT_ONCE = 2**22
 # Below a quarter of the range, a 16-bit file most likely holds 10, 12 or 14 bits.
 _DARK_16_BIT = 65535 // 4
+_BYTE = 255
 _GEO_TAGS = (33550, 33922, 34264, 34735)
+_GEO_JP2, _GML_JP2 = bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03"), b"gml.root-instance"
 _NEW_SUBFILE_TYPE, _REDUCED_OR_MASK = 254, 0b101
 
 
@@ -75,8 +77,22 @@ def stored_pixels(image: Image.Image) -> Stored:
         return _stored_in_tiff(image, raw_mode)
     # Only those PGM whose maximum fills no whole number of bits hand over (raw mode, maximum).
     scaled = image.format == "PPM" and len(arguments) == 2
+    if image.format == "JPEG2000":
+        return Stored(raw_mode, is_georeferenced=_is_georeferenced_jp2(image), may_have_bands=True)
     animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
     return Stored(raw_mode, int(arguments[1]) if scaled else None, has_pages=animated)
+
+
+def _is_georeferenced_jp2(image: Image.Image) -> bool:
+    """Tell whether a JPEG 2000 file has a box of GeoJP2 or GMLJP2 in front of its pixels."""
+    file = image.fp if isinstance(image, ImageFile.ImageFile) else None
+    if file is None:
+        return False
+    position = file.tell()
+    file.seek(0)
+    head = file.read(2**16)
+    file.seek(position)
+    return _GEO_JP2 in head or _GML_JP2 in head
 
 
 def _stored_in_tiff(image: TiffImagePlugin.TiffImageFile, raw_mode: str) -> Stored:
@@ -98,7 +114,7 @@ def _stored_in_tiff(image: TiffImagePlugin.TiffImageFile, raw_mode: str) -> Stor
         is_georeferenced=is_georeferenced,
         extra_bands=extra_bands,
         has_pages=has_pages,
-        is_tiff=True,
+        may_have_bands=True,
     )
 
 
@@ -147,30 +163,39 @@ def to_rgb(
     if value_range is not None:
         what = "8 bits a channel, to which value_range does not apply"
         losses.append(Loss("unused-range", what, "leave value_range out where all images are like this"))
-    if ";16" in stored.raw_mode:
+    if ";16" in stored.raw_mode or (stored.maximum or 0) > _BYTE:
         losses += _losses_of_16_bit_colours(image)
+        _keep_8_bits_of_transparent_colour(image)
     if image.mode in ("CMYK", "LAB"):
         what = f"{image.mode} colours, which are converted without a colour profile"
         losses.append(Loss("ink-colours", what, "export it as sRGB if shades matter"))
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB"), losses
-    if stored.is_tiff:
+    if stored.may_have_bands:
         return _without_fourth_band(image, stored, losses)
     return _on_white(image), losses
 
 
 def _losses_of_16_bit_colours(image: Image.Image) -> list[Loss]:
     extrema = image.getextrema()
-    bands = extrema[:3] if isinstance(extrema[0], tuple) else (extrema,)
-    brightest = max(int(high) for _, high in bands)
+    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    colours = bands[: 1 if image.mode in ("LA", "La") else 3]
+    brightest = max(int(high) for _, high in colours)
     if brightest >= 64:
         return []
     what = f"16 bits a channel, of which a quarter at most is used: 8 are kept, and the brightest is {brightest} of 255"
     return [Loss("dark-16-bit", what, "scale it to 8 bits a channel before")]
 
 
+def _keep_8_bits_of_transparent_colour(image: Image.Image) -> None:
+    """Cut the colour that a PNG file names transparent to the 8 bits of the pixels; Pillow keeps 16 of it."""
+    colour = image.info.get("transparency")
+    if isinstance(colour, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
 def _without_fourth_band(image: Image.Image, stored: Stored, losses: list[Loss]) -> tuple[Image.Image, list[Loss]]:
-    """Lay a TIFF file's transparency on white, unless it looks like a band of a sensor."""
+    """Lay the transparency of a TIFF or JPEG 2000 file on white, unless it looks like a band of a sensor."""
     if image.mode in ("LA", "RGBA") and stored.is_georeferenced:
         shades = sum(count > 0 for count in image.getchannel("A").histogram())
         if shades > 2:
@@ -179,7 +204,7 @@ def _without_fourth_band(image: Image.Image, stored: Stored, losses: list[Loss])
             losses.append(Loss("extra-band", f"{what}: taken for a band such as near infrared and left out", remedy))
             return image.convert("L" if image.mode == "LA" else "RGB").convert("RGB"), losses
     remedy = "write the file with three bands if the last one is no transparency, such as near infrared"
-    losses.append(Loss("transparent-band", "a last band that is tagged as transparency: laid on white", remedy))
+    losses.append(Loss("transparent-band", "a last band, which is taken for transparency and laid on white", remedy))
     return _on_white(image), losses
 
 
@@ -221,6 +246,10 @@ def _gray_to_8_bits(
         ranges = [1.0, 255.0, 65535.0] if image.mode == "F" else [255.0, 65535.0]
         white = next((white for white in ranges if lowest >= 0 and highest <= white), None)
         low, high = (lowest, highest) if white is None else (0.0, white)
+        if white is not None and 0 < highest <= white / 4 and (image.mode == "F" or white > _BYTE):
+            what = f"grayscale of more than 8 bits with values up to {highest:g}, taken as 0 to {white:g}, of which "
+            what += f"{highest * 255 // white + 1:.0f} shades are left"
+            losses.append(Loss("dark-16-bit", what, f"set data.value_range, such as [0, {highest:g}], for all images"))
         if white is None:
             what = f"grayscale of 32 bits with values from {lowest:g} to {highest:g}, which are stretched to 0..255 in "
             what += "each image by itself: the same value has another shade in the next"
@@ -228,9 +257,12 @@ def _gray_to_8_bits(
     result = Image.new("L", image.size)
     for top, bottom in _strips(image):
         values = np.asarray(image.crop((0, top, image.width, bottom))).astype(np.float64)
+        is_transparent = values == image.info.get("transparency")
         values = np.nan_to_num(values, nan=lowest, posinf=highest, neginf=lowest)
         shades = np.rint((values.clip(low, high) - low) * (255.0 / ((high - low) or 1.0))).astype(np.uint8)
-        result.paste(Image.fromarray(255 - shades if stored.is_inverted else shades), (0, top))
+        shades = 255 - shades if stored.is_inverted else shades
+        shades[is_transparent] = 255  # on white
+        result.paste(Image.fromarray(shades), (0, top))
     return result, losses
 
 

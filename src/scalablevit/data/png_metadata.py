@@ -3,38 +3,41 @@
 import io
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import IO, BinaryIO
 
 from PIL import PngImagePlugin
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_Chunk = tuple[bytes, int, int]  # type, start of the content, its length
 _METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 # DEFLATE unpacks to 1,032 times as much at most.
 _LARGEST_RATIO = 1032
 
 
 def without_large_metadata(file: BinaryIO) -> BinaryIO:
-    """Leave out a PNG file's texts and colour profile where Pillow would refuse the image for their size.
+    """Leave out those texts and that colour profile of a PNG file for whose size Pillow would refuse the image.
 
-    Neither is used: images are read as their numbers are. Pillow's limits keep small files from filling the memory, and
-    an image editor's history or a printer's profile exceeds them.
+    Images are read as their numbers are. Pillow's limits keep small files from filling the memory, and an image
+    editor's history or a printer's profile exceeds them. Small texts stay: they may say which side is up.
 
     Args:
         file: open for reading, at its start; of any format.
 
     Returns:
-        `file` at its start, or the content without its metadata.
+        `file` at its start, or the content without its large metadata.
     """
     chunks = _chunks(file)
     found = [chunk for chunk in chunks if chunk[0] in _METADATA]
     sizes = [_unpacked_size(file, *chunk) for chunk in found]
-    if max(sizes, default=0) <= PngImagePlugin.MAX_TEXT_CHUNK and sum(sizes) <= PngImagePlugin.MAX_TEXT_MEMORY:
+    left_out = _too_large(dict(zip(found, sizes, strict=True)))
+    if not left_out:
         file.seek(0)
         return file
     kept = io.BytesIO(_SIGNATURE)
     kept.seek(0, io.SEEK_END)
     for kind, start, length in chunks:
-        if kind not in _METADATA:
+        if (kind, start, length) not in left_out:
             file.seek(start - 8)
             kept.write(file.read(length + 12))
     kept.seek(0)
@@ -50,9 +53,21 @@ def has_metadata_behind_pixels(file: IO[bytes]) -> bool:
     return any(kind in (b"eXIf", *_METADATA) for kind in behind)
 
 
-def _chunks(file: IO[bytes]) -> list[tuple[bytes, int, int]]:
+def _too_large(sizes: Mapping[_Chunk, int]) -> set[_Chunk]:
+    """The largest chunks of metadata, until Pillow takes the rest."""
+    left_out: set[_Chunk] = set()
+    total = sum(sizes.values())
+    for chunk in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if sizes[chunk] <= PngImagePlugin.MAX_TEXT_CHUNK and total <= PngImagePlugin.MAX_TEXT_MEMORY:
+            break
+        left_out.add(chunk)
+        total -= sizes[chunk]
+    return left_out
+
+
+def _chunks(file: IO[bytes]) -> list[_Chunk]:
     """List (type, start of the content, length of the content); empty where the file is no PNG."""
-    chunks: list[tuple[bytes, int, int]] = []
+    chunks: list[_Chunk] = []
     file.seek(0)
     if file.read(8) != _SIGNATURE:
         return chunks

@@ -17,6 +17,7 @@ from torch import Tensor
 from scalablevit.deploy.export_formats import FORMATS, METADATA_KEY, on_tensors
 from scalablevit.deploy.runtimes import onnx_compute, onnx_session, openvino_compute, openvino_core
 from scalablevit.deploy.torch_archive import check_archive
+from scalablevit.weights.formats import refuse_irregular
 from scalablevit.weights.source import WeightsError, first_line, shortened
 
 _PACKAGES: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",), "torch": ()}
@@ -67,8 +68,7 @@ def open_graph(path: Path) -> Graph:
     if name is None:
         endings = ", ".join(known.suffix for known in FORMATS.values())
         raise WeightsError(f"{path} is no exported file: their names end in {endings}")
-    if path.is_dir():
-        raise WeightsError(f"{path} is a folder, not an exported file")
+    refuse_irregular(path, "give an exported file")
     content = path.read_bytes()
     if not content:
         raise WeightsError(f"{path} is empty; {_REMEDY}")

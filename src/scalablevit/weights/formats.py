@@ -53,10 +53,7 @@ def weights_format(path: Path) -> str:
             kind and the remedy.
         OSError: the system refuses to read it.
     """
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
-        kind = next((name for is_kind, name in _SPECIAL if is_kind(mode)), "not a regular file")
-        raise WeightsError(f"{path} is {kind}; give a file with weights")
+    refuse_irregular(path, "give a file with weights")
     size = path.stat().st_size
     if size == 0:
         raise WeightsError(f"{path} is empty; copy or download it again")
@@ -71,6 +68,19 @@ def weights_format(path: Path) -> str:
         kind, remedy = found
         raise WeightsError(f"{path} is {kind}; {remedy}")
     return "safetensors" if path.suffix == ".safetensors" and start[:1] != b"\x80" else "pickle"
+
+
+def refuse_irregular(path: Path, remedy: str) -> None:
+    """Refuse what would block or never end when it is read: pipes, sockets, devices; and folders.
+
+    Raises:
+        WeightsError: not a regular file; names its kind.
+        OSError: there is none, or the system refuses to look.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in _SPECIAL if is_kind(mode)), "not a regular file")
+        raise WeightsError(f"{path} is {kind}; {remedy}")
 
 
 def _foreign(path: Path, start: bytes) -> tuple[str, str] | None:

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from scalablevit.data.find_images import has_image_suffix
+from scalablevit.data.find_images import has_image_suffix, is_file
 
 _SAMPLE = 50
 _MOST_LOOKED_AT = 1000
@@ -132,7 +132,7 @@ class _Disk:
         if place not in self._listings:
             try:
                 with os.scandir(place) as entries:
-                    self._listings[place] = {entry.name: "f" if entry.is_file() else "d" for entry in entries}
+                    self._listings[place] = {entry.name: "f" if is_file(entry) else "d" for entry in entries}
             except OSError:
                 self._listings[place] = {}
         return self._listings[place]
