@@ -3,6 +3,7 @@ from . import classification as classification
 from . import data as data
 from . import deploy as deploy
 from . import detection as detection
+from . import explain as explain
 from . import layers as layers
 from . import ops as ops
 from . import segmentation as segmentation

@@ -142,6 +142,8 @@ class TaskEntry:
         validation_images: reference to a function (data folder, keys of the data module) that lists the images of the
             validation set, without the training engine; empty: there is none.
         exports: `scalablevit export` can export its networks.
+        explained: reference to a function from a predictor, a path, its image and the lowest score of what is explained
+            to a `scalablevit.explain.Subject`; empty: `scalablevit explain` knows no such task.
         out_of_memory: command -> what to change where memory runs out.
     """
 
@@ -159,6 +161,7 @@ class TaskEntry:
     predict_flags: tuple[Flag, ...] = ()
     validation_images: str = ""
     exports: bool = False
+    explained: str = ""
     settings: tuple[str, ...] = ()
     out_of_memory: Mapping[str, str] = field(default_factory=dict)
 

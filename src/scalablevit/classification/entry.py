@@ -15,6 +15,7 @@ ENTRY = TaskEntry(
     columns=("class", "probability"),
     csv_columns=("class", "probability"),
     exports=True,
+    explained="scalablevit.classification.explained:subject_of",
     predict_flags=(Flag("--top", "number of classes to print (default: 5)", metavar="N", type=int),),
     check=DataCheck(
         kind="classes",

@@ -130,6 +130,17 @@ class Preprocessing(InputSettings):
         """Image to one of `image_size`, 8 bits a channel: what `eval_transform` does first, in Pillow alone."""
         return v2.Compose(self._fit())
 
+    def shown_box(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """The part of an image that the network is shown: left, top, right, bottom in pixels of the image."""
+        kept, resized = ResizeToCover(self.resize_size, interpolation=self.interpolation).sizes(height, width)
+        box = []
+        for side, middle, full, crop in zip((height, width), kept, resized, self.image_size, strict=True):
+            start = _crop_start(side, middle)
+            first = _crop_start(full, crop)
+            box.append((start + first * middle / full, start + (first + crop) * middle / full))
+        (top, bottom), (left, right) = box
+        return left, top, right, bottom
+
     def batch_transform(self) -> Callable[[Sequence[Image.Image]], Tensor]:
         """Images of `fit_transform` to (B, in_chans, height, width) float32, the same as by `eval_transform`."""
         normalize = v2.Compose(self._normalize())
@@ -215,22 +226,31 @@ class ResizeToCover(nn.Module):
         self.interpolation = v2.InterpolationMode(interpolation)
 
     def forward(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
-        longest = _MAX_ASPECT * max(self.size) / min(self.size)
         height, width = v2.functional.get_size(image)
+        kept, new = self.sizes(height, width)
+        if kept != (height, width):
+            image = v2.functional.center_crop(image, list(kept))
+        return v2.functional.resize(image, list(new), interpolation=self.interpolation, antialias=True)
+
+    def sizes(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(height, width) of the middle that is kept of an image, and of that after resizing."""
+        longest = _MAX_ASPECT * max(self.size) / min(self.size)
         if max(height, width) > longest * min(height, width):
             keep = math.ceil(longest * min(height, width))
             height, width = min(height, keep), min(width, keep)
-            image = v2.functional.center_crop(image, [height, width])
         # Integer arithmetic rounds as torchvision's Resize does: the covering side exact, the other down.
         cover_height, cover_width = self.size
         if cover_height * width >= cover_width * height:
-            new = [cover_height, int(cover_height * width / height)]
-        else:
-            new = [int(cover_width * height / width), cover_width]
-        return v2.functional.resize(image, new, interpolation=self.interpolation, antialias=True)
+            return (height, width), (cover_height, int(cover_height * width / height))
+        return (height, width), (int(cover_width * height / width), cover_width)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, interpolation={self.interpolation.value}"
+
+
+def _crop_start(length: int, kept: int) -> int:
+    """Where torchvision's centre crop begins."""
+    return round((length - kept) / 2.0)
 
 
 def _posterize_to_black(colors: v2.Compose) -> None:

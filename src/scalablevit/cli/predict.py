@@ -106,7 +106,7 @@ def main(words: list[str]) -> int:
     return report.end()
 
 
-def weights_of(inputs: Sequence[str], weights: str | None) -> tuple[list[str], str]:
+def weights_of(inputs: Sequence[str], weights: str | None, *, command: str = "predict") -> tuple[list[str], str]:
     """The images and the weights; a run folder among the images is taken for the weights where none are named.
 
     Raises:
@@ -119,7 +119,7 @@ def weights_of(inputs: Sequence[str], weights: str | None) -> tuple[list[str], s
     ]
     images = [given for given in inputs if given not in runs]
     if len(runs) != 1 or not images:
-        raise UsageError("predict needs images and weights: scalablevit predict IMAGE ... --weights RUN")
+        raise UsageError(f"{command} needs images and weights: scalablevit {command} IMAGE ... --weights RUN")
     return images, runs[0]
 
 

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,19 @@ def check_folder(folder: str) -> Path:
     return path
 
 
-def save(images: Mapping[str, Any], folder: Path, stem: Path) -> list[Path]:
+def save(
+    images: Mapping[str, Any], folder: Path, stem: Path, *, documents: Mapping[str, bytes] | None = None
+) -> list[Path]:
     """Write images of one prediction as PNG files that were not there, whole or not at all.
 
     Args:
         images: what is added to the name -> image.
         folder: of all saved images.
         stem: relative path without ending; `_2`, `_3`, ... is added where a file of that name is there.
+        documents: further files beside them: what is added to the name, with its ending -> content.
 
     Returns:
-        the files, in the order of `images`.
+        the files, in the order of `images`, then of `documents`.
 
     Raises:
         WriteError: the system refused to write.
@@ -46,14 +49,19 @@ def save(images: Mapping[str, Any], folder: Path, stem: Path) -> list[Path]:
     from scalablevit.safe_write import WriteError, write_atomically
 
     target = folder / stem.parent / _short(stem.name)
+    writers: dict[str, Callable[[Any], Any]] = {
+        f"{ending}.png": functools.partial(image.save, format="PNG") for ending, image in images.items()
+    }
+    for ending, content in (documents or {}).items():
+        writers[ending] = functools.partial(_write, content)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        paths = _claim(target, list(images))
+        paths = _claim(target, list(writers))
     except OSError as error:
         raise WriteError(error.errno, f"{target}.png could not be written ({error.strerror})") from error
     try:
-        for path, image in zip(paths, images.values(), strict=True):
-            write_atomically(path, functools.partial(image.save, format="PNG"))
+        for path, write in zip(paths, writers.values(), strict=True):
+            write_atomically(path, write)
     except BaseException as error:
         for path in paths:
             with contextlib.suppress(OSError):
@@ -66,12 +74,16 @@ def save(images: Mapping[str, Any], folder: Path, stem: Path) -> list[Path]:
     return paths
 
 
+def _write(content: bytes, file: Any) -> None:
+    file.write(content)
+
+
 def _claim(target: Path, endings: Sequence[str]) -> list[Path]:
     """Create empty files that nobody had, of the first number that is free: another process may save there too."""
     number = 1
     while True:
         name = target.name if number == 1 else f"{target.name}_{number}"
-        paths = [target.with_name(f"{name}{ending}.png") for ending in endings]
+        paths = [target.with_name(f"{name}{ending}") for ending in endings]
         made: list[Path] = []
         try:
             for path in paths:

@@ -36,6 +36,7 @@ ENTRY = TaskEntry(
     columns=("object", "score"),
     csv_columns=("class", "score", "x_min", "y_min", "x_max", "y_max"),
     exports=True,
+    explained="scalablevit.detection.explained:subject_of",
     found="scalablevit.detection.found:found_in",
     predict_flags=(
         Flag("--threshold", "lowest score of a detection (default: 0.5)", metavar="X", type=float),

@@ -31,6 +31,7 @@ ENTRY = TaskEntry(
     csv_columns=("class", "pixels", "share"),
     found="scalablevit.segmentation.found:found_in",
     exports=True,
+    explained="scalablevit.segmentation.explained:subject_of",
     predict_flags=(
         Flag("--tile", "predict in tiles of N pixels, for images of any size", metavar="N", type=int),
         Flag(
