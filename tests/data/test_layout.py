@@ -83,6 +83,28 @@ def masks_beside_images(root: Path) -> None:
             image(root / part / f"{i}_mask.png")
 
 
+def masks_among_images(root: Path) -> None:
+    for i in range(3):
+        image(root / f"{i}.jpg")
+        image(root / "masks" / f"{i}.png")
+
+
+def masks_in_the_folder_of_images(root: Path) -> None:
+    for i in range(3):
+        image(root / "images" / f"{i}.jpg")
+        image(root / "images" / "masks" / f"{i}.png")
+
+
+def masks_of_other_names(root: Path) -> None:
+    for i in range(3):
+        image(root / "images" / f"{i}.png")
+        image(root / "labels" / f"{i}_P.png")
+
+
+def masks_two_folders_deeper(root: Path) -> None:
+    masks(root / "VOCdevkit" / "VOC2012")
+
+
 def parts_of_other_names(root: Path) -> None:
     for part in ("training_set", "test_set"):
         for name in ("cat", "dog"):
@@ -111,7 +133,15 @@ def too_deep(root: Path) -> None:
         (coco, "coco", r"instances_train2017\.json.*--config finetune_mask_rcnn"),
         (masks, "masks", "masks has images of the names in .*images.*--config finetune_upernet"),
         (masks_in_parts, "masks", "segmentation recipe"),
-        (masks_beside_images, "masks", "_mask.png beside the image of its name.*folders of their own"),
+        (
+            masks_beside_images,
+            "masks",
+            r"_mask.png beside the image of its name.*--data.mask_pattern '\{name\}_mask.png'",
+        ),
+        (masks_among_images, "masks", "--config finetune_upernet .*--data.images . --data.masks masks"),
+        (masks_in_the_folder_of_images, "masks", "--data.images images --data.masks images/masks"),
+        (masks_of_other_names, "masks", "labels lies beside .*images.*--data.mask_pattern"),
+        (masks_two_folders_deeper, "masks", "--data.root [^ ]*VOCdevkit/VOC2012"),
         (parts_of_other_names, "parts", "--data.train training_set --data.val test_set"),
         (table, "table", r"labels\.csv.*folder of its class"),
         (too_deep, "classes", "root should be .*archive/data"),

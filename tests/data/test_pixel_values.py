@@ -122,7 +122,20 @@ def test_transparency_of_a_georeferenced_image_stays_transparency(tmp_path):
 
 def test_a_band_of_a_tiff_that_may_be_transparency_is_told(tmp_path):
     assert kinds(saved(tmp_path / "x.tif", Image.fromarray(near_infrared(), "RGBA"))) == ["transparent-band"]
-    assert kinds(saved(tmp_path / "x.png", Image.fromarray(near_infrared(), "RGBA"))) == []
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.webp"])
+def test_a_further_band_that_looks_like_no_transparency_is_told(tmp_path, name):
+    """Tools that know RGBA alone store near infrared as alpha; soft edges of a cut-out image are few."""
+    bands = near_infrared()
+    options = {"lossless": True, "exact": True} if name == "x.webp" else {}
+    (loss,) = read_upright(saved(tmp_path / name, Image.fromarray(bands, "RGBA"), **options)).losses
+    assert loss.kind == "transparent-band"
+    assert "near infrared" in loss.remedy
+    gray = Image.merge("LA", [Image.new("L", (64, 8), 90), Image.fromarray(np.ascontiguousarray(bands[..., 3]))])
+    assert kinds(saved(tmp_path / name, gray, **options)) == ["transparent-band"]
+    bands[..., 3] = np.clip((np.arange(64) - 24) * 16, 0, 255)  # a cut-out with a soft edge
+    assert kinds(saved(tmp_path / name, Image.fromarray(bands, "RGBA"), **options)) == []
 
 
 def test_bands_that_are_left_out_are_told(tmp_path):

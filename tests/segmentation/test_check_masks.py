@@ -219,7 +219,22 @@ def test_the_command_takes_folders_labels_and_frame(folder, capsys):
 def test_the_command_refuses_flags_of_other_data(tmp_path, capsys):
     write_image(tmp_path / "train/a/1.png")
     assert main(["check-data", str(tmp_path), "--masks", "drawn"]) == 2
-    assert "--masks is for images and masks" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "--masks is for images and masks" in told
+    assert "--kind" in told
+
+
+def test_a_label_map_in_json_is_not_taken_for_coco_annotations(folder, capsys):
+    (folder / "ids.json").write_text('{"road": 0, "sea": 1, "sand": 2}')
+    assert main(["check-data", str(folder)]) == 0
+    assert main(["check-data", str(folder), "--label-map", str(folder / "ids.json")]) == 0
+    assert "sand" in capsys.readouterr().out
+
+
+def test_flags_of_masks_are_heard_where_annotations_lie_beside(folder, capsys):
+    (folder / "annotations/instances_train.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    assert main(["check-data", str(folder), "--masks", "annotations"]) == 0
+    assert "images with masks" in capsys.readouterr().out
 
 
 def test_checking_needs_no_training_engine(folder):

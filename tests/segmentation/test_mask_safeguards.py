@@ -167,3 +167,60 @@ def test_an_orientation_that_leaves_it_open_how_the_mask_lies_is_told(tmp_path, 
     Image.open(tmp_path / "images/training/t0.jpg").save(tmp_path / "images/training/t0.jpg", exif=exif)
     write_mask(tmp_path / "annotations/training/t0.png", size=(24, 24))
     assert "is turned by an EXIF orientation, and the size does not tell" in told(tmp_path, caplog)
+
+
+def test_a_numbered_class_without_a_training_pixel_is_told(tmp_path, caplog):
+    write_folder(tmp_path)
+    for mask in (tmp_path / "annotations/training").iterdir():
+        write_mask(mask, np.arange(24)[None].repeat(16, axis=0) % 2)
+    assert "1 of 3 classes have no training pixels: 'class 2'; they cannot be learned" in told(tmp_path, caplog)
+
+
+def test_lossy_masks_without_class_names_are_an_error_of_check_data_too(tmp_path):
+    write_folder(tmp_path)
+    for path in masks(tmp_path):
+        Image.fromarray(HALVES.astype(np.uint8)).save(path, format="JPEG")
+    assert "classes" in [problem.kind for problem in check_masks(tmp_path).problems if problem.severity == "error"]
+
+
+def test_nothing_is_said_of_one_class_where_labels_are_no_class(tmp_path):
+    """Colours and numbers that no map knows are the fault, not that the rest is of one class."""
+    write_folder(tmp_path)
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    for path in masks(tmp_path):
+        write_mask(path, np.where(HALVES == 0, 0, 77))
+    assert "outside-classes" in kinds(tmp_path)
+    assert "one-class" not in kinds(tmp_path)
+
+
+@pytest.mark.parametrize("copied", ["file", "gray copy"])
+def test_an_image_that_was_copied_to_the_masks_is_told(tmp_path, caplog, copied):
+    """A gray image in the place of its mask trains to a perfect figure."""
+    write_folder(tmp_path)
+    for i, path in enumerate(sorted(tmp_path.glob("images/*/*.png"))):
+        shade = np.random.default_rng(i).integers(0, 3, (16, 24), np.uint8)
+        Image.fromarray(shade if copied == "file" else shade[..., None].repeat(3, axis=2)).save(path)
+        write_mask(tmp_path / "annotations" / path.relative_to(tmp_path / "images"), shade)
+    words = "the mask has the very pixels of its image"
+    assert words in told(tmp_path, caplog)
+    assert kinds(tmp_path).count("own-mask") == 6
+
+
+def test_a_blank_image_with_an_empty_mask_is_no_copy(tmp_path, caplog):
+    write_folder(tmp_path)
+    Image.new("RGB", (24, 16)).save(tmp_path / "images/training/t0.png")
+    write_mask(tmp_path / "annotations/training/t0.png", np.zeros((16, 24)))
+    assert told(tmp_path, caplog) == ""
+    assert kinds(tmp_path) == []
+
+
+def test_files_and_links_that_are_left_out_are_told(tmp_path, caplog):
+    write_folder(tmp_path)
+    image = tmp_path / "images/training/t0.png"
+    image.rename(image.with_suffix(".psd"))
+    image.with_suffix(".psd").write_bytes(b"8BPS" + bytes(40))
+    (tmp_path / "images/training/again").symlink_to(tmp_path / "images/training")
+    text = told(tmp_path, caplog)
+    assert "t0.psd: 1 files ending in .psd are left out, though they look like images" in text
+    assert "images/training/again: links to folders that are searched already" in text
+    assert {"left-out", "repeated-link"} <= set(kinds(tmp_path))

@@ -196,3 +196,22 @@ def test_lists_that_are_none(tmp_path, content, words):
     assert words in fault(tmp_path / "d", train_list="t.txt")
     with pytest.raises(ValueError, match="val_list needs train_list"):
         MaskSettings(val_list="v.txt")
+
+
+@pytest.mark.parametrize("pattern", ["{name}_mask.png", "{name}_mask.PNG"])
+def test_the_ending_of_a_pattern_fits_in_any_case(tmp_path, pattern):
+    write_image(tmp_path / "a.JPG")
+    write_mask(tmp_path / "a.png").rename(tmp_path / "a_mask.PNG")
+    write_image(tmp_path / "b.jpg")
+    write_mask(tmp_path / "b_mask.png")
+    assert pairs(tmp_path, mask_pattern=pattern) == {"./a.JPG": "./a_mask.PNG", "./b.jpg": "./b_mask.png"}
+
+
+@pytest.mark.parametrize(("images", "masks"), [("images", "images/masks"), (".", "masks")])
+def test_a_folder_of_masks_among_the_images_holds_no_images(tmp_path, images, masks):
+    for name in ("a", "b"):
+        write_image(tmp_path / images / f"{name}.jpg")
+        write_mask(tmp_path / masks / f"{name}.png")
+    found = scan(tmp_path, images=images, masks=masks)
+    assert found.unpaired == []
+    assert len(found.train) + len(found.val) == 2

@@ -41,7 +41,7 @@ def main(words: list[str]) -> int:
     checks = _checks()
     title = _layout(args.root, args.kind, vars(args))
     flags = {title: check.flags for title, check in checks.items()}
-    given = given_arguments(args, flags, title, f"{args.root} holds {title}")
+    given = given_arguments(args, flags, title, f"{args.root} looks like {title}; --kind names another layout")
     check = load(checks[title].function)
     with progress("checking images") as on_progress:
         report = check(args.root, val_fraction=args.val_fraction, on_progress=on_progress, **given)
@@ -58,5 +58,8 @@ def _layout(root: str, kind: str | None, given: dict[str, Any]) -> str:
     if kind is not None:
         return next(title for title, check in checks.items() if check.kind == kind)
     folder = Path(root).expanduser()
+    used = {flag.dest for check in checks.values() for flag in check.flags if flag.dest in given}
+    # Those that have every flag go first: masks may lie beside annotations of boxes.
+    ordered = sorted(checks.items(), key=lambda item: not used <= {flag.dest for flag in item[1].flags})
     otherwise = next(title for title, check in checks.items() if not check.recognizes)
-    return next((title for title, check in checks.items() if check.matches(folder, given)), otherwise)
+    return next((title for title, check in ordered if check.matches(folder, given)), otherwise)

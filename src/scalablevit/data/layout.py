@@ -114,12 +114,15 @@ _TITLES: dict[LayoutKind, str] = {
 def _coco(root: Path) -> Layout | None:
     for folder in _near(root):
         for file in _files(folder, ".json"):
-            head = _head(file)
-            keys = re.findall(r'"(images|annotations|categories)"\s*:', head + _tail(file))
-            if len(set(keys)) >= 2 or file.name == "_annotations.coco.json":
+            if len(coco_lists(file)) >= 2 or file.name == "_annotations.coco.json":
                 remedy = f"use a detection recipe: scalablevit fit --config finetune_mask_rcnn --data.root {root}"
                 return Layout("coco", root, f"such as {file}", remedy)
     return None
+
+
+def coco_lists(file: Path) -> set[str]:
+    """Name the lists of COCO annotations that the beginning or the end of a JSON file mentions."""
+    return set(re.findall(r'"(images|annotations|categories)"\s*:', _head(file) + _tail(file)))
 
 
 def _labelme(root: Path) -> Layout | None:
@@ -163,7 +166,6 @@ def _voc(root: Path) -> Layout | None:
 
 
 def _masks(root: Path) -> Layout | None:
-    remedy = f"use a segmentation recipe: scalablevit fit --config finetune_upernet --data.root {root}"
     folders = list(_near(root))
     by_name: dict[str, list[Path]] = {}
     for folder in folders:
@@ -171,15 +173,48 @@ def _masks(root: Path) -> Layout | None:
     for images, masks in itertools.product(by_name.get("images", []), by_name.get("annotations", [])):
         names = {_stem(path) for path in _image_files(masks)}
         if any(_stem(path) in names for path in _image_files(images)):
-            return Layout("masks", root, f"{masks} has images of the names in {images}", remedy)
+            return _images_and_masks(root, images, masks, f"{masks} has images of the names in {images}")
+    for masks in by_name.get("annotations", []):
+        above = masks.parent
+        if masks != root and {_stem(path) for path in _image_files(masks)} & {
+            _stem(path) for path in _image_files(above)
+        }:
+            return _images_and_masks(root, above, masks, f"{masks} has images of the names in {above}")
     for folder in folders:
         files = _image_files(folder)
         stems = {path.stem for path in files}
         marked = [path for path in files if _MASK_MARK.search(path.stem) and _stem(path) in stems]
         if len(marked) >= 2:
-            remedy = "use a segmentation recipe, with masks and images in folders of their own: images/ and masks/"
-            return Layout("masks", root, f"{marked[0]} beside the image of its name", remedy)
+            first = marked[0]
+            pattern = f"{{name}}{first.stem.removeprefix(_stem(first))}{first.suffix}"
+            remedy = f"{_fit_masks(root)} --data.mask_pattern '{pattern}'"
+            return Layout("masks", root, f"{first} beside the image of its name", remedy)
+    for images, masks in itertools.product(by_name.get("images", []), by_name.get("annotations", [])):
+        if images.parent == masks.parent and _image_files(images) and _image_files(masks):
+            remedy = _fit_masks(masks.parent) + " --data.mask_pattern PATTERN, such as '{name}_mask.png'"
+            found = f"{masks} lies beside {images}, and its files have other names"
+            return Layout("masks", masks.parent, found, remedy)
     return None
+
+
+def _images_and_masks(root: Path, images: Path, masks: Path, found: str) -> Layout:
+    """The layout of two folders whose files have the same names."""
+    base = Path(os.path.commonpath([images, masks]))
+    if not masks.is_relative_to(images):
+        if looks_like_part(base.name) and base != root:
+            base = base.parent
+        return Layout("masks", base, found, _fit_masks(base))
+    if images != root and looks_like_part(base.name):
+        return Layout(
+            "masks", base.parent, found, f"{_fit_masks(base.parent)} --data.images . --data.masks {masks.name}"
+        )
+    base = root if images == root else base.parent
+    flags = f"--data.images {images.relative_to(base)} --data.masks {masks.relative_to(base)}"
+    return Layout("masks", base, found, f"{_fit_masks(base)} {flags}")
+
+
+def _fit_masks(root: Path) -> str:
+    return f"use a segmentation recipe: scalablevit fit --config finetune_upernet --data.root {root}"
 
 
 def _parts(root: Path) -> Layout | None:

@@ -61,6 +61,7 @@ _PIXELS_AT_ONCE = 2**22
 # Below a quarter of the range, a 16-bit file most likely holds 10, 12 or 14 bits.
 _DARK_16_BIT = 65535 // 4
 _BYTE = 255
+_NO_TRANSPARENCY = "write the file with three bands if the last one is no transparency, such as near infrared"
 _GEO_TAGS = (33550, 33922, 34264, 34735)
 _GEO_JP2, _GML_JP2 = bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03"), b"gml.root-instance"
 _NEW_SUBFILE_TYPE, _REDUCED_OR_MASK = 254, 0b101
@@ -173,6 +174,9 @@ def to_rgb(
         return image if image.mode == "RGB" else image.convert("RGB"), losses
     if stored.may_have_bands:
         return _without_fourth_band(image, stored, losses)
+    if image.mode in ("LA", "RGBA") and _is_graded(image.getchannel("A")):
+        what = "a last band that is tagged as transparency and is neither transparent nor opaque in most pixels"
+        losses.append(Loss("transparent-band", f"{what}: laid on white", _NO_TRANSPARENCY))
     return _on_white(image), losses
 
 
@@ -203,9 +207,15 @@ def _without_fourth_band(image: Image.Image, stored: Stored, losses: list[Loss])
             remedy = "write the file with three bands to be sure"
             losses.append(Loss("extra-band", f"{what}: taken for a band such as near infrared and left out", remedy))
             return image.convert("L" if image.mode == "LA" else "RGB").convert("RGB"), losses
-    remedy = "write the file with three bands if the last one is no transparency, such as near infrared"
-    losses.append(Loss("transparent-band", "a last band, which is taken for transparency and laid on white", remedy))
+    what = "a last band, which is taken for transparency and laid on white"
+    losses.append(Loss("transparent-band", what, _NO_TRANSPARENCY))
     return _on_white(image), losses
+
+
+def _is_graded(alpha: Image.Image) -> bool:
+    """Whether most pixels are between transparent and opaque, as those of a sensor are and soft edges are not."""
+    counts = alpha.histogram()
+    return sum(counts[1:255]) * 2 > sum(counts)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

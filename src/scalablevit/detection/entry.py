@@ -9,6 +9,7 @@ from scalablevit.tasks import VALUE_RANGE, DataCheck, Flag, Model, TaskEntry, fr
 
 def recognizes(folder: Path, given: Mapping[str, Any]) -> bool:
     """Whether a data folder, or a file, holds annotations of boxes in a format that we read."""
+    from scalablevit.data.layout import coco_lists
     from scalablevit.detection.coco import AnnotationSource, CocoError
     from scalablevit.detection.formats import detect_format, find_parts
 
@@ -16,8 +17,9 @@ def recognizes(folder: Path, given: Mapping[str, Any]) -> bool:
     try:
         if detect_format(folder, source) != "coco":
             return True
-        patterns = ("*.json", "annotations/*.json", "*/_annotations.coco.json")
-        if not folder.is_file() and not any(any(folder.glob(pattern)) for pattern in patterns):
+        elsewhere = any(any(folder.glob(pattern)) for pattern in ("annotations/*.json", "*/_annotations.coco.json"))
+        # A label map or settings in JSON may lie beside images of any task.
+        if not folder.is_file() and not elsewhere and not any(map(coco_lists, folder.glob("*.json"))):
             return False
         find_parts(folder, source)
     except CocoError as error:

@@ -29,10 +29,11 @@ from scalablevit.segmentation.mask_facts import (
     file_problems,
     one_class_problem,
     palette_problems,
+    refuse_lossy,
 )
 from scalablevit.segmentation.mask_settings import MaskSettings
 from scalablevit.segmentation.pairs import Pair, scan_pairs
-from scalablevit.segmentation.read_pair import PairError, read_pair, unclear_orientation
+from scalablevit.segmentation.read_pair import PairError, copied_image, is_copy, read_pair, unclear_orientation
 
 Part = Literal["training", "validation"]
 
@@ -150,6 +151,7 @@ class _Look(NamedTuple):
     digest: bytes  # of the image's size and RGB pixels
     mask: MaskFacts
     unclear: bool
+    is_copy: bool  # the mask has the pixels of its image
     losses: tuple[Loss, ...]  # of the image
 
 
@@ -174,8 +176,8 @@ def _look_at(options: MaskSettings, in_colours: bool, paths: tuple[str, str]) ->
         )
     except (ImageError, PairError) as error:
         return Problem("error", error.kind, error.path, str(error))
-    losses = pair.image_losses
-    return _Look(pair.image.size, pixel_digest(pair.image), facts_of(paths[1], pair.mask), pair.unclear, losses)
+    facts, copied = facts_of(paths[1], pair.mask), is_copy(pair, in_colours=in_colours)
+    return _Look(pair.image.size, pixel_digest(pair.image), facts, pair.unclear, copied, pair.image_losses)
 
 
 def _count_classes(
@@ -187,6 +189,8 @@ def _count_classes(
         return nothing
     labels = {label for one in found for label in one.look.mask.labels}
     try:
+        if source.path is None:
+            refuse_lossy([one.look.mask for one in found])
         classes = source.classes(labels)
     except ValueError as error:
         # Among masks with colours, those of one gray (empty ones, say) do not tell the classes.
@@ -203,7 +207,8 @@ def _count_classes(
 
 def _class_problem(root: Path, path: Path | None, error: ValueError) -> Problem:
     where = str(path or root)
-    message = str(error) if path is not None and where in str(error) else f"{root}: {error}"
+    is_told = str(error).startswith(str(root)) or (path is not None and where in str(error))
+    message = str(error) if is_told else f"{root}: {error}"
     return Problem("error", "classes", where, message)
 
 
@@ -237,3 +242,5 @@ def _image_warnings(found: list[_Found]) -> Iterator[Problem]:
             yield Problem("warning", loss.kind, image, f"{image}: {loss.found}; {loss.remedy}")
         if look.unclear:
             yield Problem("warning", "orientation-unclear", mask, unclear_orientation(image, mask))
+        if look.is_copy:
+            yield Problem("warning", "own-mask", mask, copied_image(image, mask))

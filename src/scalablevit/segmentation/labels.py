@@ -74,7 +74,8 @@ def names_of_labels(
     if count > MOST_CLASSES:
         raise ValueError(
             f"the masks have labels up to {classes[-1]}, but there can be {MOST_CLASSES} classes at most; renumber the "
-            "masks, or add labels that are no class to ignore_labels"
+            f"masks, add labels that are no class to ignore_labels, or give a label_map with lines such as "
+            f"`{classes[-1]} road`"
         )
     return [f"class {index}" for index in range(count)]
 

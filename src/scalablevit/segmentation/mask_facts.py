@@ -56,6 +56,21 @@ def file_problems(masks: Iterable[MaskFacts]) -> Iterator[Problem]:
             yield Problem("warning", loss.kind, mask.path, f"{mask.path}: {loss.found}; {loss.remedy}")
 
 
+def refuse_lossy(masks: Sequence[MaskFacts]) -> None:
+    """Refuse to count classes in masks whose format makes labels up.
+
+    Raises:
+        ValueError: masks are saved in a lossy format.
+    """
+    lossy = [mask for mask in masks if mask.lossy]
+    if lossy:
+        raise ValueError(
+            f"{lossy[0].path}: {len(lossy)} of {len(masks)} masks are saved in a lossy format "
+            f"({lossy[0].lossy}), which changes labels along edges, so classes cannot be counted: export masks as "
+            "PNG, or, if they are worth it, name the classes in class_names_file"
+        )
+
+
 def palette_problems(root: str, masks: Iterable[MaskFacts]) -> Iterator[Problem]:
     """Warn of labels that stand for several colours: tools that index colours give each file a palette of its own."""
     first: dict[int, dict[Colour, str]] = defaultdict(dict)
@@ -109,8 +124,8 @@ def one_class_problem(
     root: str, found: Collection[int], label_map: LabelMap, names: Sequence[str]
 ) -> Iterator[Problem]:
     """Warn of masks of a single class: a network that always predicts it is perfect by every figure."""
-    classes = {label_map.class_of(label) for label in found} - {None, IGNORED}
-    if len(classes) != 1:
+    classes = {label_map.class_of(label) for label in found} - {IGNORED}
+    if len(classes) != 1 or None in classes:  # labels that are no class are a fault of their own
         return
     (only,) = classes
     assert only is not None

@@ -39,7 +39,7 @@ class NamePattern:
 
     Args:
         pattern: `{name}` stands for what images and masks share, `*` for anything; without an ending, files of any
-            ending fit.
+            ending fit. Case counts, but not in the ending.
         argument: name of the setting, for the error.
 
     Raises:
@@ -52,8 +52,10 @@ class NamePattern:
                 f"{argument} must have {{name}} once and no folders, such as {{name}}_mask.png, got {pattern!r}"
             )
         self.has_ending = "." in pattern.partition("{name}")[2]
-        parts = (re.escape(part).replace(r"\*", "[^/]*") for part in pattern.split("{name}"))
-        self._regex = re.compile("(?P<name>.+)".join(parts))
+        stem, ending = os.path.splitext(pattern) if self.has_ending else (pattern, "")
+        parts = (re.escape(part).replace(r"\*", "[^/]*") for part in (*stem.split("{name}"), ending))
+        before, behind, ending = parts
+        self._regex = re.compile(f"{before}(?P<name>.+){behind}(?i:{ending})")
 
     def name_of(self, file: str) -> str | None:
         """What images and masks share in a relative path, its folders included; None where the pattern does not fit."""

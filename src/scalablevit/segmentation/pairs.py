@@ -4,7 +4,7 @@ Imports neither torch nor lightning, so that checking data starts at once.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from scalablevit.abridged import abridged
 from scalablevit.data.check import Problem, raise_for_errors
-from scalablevit.data.find_images import walk_images
+from scalablevit.data.find_images import WalkReport, walk_images
 from scalablevit.data.layout import explain_layout
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, split_by_hash, why_no_folder
 from scalablevit.moved import forward_moved_names
@@ -343,7 +343,9 @@ def _pair_up(
     root: Path, image_folder: Path, mask_folder: Path, settings: MaskSettings
 ) -> tuple[list[Pair], list[Problem]]:
     """Pairs by name, and a problem for every file that is left over."""
-    images, masks = walk_images(image_folder), walk_images(mask_folder)
+    walks = WalkReport(), WalkReport()
+    images = _outside_of(mask_folder, image_folder, walk_images(image_folder, walks[0]))
+    masks = _outside_of(image_folder, mask_folder, walk_images(mask_folder, walks[1]))
     patterns = {argument: settings.pattern(argument) for argument in ("image_pattern", "mask_pattern")}
     if any(pattern is not None for pattern in patterns.values()):
         found = match_patterns(images, masks, **patterns)
@@ -373,7 +375,17 @@ def _pair_up(
             path = str(folder / file)
             message = f"{path}: it is for the same pair as {first}, which is used; rename or remove one of them"
             problems.append(Problem("error", "same-name", path, message))
+    remarks = dict.fromkeys(remark for walk in walks for remark in walk.remarks())
+    problems += [Problem("warning", *remark) for remark in remarks]
     return pairs, problems
+
+
+def _outside_of(other: Path, folder: Path, files: Iterator[str]) -> Iterator[str]:
+    """Files of a folder but for those in another folder that lies in it."""
+    inner = os.path.relpath(other, folder)
+    if inner == os.curdir or inner.split(os.sep)[0] == os.pardir:
+        return files
+    return (file for file in files if not file.startswith(inner + os.sep))
 
 
 def _same_file(one: Path, other: Path) -> bool:

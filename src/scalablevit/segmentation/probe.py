@@ -10,7 +10,7 @@ from scalablevit.data.masks import read_upright_mask
 from scalablevit.segmentation.dataset import MaskDataset
 from scalablevit.segmentation.label_map import LabelMap, OutsideLabelsError, unpack_colour
 from scalablevit.segmentation.labels import IGNORED
-from scalablevit.segmentation.read_pair import PairError, unclear_orientation
+from scalablevit.segmentation.read_pair import PairError, copied_image, is_copy, unclear_orientation
 from scalablevit.segmentation.survey import CHECK_DATA
 
 _log = logging.getLogger(__name__)
@@ -45,6 +45,9 @@ def probe(dataset: MaskDataset, part: Literal["training", "validation"]) -> Pale
         palette = palette or _class_palette(pair.mask.palette, dataset.label_map)
         if pair.unclear:
             unclear.append(unclear_orientation(str(dataset.path(index)), str(dataset.mask_path(index))))
+        if is_copy(pair, in_colours=dataset.label_map.in_colours):
+            copied = copied_image(str(dataset.path(index)), str(dataset.mask_path(index)))
+            losses.setdefault("own-mask", []).append(copied)
         for loss in pair.image_losses:
             losses.setdefault(loss.kind, []).append(f"{dataset.path(index)}: {loss.found}; {loss.remedy}")
         if (pair.labels == IGNORED).all():

@@ -13,6 +13,7 @@ from scalablevit.data.images import read_upright
 from scalablevit.data.masks import UprightMask, read_upright_mask
 from scalablevit.data.orientation import turn_upright
 from scalablevit.data.pixel_values import Loss, ValueRange
+from scalablevit.segmentation.label_map import pack_colours
 
 MaskFrame = Literal["auto", "stored", "upright"]
 """Whether masks follow the EXIF orientation of their images; see `read_pair`."""
@@ -59,6 +60,30 @@ def unclear_orientation(image: str, mask: str) -> str:
         f"{mask}: its image {image} is turned by an EXIF orientation, and the size does not tell whether the mask is "
         "too; it is taken to lie as the stored pixels do: check the pair, and set mask_frame if it does not"
     )
+
+
+def copied_image(image: str, mask: str) -> str:
+    """Tell that a mask is a copy of its image."""
+    return (
+        f"{mask}: the mask has the very pixels of its image {image}, as a copy of the image has; put the mask there, "
+        "or go on if the image is drawn in class indices"
+    )
+
+
+def is_copy(pair: ReadPair, *, in_colours: bool) -> bool:
+    """Tell whether a mask has the pixels of its image, of more than one value.
+
+    Args:
+        pair: as it was read.
+        in_colours: as for `read_pair`.
+    """
+    labels = pair.mask.labels
+    if labels.shape != (pair.image.height, pair.image.width) or labels.min() == labels.max():
+        return False
+    pixels = np.asarray(pair.image)  # (H, W, 3)
+    if in_colours:
+        return bool((pixels[..., 0] == labels >> 16).all()) and bool((pack_colours(pixels) == labels).all())
+    return all(bool((pixels[..., channel] == labels).all()) for channel in range(3))
 
 
 def read_pair(

@@ -20,6 +20,7 @@ from scalablevit.segmentation.mask_facts import (
     file_problems,
     one_class_problem,
     palette_problems,
+    refuse_lossy,
     summed_up,
 )
 from scalablevit.segmentation.pairs import Pair, PairScan
@@ -73,13 +74,7 @@ class MaskSurvey:
         found = self.labels
         if len(found) < 2 and coloured:  # masks of one gray (empty ones, say) do not tell the classes
             raise coloured[0]
-        lossy = [mask for mask in self.masks if mask.lossy]
-        if lossy:
-            raise ValueError(
-                f"{lossy[0].path}: {len(lossy)} of {len(self.masks)} masks are saved in a lossy format "
-                f"({lossy[0].lossy}), which changes labels along edges, so classes cannot be counted: export masks as "
-                "PNG, or, if they are worth it, name the classes in class_names_file"
-            )
+        refuse_lossy(self.masks)
         return found
 
     def class_pixels(self, label_map: LabelMap) -> tuple[list[int], list[int]]:
@@ -117,10 +112,12 @@ class MaskSurvey:
             yield from one_class_problem(root, self.labels, classes.label_map, classes.names)
         else:  # a network is evaluated
             training = validation
-        # Gaps between numbers are no surprise where labels alone number the classes.
-        if classes.named_by is not None:
-            counts = dict(zip(classes.names, zip(training, validation, strict=True), strict=True))
-            yield from class_problems(root, counts, named=True, read=self.read)
+        counts = dict(zip(classes.names, zip(training, validation, strict=True), strict=True))
+        is_named = classes.named_by is not None
+        for problem in class_problems(root, counts, named=is_named, read=self.read):
+            # Gaps between numbers are no surprise where labels alone number the classes.
+            if is_named or problem.kind != "class-never-occurs":
+                yield problem
 
 
 def survey_masks(scan: PairScan, *, in_colours: bool, everything: bool) -> MaskSurvey:
