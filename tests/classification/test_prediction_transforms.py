@@ -18,3 +18,10 @@ def test_two_halves_are_the_evaluation_transform_to_the_bit(channels: int) -> No
     batch = preprocessing.batch_transform()([fit(image) for image in images])
     assert batch.dtype == torch.float32
     assert torch.equal(batch, torch.stack([whole(image) for image in images]))
+
+
+@pytest.mark.parametrize(("side", "crop_ratio"), [(16_384, 1.0), (224, 0.01), (32, 1e-9)])
+def test_settings_that_would_fill_the_memory_are_refused(side: int, crop_ratio: float) -> None:
+    settings = Preprocessing((32, 32), 1.0, "bicubic", (0.5,), (0.5,)).to_dict()
+    with pytest.raises(ValueError, match=r"makes images of more than .* pixels; take a smaller size"):
+        Preprocessing.from_dict({**settings, "image_size": [side, side], "crop_ratio": crop_ratio})

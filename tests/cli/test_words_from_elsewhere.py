@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from untrained import write_classifier
 
 from command_line import scalablevit
@@ -113,6 +114,42 @@ def a_run(tmp_path: Path) -> Path:
     for name in ("recipe.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "model.safetensors"):
         (run / name).touch()
     return run
+
+
+def test_a_file_whose_name_begins_with_a_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-x.png").touch()
+    outcome = scalablevit("predict", "-x.png", "--weights", "w")
+    assert outcome.code == 2
+    assert "-x.png is taken for a flag; to name the file, write ./-x.png" in outcome.err
+
+
+@pytest.mark.parametrize("part", ["checkpoints", "checkpoints/last.ckpt", "recipe.yaml"])
+@pytest.mark.parametrize("command", ["info", "export", "bench"])
+def test_a_part_of_a_run_names_the_run(command: str, part: str, a_run: Path) -> None:
+    outcome = scalablevit(command, a_run / part)
+    assert outcome.code == 1
+    assert f"{a_run / part} is a part of a run; name the run: {a_run}" in outcome.err
+
+
+def test_predicting_names_the_run_of_a_checkpoint(tmp_path: Path) -> None:
+    run = write_classifier(tmp_path / "run", ["a", "b"])
+    (run / "checkpoints").mkdir()
+    torch.save({}, run / "checkpoints" / "last.ckpt")
+    outcome = scalablevit("predict", tmp_path, "--weights", run / "checkpoints" / "last.ckpt")
+    assert f"last.ckpt is a checkpoint to resume from; predicting takes its run: {run}" in outcome.err
+
+
+def test_the_folder_of_checkpoints_stands_for_its_run(trained_with: list[Any], a_run: Path) -> None:
+    scalablevit("fit", "--resume", a_run / "checkpoints")
+    scalablevit("validate", a_run / "checkpoints")
+    assert [call[3]["run"] for call in trained_with] == [a_run, a_run]
+
+
+def test_a_run_is_no_data(a_run: Path) -> None:
+    outcome = scalablevit("check-data", a_run)
+    assert outcome.code == 2
+    assert f"{a_run} is a run, not data" in outcome.err
 
 
 def test_a_run_resumes_by_its_last_checkpoint(trained_with: list[Any], a_run: Path) -> None:

@@ -1,6 +1,7 @@
 """Weights go into a network whatever wraps it, and the report names the parameters as the wrapped model does."""
 
 import copy
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from timm.utils import ModelEmaV2, ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel
+from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel
 
 import scalablevit
@@ -143,6 +145,33 @@ def test_classes_of_other_names_stay_fresh_in_a_wrapper_too() -> None:
     assert set(report.adapted) == {"module.head.fc.weight", "module.head.fc.bias"}
 
 
+@pytest.mark.parametrize("form", ["folder", "checkpoint"])
+def test_class_names_are_compared_with_accents_in_either_form_and_in_order(form: str, tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(accents, "café") for accents in ("NFC", "NFD"))
+    names = [apart, "tea", "Ünal"]
+    source: Any = tmp_path
+    if form == "folder":
+        scalablevit.save_model(
+            atto(1), tmp_path, architecture=NAME, model_args={"num_classes": 3}, metadata={"class_names": names}
+        )
+    else:
+        source = tmp_path / "last.ckpt"
+        torch.save({"state_dict": atto(1).state_dict(), "trained": {"class_names": names}}, source)
+    for own, is_same in (
+        ([composed, "tea", "Ünal"], True),
+        ([apart, "tea", "U\u0308nal"], True),
+        (["tea", composed, "Ünal"], False),
+        (["cafe", "tea", "Ünal"], False),
+    ):
+        model = atto(0)
+        before = model.head.fc.weight.clone()
+        report = load_weights(model, source, class_names=own)
+        expected = atto(1).head.fc.weight if is_same else before
+        assert torch.equal(model.head.fc.weight, expected), own
+        assert ("head.fc.weight" in report.matched) is is_same
+        assert is_same or "other names" in report.adapted["head.fc.weight"]
+
+
 def test_a_compiled_network_is_written_under_its_own_names(tmp_path: Path) -> None:
     model = torch.compile(atto(1))
     scalablevit.save_model(model, tmp_path, architecture=NAME, model_args={"num_classes": 3}, metadata={})
@@ -159,6 +188,15 @@ def test_what_cannot_be_filled_says_what_to_do() -> None:
         empty = atto()
     with pytest.raises(WeightsError, match=r"is on the meta device: call model\.to_empty\(device=\.\.\.\) first"):
         load_weights(empty, state)
+    for change in (prune.identity, parametrizations.weight_norm):
+        changed = atto()
+        change(changed.head.fc, "weight")
+        with pytest.raises(
+            WeightsError, match=r"layers of the model were changed after it was built.*load the weights"
+        ):
+            load_weights(changed, state)
+    with pytest.raises(WeightsError, match=r"got a ScalableViT: for a network, give network\.state_dict\(\)"):
+        load_weights(atto(), atto(1))  # type: ignore[arg-type]
     two = nn.ModuleDict({"student": atto(), "teacher": atto()})
     with pytest.raises(
         WeightsError, match=r"not 2 \(student, teacher\): pass the network itself: load_weights\(model\.s"

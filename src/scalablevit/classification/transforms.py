@@ -12,7 +12,7 @@ from timm.data.auto_augment import posterize as timm_posterize
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from scalablevit.data.input_settings import InputSettings, check_mean_std
+from scalablevit.data.input_settings import MOST_PIXELS, InputSettings, check_mean_std
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -100,6 +100,11 @@ class Preprocessing(InputSettings):
             raise ValueError(f"image_size must be a height and a width of at least 1 pixel, got {size}")
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio must be above 0 and at most 1, got {self.crop_ratio}")
+        if math.prod(size) / self.crop_ratio**2 > MOST_PIXELS:
+            raise ValueError(
+                f"image_size {size} with crop_ratio {self.crop_ratio} makes images of more than {MOST_PIXELS:,} "
+                "pixels; take a smaller size, or a larger crop_ratio"
+            )
         if self.interpolation not in _INTERPOLATIONS:
             raise ValueError(f"interpolation must be one of {', '.join(_INTERPOLATIONS)}, got {self.interpolation!r}")
         check_mean_std(mean, std)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scalablevit.cli.importing import importing
 from scalablevit.cli.terminal import print_json, show_warnings, tell
-from scalablevit.cli.trained_run import is_exported_file, is_run, run_metadata, variant_of
+from scalablevit.cli.trained_run import is_exported_file, is_run, not_a_run, run_metadata, run_of_part, variant_of
 from scalablevit.cli.words import Parser, parser_of
 
 SUMMARY = "Measure time and memory of networks, side by side and interleaved"
@@ -113,6 +113,8 @@ def _models(given: list[str]) -> list[str]:
 def _variant(model: str) -> str:
     """A run stands for the variant that it trained: the time of a pass does not depend on the weights."""
     if not is_run(model):
+        if run_of_part(model) is not None:  # a folder may have the name of a network of timm
+            raise ValueError(not_a_run(model))
         return model
     variant = variant_of(run_metadata(model))
     tell(f"{model}: measuring {variant}, the network of this run")

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from scalablevit.cli.errors import UsageError
 from scalablevit.cli.progress import progress
 from scalablevit.cli.terminal import print_json, show_warnings
+from scalablevit.cli.trained_run import is_run
 from scalablevit.cli.words import Parser, add_flags, given_arguments, parser_of
 from scalablevit.printable import printable
 from scalablevit.tasks import DataCheck, entries, load
@@ -39,6 +41,8 @@ def main(words: list[str]) -> int:
     args = parser().parse_args(words)
     show_warnings()
     checks = _checks()
+    if is_run(args.root):
+        raise UsageError(f"{args.root} is a run, not data; its recipe.yaml names its data as data.root")
     title = _layout(args.root, args.kind, vars(args))
     flags = {title: check.flags for title, check in checks.items()}
     given = given_arguments(args, flags, title, f"{args.root} looks like {title}; --kind names another layout")

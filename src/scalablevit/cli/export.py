@@ -8,7 +8,7 @@ from scalablevit.cli import int8
 from scalablevit.cli.errors import UsageError
 from scalablevit.cli.importing import importing
 from scalablevit.cli.terminal import tell
-from scalablevit.cli.trained_run import is_run
+from scalablevit.cli.trained_run import is_run, not_a_run
 from scalablevit.cli.words import Parser, parser_of
 from scalablevit.tasks import entries, load
 
@@ -138,6 +138,8 @@ def _variant(args: argparse.Namespace) -> _Source:
         from scalablevit.backbone import VARIANTS, ScalableViT, create_backbone
 
     if args.model not in VARIANTS:
+        if Path(args.model).exists():
+            raise ValueError(not_a_run(args.model))
         raise ValueError(f"{args.model} is neither a run folder nor a variant; variants are {', '.join(VARIANTS)}")
     tell(f"{args.model} has random weights: name a run folder to export what was trained")
     torch.manual_seed(0)

@@ -99,6 +99,8 @@ def _run_of(resume: str) -> tuple[str, Path | None]:
         ValueError: another file is named.
     """
     path = Path(resume)
+    if path.name == "checkpoints" and (path.parent / "recipe.yaml").is_file():
+        return str(path.parent), None
     if not path.is_file():
         return resume, None
     run = path.parent.parent if path.parent.name == "checkpoints" else path.parent

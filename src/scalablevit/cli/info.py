@@ -1,12 +1,13 @@
 """`scalablevit info`."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from scalablevit.abridged import abridged
 from scalablevit.cli.importing import importing
 from scalablevit.cli.terminal import print_json, show_warnings, tell
-from scalablevit.cli.trained_run import is_run, run_metadata, variant_of
+from scalablevit.cli.trained_run import is_run, not_a_run, run_metadata, variant_of
 from scalablevit.cli.words import Parser, parser_of
 from scalablevit.tasks import Model, TaskEntry, entries, load
 
@@ -63,6 +64,8 @@ def main(words: list[str]) -> int:
 
         parts = load(entry.cost)
     if args.variant is not None and args.variant not in VARIANTS:
+        if Path(args.variant).exists():
+            raise ValueError(not_a_run(args.variant))
         raise ValueError(f"there is no variant {args.variant!r}; choose from {', '.join(VARIANTS)}")
     num_classes = model.num_classes if args.classes is None else args.classes
     options = {"num_classes": num_classes, "scale_value": args.scale_value}

@@ -13,6 +13,20 @@ def is_run(word: str) -> bool:
     return (path / "recipe.yaml").is_file() or (path / "model.safetensors").is_file() or path.suffix == ".safetensors"
 
 
+def run_of_part(word: str) -> Path | None:
+    """The run folder that a word names a part of, such as RUN/checkpoints or a checkpoint in it; None: of none."""
+    path = Path(word)
+    above = (path.parent, path.parent.parent) if path.exists() else ()
+    return next((folder for folder in above if (folder / "recipe.yaml").is_file()), None)
+
+
+def not_a_run(word: str) -> str:
+    """Say of a file or folder that is no run what to name in its place."""
+    if (run := run_of_part(word)) is not None:
+        return f"{word} is a part of a run; name the run: {run}"
+    return f"{word} is neither a run folder nor its model.safetensors; name one of them"
+
+
 def is_exported_file(word: str) -> bool:
     """Whether a word of the command line names a file of `scalablevit export`, by its ending."""
     return Path(word).suffix.lower() in (".onnx", ".xml", ".pt2")

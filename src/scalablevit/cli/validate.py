@@ -108,6 +108,8 @@ def _run_and_checkpoint(first: str | None, taken: dict[str, str]) -> tuple[Path,
     if first is not None and others and checkpoint is None:
         checkpoint = others[0]
     path = Path(named)
+    if path.name == "checkpoints" and (path.parent / "recipe.yaml").is_file():
+        path = path.parent
     if path.suffix == ".ckpt" and (path.parent.parent / "recipe.yaml").is_file():
         return path.parent.parent, Path(checkpoint or named)
     if path.suffix == ".safetensors" and (path.parent / "recipe.yaml").is_file():

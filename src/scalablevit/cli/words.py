@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from scalablevit.cli.errors import UsageError
@@ -21,6 +22,8 @@ class Parser(argparse.ArgumentParser):
         for word in args or ():
             if word == "--":
                 break
+            if word[:1] == "-" and word not in self.flags() and Path(word).exists():
+                raise UsageError(f"{word} is taken for a flag; to name the file, write ./{word}")
             if word.startswith("--") and word.partition("=")[0] not in self.flags():
                 raise UsageError(self._unknown(word))
         found, unknown = self.parse_known_args(args, namespace)

@@ -16,6 +16,8 @@ _IMAGENET: dict[str, dict[int, tuple[float, ...]]] = {
 }
 _LONGEST_SIDE = 2**14
 """Pixels: whoever sends weights with a larger size of images than this asks for more memory than machines have."""
+MOST_PIXELS = 2**25
+"""Of an image that is resized for the network: a float image of this size takes 400 MB."""
 _SIDES = ("image_size", "min_size", "short_side")
 
 

@@ -63,7 +63,10 @@ def load_network(source: str | os.PathLike[str] | TrainedWeights, build: Build) 
 
 def _classifier(metadata: dict[str, Any]) -> nn.Module:
     # Never through timm's create_model: its arguments can name further files and hubs to load from.
-    numbers = VARIANTS[metadata["architecture"]]
+    name = metadata["architecture"]
+    if name not in VARIANTS:
+        raise ValueError(f"there is no variant {name!r}")
+    numbers = VARIANTS[name]
     with torch.device("meta"):  # no time lost on an initialisation that is overwritten at once
         return ScalableViT(**{**numbers, **metadata["model_args"]})
 

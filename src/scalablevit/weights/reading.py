@@ -75,6 +75,11 @@ def read(source: str | PathLike[str] | TrainedWeights | Mapping[str, Any], *, en
     """
     if isinstance(source, Mapping):
         return _checkpoint("state dict in memory", find_state_dict(source, "state dict in memory", entry))
+    if not isinstance(source, str | PathLike | TrainedWeights):
+        raise WeightsError(
+            f"weights are read from a file, a folder or a state dict; got a {type(source).__name__}: for a network, "
+            "give network.state_dict()"
+        )
     if isinstance(source, TrainedWeights):
         return _read_file(source.path, str(source.path), entry)
     name, entry = _split_entry(str(source), entry)

@@ -11,6 +11,8 @@ from scalablevit.backbone import PyramidBackbone, ScalableViT
 from scalablevit.weights.source import WeightsError
 
 _COMPILED = "_orig_mod"
+# in names of PEFT's adapters, torch's parametrizations, its pruning and its dynamic quantization
+_CHANGED = (".base_layer.", ".lora_", ".parametrizations.", "weight_orig", "weight_mask", "._packed_params")
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,12 @@ def _refuse(model: nn.Module) -> None:
                 "the model was prepared for inference by optimize(), which folds its weights: load the weights into "
                 "the model that it was made from, then call optimize() again"
             )
+    changed = next((key for key in model.state_dict() if any(mark in f".{key}" for mark in _CHANGED)), None)
+    if changed is not None:
+        raise WeightsError(
+            f"layers of the model were changed after it was built ({changed}: adapters, parametrizations, pruning or "
+            "quantization): load the weights before that"
+        )
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise WeightsError(f"{name} of the model is on the meta device: call model.to_empty(device=...) first")
