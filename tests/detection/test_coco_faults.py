@@ -209,8 +209,14 @@ def test_percentages_and_ids_that_are_one_off(tmp_path: Path) -> None:
     content = scenes()
     for annotation in content["annotations"]:
         annotation["category_id"] -= 1
-    (line,) = read_annotations(save(content, tmp_path / "b.json"), None).log.describe("unknown-category")
-    assert "start at 0" in line
+    (line,) = read_annotations(save(content, tmp_path / "b.json"), None).log.describe("shifted-ids")
+    assert "categories: the ids of the annotations seem to start at 0" in line
+    content = scenes()
+    for annotation in content["annotations"]:
+        annotation["image_id"] += 1
+    content["annotations"][0]["image_id"] += 1
+    (line,) = read_annotations(save(content, tmp_path / "c.json"), None).log.describe("shifted-ids")
+    assert "images: the ids of the annotations seem to start at 1" in line
 
 
 def test_swapped_width_and_height_are_named(tmp_path: Path) -> None:

@@ -162,11 +162,16 @@ def test_small_objects_are_not_lost():
         assert (sides > 0).all()
 
 
-def test_an_object_without_a_pixel_of_mask_is_left_out():
-    _, boxes, _ = scene(30, 40, [(10, 5, 20, 25)])
-    target = view_objects(View(None, (30, 40)), (30, 40), boxes, np.array([0]), [lambda: np.zeros((30, 40), np.uint8)])
-    assert target["boxes"].shape == (0, 4)
-    assert target["masks"].shape == (0, 30, 40)
+def test_an_object_whose_mask_has_no_pixel_is_learnt_by_its_box():
+    """Left out, it would be background. One whose mask the crop cuts off is left out."""
+    _, boxes, masks = scene(30, 40, [(10, 5, 20, 25), (0, 0, 4, 4)])
+    decoders = [lambda: np.zeros((30, 40), np.uint8), masks[1]]
+    target = view_objects(View(None, (30, 40)), (30, 40), boxes, np.array([0, 1]), decoders)
+    assert target["boxes"].tolist() == boxes.tolist()
+    assert target["has_mask"].tolist() == [False, True]
+    cut = view_objects(View((5, 5, 25, 35), (25, 35)), (30, 40), boxes, np.array([0, 1]), decoders)
+    assert cut["labels"].tolist() == [0]
+    assert cut["has_mask"].tolist() == [False]
 
 
 def test_masks_are_decoded_one_by_one_and_only_where_needed():

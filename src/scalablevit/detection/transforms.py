@@ -217,7 +217,8 @@ def view_objects(
     """What a view of an image shows of its objects; see `TrainTransform`.
 
     Objects of which the crop leaves less than a pixel in either direction, or nothing of the mask, are left out.
-    None is lost by resizing: a mask that vanishes in a smaller image keeps the pixels of its box.
+    None is lost by resizing: a mask that vanishes in a smaller image keeps the pixels of its box. An object whose mask
+    has no pixel is one without a mask: its box is learnt.
 
     Args:
         view: of the image.
@@ -248,16 +249,15 @@ def view_objects(
         boxes, target["labels"] = boxes[there], target["labels"][there]
         visible = [mask for mask in seen if mask is not None]
         target["masks"] = torch.cat(visible) if visible else torch.zeros((0, *view.size), dtype=torch.uint8)
-        has_mask = torch.tensor([mask is not None for mask in decode], dtype=torch.bool)
-        target["has_mask"] = has_mask[there]
+        target["has_mask"] = target["masks"].flatten(1).any(1) if visible else torch.zeros(0, dtype=torch.bool)
     return {"boxes": boxes, **target}
 
 
 def _view_mask(view: View, decode: Callable[[], np.ndarray] | None, box: Tensor) -> Tensor | None:
-    """(1, h, w) uint8, all 0 for an object without a mask; None where nothing of the mask is in the view."""
-    if decode is None:
+    """(1, h, w) uint8, all 0 without a mask or with an empty one; None where the view cuts all of the mask off."""
+    whole = None if decode is None else torch.from_numpy(np.ascontiguousarray(decode(), dtype=np.uint8))
+    if whole is None or not whole.any():
         return torch.zeros((1, *view.size), dtype=torch.uint8)
-    whole = torch.from_numpy(np.ascontiguousarray(decode(), dtype=np.uint8))
     mask = tv_tensors.Mask(whole[None])
     if view.crop is not None:
         mask = F.crop(mask, *view.crop)

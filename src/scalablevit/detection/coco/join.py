@@ -51,14 +51,8 @@ def read_joined(
     for file, label, theirs in zip(files, _labels(files), each, strict=True):
         new_image = _fresh_ids(theirs.images, taken, label)
         new_category = _join_categories(theirs.categories, category_of, joined.categories, file, label)
-        unknown = {
-            entry.get("category_id")
-            for entry in theirs.annotations
-            if isinstance(entry, dict)
-            and isinstance(entry.get("category_id"), int)
-            and lookup(new_category, entry.get("category_id")) is None
-        }
-        sources.append(Source(file, len(joined.annotations), shifted_ids(unknown, new_category)))
+        used = {identifier(entry.get("category_id")) for entry in theirs.annotations if isinstance(entry, dict)}
+        sources.append(Source(file, len(joined.annotations), shifted_ids(used, new_category)))
         joined.images.extend(_with(entry, "id", new_image) for entry in theirs.images)
         for entry in theirs.annotations:
             for key, fresh in (("image_id", new_image), ("category_id", new_category)):

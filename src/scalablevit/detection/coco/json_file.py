@@ -12,10 +12,11 @@ import stat
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 Id = int | str
 """Id of an image, category or annotation: COCO's are numbers; other tools write texts."""
+BoxForm = Literal["sizes", "corners", "centres"]
 _Value = TypeVar("_Value")
 _BYTES_OF_OBJECTS = 8  # memory that parsed JSON takes, for each byte of the file; about
 # Keys whose second occurrence in one object would silently replace the first.
@@ -36,6 +37,20 @@ class Source(NamedTuple):
     hint: str = ""
 
 
+class Note(NamedTuple):
+    """Something wrong that the reader of a format has found.
+
+    Fields:
+        kind: one of `problems.KINDS`.
+        path: of the file or folder.
+        message: path, reason and remedy.
+    """
+
+    kind: str
+    path: Path
+    message: str
+
+
 class Lists(NamedTuple):
     """Images, annotations and categories, as COCO has them.
 
@@ -44,12 +59,16 @@ class Lists(NamedTuple):
         annotations: likewise.
         categories: likewise.
         sources: of the annotations, in their order, where several COCO files were put together.
+        notes: what was found wrong before.
+        boxes: what boxes are in the format of the file: "sizes" (left, top, width, height), "corners" or "centres".
     """
 
     images: list[Any]
     annotations: list[Any]
     categories: list[Any]
     sources: tuple[Source, ...] = ()
+    notes: tuple[Note, ...] = ()
+    boxes: BoxForm = "sizes"
 
 
 class CocoError(ValueError):
@@ -85,9 +104,11 @@ def integer(value: Any) -> int | None:
 
 
 def identifier(value: Any) -> Id | None:
-    """An id: a whole number that fits 64 bits, or a text; None from anything else."""
+    """An id: a whole number that fits 128 bits, as a UUID does, or a text; None from anything else."""
     if isinstance(value, str):
         return value if value.strip() and value.isprintable() else None
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 128:
+        return value
     return integer(value)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from scalablevit.detection.coco.json_file import append_numbers, called, shown
-from scalablevit.detection.coco.run_lengths import MaskSizeError, decode_runs, run_lengths
+from scalablevit.detection.coco.run_lengths import MaskSizeError, decode_runs, run_bounds, run_lengths
 
 _NO_MASK, _POLYGONS, _RUNS = 0, 1, 2
 
@@ -44,6 +44,11 @@ class CocoMasks:
         segmentation = entry.get("segmentation")
         if isinstance(segmentation, dict):
             return self._append_runs(segmentation, called(entry, number), width=width, height=height)
+        if segmentation is not None and not isinstance(segmentation, list):
+            self._kinds.append(_NO_MASK)
+            self._spans.extend((0, 0))
+            what = f"is {shown(segmentation)}, neither a list of polygons nor a run-length code; export it again"
+            return [("bad-mask", f"the mask of {called(entry, number)} {what}")]
         polygons = segmentation if isinstance(segmentation, list) else []
         if polygons and isinstance(polygons[0], int | float):
             polygons = [polygons]  # one polygon without the list around it
@@ -62,6 +67,9 @@ class CocoMasks:
             if not problems:
                 return [("no-mask", f"{called(entry, number)} has no mask")]
             return [("bad-mask", f"the mask of {called(entry, number)} cannot be used: {problems[0][1]}")]
+        points = np.array(self._points[self._polygon_ends[first] :]).reshape(-1, 2)
+        if (points.max(axis=0).clip(0, (width, height)) <= points.min(axis=0).clip(0, (width, height))).any():
+            problems.append(("empty-mask", f"the mask of {called(entry, number)} covers no pixel of the image"))
         return problems
 
     def _append_runs(
@@ -76,6 +84,8 @@ class CocoMasks:
             problems.append(("bad-mask", f"the mask of {whose} {error}"))
         else:
             kind = _RUNS
+            if not runs[1::2].any():
+                problems.append(("empty-mask", f"the mask of {whose} covers no pixel"))
             self._runs.frombytes(runs.astype(np.uint32).tobytes())
         self._kinds.append(kind)
         self._spans.extend((first, len(self._runs)))
@@ -92,6 +102,29 @@ class CocoMasks:
         """Which annotations have a mask, (A,) bool."""
         there: np.ndarray = np.asarray(self._kinds) != _NO_MASK
         return there
+
+    def bounds(self, sizes: np.ndarray, *, by_rows: bool = False) -> np.ndarray:
+        """Boxes around the masks, (A, 4) left, top, right and bottom in pixels; NaN without a mask, or an empty one.
+
+        Args:
+            sizes: (A, 2) width and height of the image of each annotation.
+            by_rows: read run lengths along the rows, which is wrong, in the place of down the columns.
+        """
+        found = np.full((len(self._kinds), 4), np.nan)
+        rows = np.flatnonzero(self._kinds == _POLYGONS)
+        if len(rows):
+            points = self._points.reshape(-1, 2)
+            starts = self._polygon_ends[self._spans[rows, 0]] // 2
+            found[rows, :2] = np.minimum.reduceat(points, starts)
+            found[rows, 2:] = np.maximum.reduceat(points, starts)
+        for row in np.flatnonzero(self._kinds == _RUNS).tolist():
+            first, last = self._spans[row]
+            width, height = sizes[row].tolist()
+            box = run_bounds(self._runs[first:last], width if by_rows else height)
+            if box is not None:
+                low, top, high, bottom = box
+                found[row] = (top, low, bottom, high) if by_rows else (low, top, high, bottom)
+        return found
 
     def keep(self, rows: np.ndarray) -> None:
         """Keep the masks of these annotations, in this order."""

@@ -8,18 +8,44 @@ from typing import Any
 
 import numpy as np
 
+from scalablevit.detection.coco.json_file import BoxForm
+
 _FEW = 4  # boxes that a pattern must hold for
 _OVER_THE_EDGE = 0.05  # share of boxes that must not fit as they are read before they are taken for corners
 _ROUNDING = 1.0  # pixels
 _TINY = 2.0  # pixels
 
+_IN_PIXELS: dict[BoxForm, str] = {
+    "sizes": "COCO's are [left, top, width, height] in pixels; multiply left and width by the width of the image, top "
+    "and height by its height",
+    "corners": "corners are in pixels here; multiply x by the width of the image, y by its height",
+    "centres": "they are too small by the size of the image; export them again",
+}
 
-def strange_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> Iterator[tuple[str, str]]:
+
+def negative_boxes(boxes_xywh: np.ndarray, form: BoxForm) -> str:
+    """Say what a file looks like of which many boxes have a negative width or height.
+
+    Args:
+        boxes_xywh: (A, 4) finite.
+        form: what boxes are in the format of the file.
+    """
+    share = (boxes_xywh[:, 2:] < 0).any(axis=1).mean()
+    words = f"{share:.0%} of the boxes have a negative width or height"
+    if form != "corners":
+        return f"{words}; export them again"
+    if (boxes_xywh[:, 2:] < 0).all():
+        return f"{words}: the second corner is the upper left one everywhere; swap the corners"
+    return f"{words}, as if the second corner were width and height: write left, top, right and bottom"
+
+
+def strange_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray, form: BoxForm = "sizes") -> Iterator[tuple[str, str]]:
     """Say what all boxes of a file together look like, where that is not boxes in pixels.
 
     Args:
         boxes_xywh: (A, 4) finite, as the file has them.
         sizes: (A, 2) width and height of their images, in pixels.
+        form: what boxes are in the format of the file, for the remedy.
 
     Yields:
         kind of problem, and a message to stand behind the path of the file.
@@ -31,15 +57,14 @@ def strange_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> Iterator[tuple[s
     if length.max() <= 1 + 1e-6 and high.max() <= 1.5 and low.min() >= -0.5 and sizes.min() >= 8:
         yield (
             "fraction-boxes",
-            f"all {len(length):,} boxes lie between 0 and {high.max():.2f}, as fractions of the image: COCO's are "
-            "[left, top, width, height] in pixels; multiply left and width by the width of the image, top and height "
-            "by its height",
+            f"all {len(length):,} boxes lie between 0 and {high.max():.2f}, as fractions of the image: "
+            f"{_IN_PIXELS[form]}",
         )
         return
     over = ((high - sizes) > _ROUNDING).any(axis=1).mean()
     # As corners, all would be in order: the lower right one beyond the upper left one, and within the image.
     as_corners = (length > low).all() and (length <= sizes + _ROUNDING).all() and low.min() >= -_ROUNDING
-    if as_corners and over > _OVER_THE_EDGE:
+    if form == "sizes" and as_corners and over > _OVER_THE_EDGE:
         yield (
             "corner-boxes",
             f"{over:.0%} of the boxes reach over the edge of their images, and all of them would fit as corners [left, "
@@ -88,14 +113,19 @@ def strange_sizes(annotated: np.ndarray, stored: np.ndarray) -> str:
     return "annotations and images do not belong together: name the right folder, or export the annotations again"
 
 
-def shifted_ids(unknown: Iterable[Any], known: Iterable[Any]) -> str:
-    """Say so where the ids of categories in annotations are those of the list, moved by one; otherwise ""."""
-    used = {value for value in unknown if isinstance(value, int)}
+def shifted_ids(used: Iterable[Any], known: Iterable[Any]) -> str:
+    """Say so where the ids in annotations are those of a list, moved by one; otherwise "".
+
+    Args:
+        used: ids in the annotations.
+        known: ids of the list.
+    """
+    named = {value for value in used if isinstance(value, int)}
     listed = {value for value in known if isinstance(value, int)}
-    if not used or not listed:
+    if not named or len(listed) < 2:
         return ""
-    for shift, words in ((1, "start at 0, the list of categories at 1"), (-1, "start at 1, the list at 0")):
-        edge = min(listed) if shift == 1 else max(listed)
-        if used == {edge - shift}:
-            return f"; the ids of the annotations seem to {words}: move one of the two, or all names are one off"
+    for shift, words in ((1, "start at 0, those of the list at 1"), (-1, "start at 1, those of the list at 0")):
+        edge, opposite = (min(listed), max(listed)) if shift == 1 else (max(listed), min(listed))
+        if named - listed == {edge - shift} and opposite not in named:
+            return f"the ids of the annotations seem to {words}: move one of the two, or all are one off"
     return ""

@@ -7,18 +7,21 @@ import math
 import os
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scalablevit.abridged import abridged
 from scalablevit.data.image_size import sizes_in_headers
+from scalablevit.detection.coco.agreement import off_masks, strange_objects
 from scalablevit.detection.coco.annotations import CocoAnnotations
+from scalablevit.detection.coco.class_numbers import number_classes_like
 from scalablevit.detection.coco.image_files import FoundFiles, example_file, locate_images
 from scalablevit.detection.coco.json_file import (
+    BoxForm,
     CocoError,
     Id,
     Lists,
@@ -36,12 +39,13 @@ from scalablevit.detection.coco.json_file import (
 )
 from scalablevit.detection.coco.masks import CocoMasks
 from scalablevit.detection.coco.orientation import AnnotationFrame
-from scalablevit.detection.coco.plausibility import shifted_ids, strange_boxes
+from scalablevit.detection.coco.plausibility import negative_boxes, shifted_ids, strange_boxes
 from scalablevit.detection.coco.problems import MOST_LISTED
 
 _SMALLEST_BOX = 0.01  # pixels; float32 still tells the sides of such a box apart in an image of 10,000 pixels
 _ROUNDING = 1.0  # pixels by which annotation tools let boxes hang over the edge of the image
 _LONGEST_SIDE = 1_000_000
+_MOST_COMPARED = 500  # annotations whose outlines are compared with their boxes where no masks are read
 
 
 def read_annotations(
@@ -71,9 +75,12 @@ def read_annotations(
             can be used; all boxes are fractions; it has classes that `like` lacks.
     """
     path = Path(path).expanduser()
-    images, annotations, categories, sources = read_lists(path) if lists is None else lists
-    reader = _Reader(path, sources or (Source(path, 0),))
+    read = read_lists(path) if lists is None else lists
+    images, annotations, categories, sources = read[:4]
+    reader = _Reader(path, sources or (Source(path, 0),), read.boxes)
     into = reader.into
+    for note in read.notes:
+        into.log.note(*note)
     class_of = reader.read_categories(categories)
     entries = reader.read_images(images)
     reader.find_files(entries, image_folder)
@@ -84,7 +91,7 @@ def read_annotations(
     if lists is not None and not sources:  # other formats have no sizes
         into.log.drop("missing-size")
     if like is not None:
-        _take_classes(into, like)
+        number_classes_like(into, like)
         return into
     used = np.bincount(into.labels, minlength=len(into.class_names))
     for k in np.flatnonzero(used == 0):
@@ -105,8 +112,9 @@ class _Images:
 class _Reader:
     """Fills the `CocoAnnotations` of one file, list by list."""
 
-    def __init__(self, path: Path, sources: Sequence[Source]) -> None:
+    def __init__(self, path: Path, sources: Sequence[Source], box_form: BoxForm) -> None:
         self.path = path
+        self.box_form: BoxForm = box_form
         self.sources = sources
         self.into = CocoAnnotations(path)
         self.log = self.into.log
@@ -233,7 +241,7 @@ class _Reader:
                 self.joined.add(position)
                 self.log.note("repeated-file", name, f"{name}: it stands under {entries_of[name]} image ids")
         ids = [images.ids[i] for i in kept]
-        are_numbers = all(isinstance(image_id, int) for image_id in ids)
+        are_numbers = all(integer(image_id) is not None for image_id in ids)
         into.image_ids = np.array(ids, np.int64 if are_numbers else object)
         into.file_names = np.array([os.fsencode(images.names[i]) for i in kept])
         into.sizes = np.array([images.sizes[i] for i in kept], np.int64).reshape(-1, 2)
@@ -265,17 +273,22 @@ class _Reader:
     ) -> None:
         """Set everything that has a row for each annotation."""
         into, store = self.into, CocoMasks()
+        # without masks to read, a few outlines tell whether the boxes are where the objects are
+        step = 1 if masks else max(1, len(annotations) // _MOST_COMPARED)
+        compared = array("q")
         image_of, labels, crowd, areas, boxes = array("q"), array("q"), array("b"), array("d"), array("d")
         numbers, outlined = array("q"), array("b")
         ids: list[Id | None] = []
         sizes = [(width, height) for width, height in into.sizes.tolist()]
-        unknown_categories: set[Any] = set()
+        used_categories, used_images = set[Id | None](), set[Id | None]()
         for number, entry in enumerate(annotations):
             if not isinstance(entry, dict):
                 message = f"{self.path}: annotation number {number} is {shown(entry)}, not an object"
                 self.log.note("bad-annotation", self.path, message)
                 continue
             get = entry.get
+            used_images.add(identifier(get("image_id")))
+            used_categories.add(identifier(get("category_id")))
             image = lookup(index, get("image_id"))
             if image is None:
                 message = f"{self.path}: {called(entry, number)} names the image {shown(get('image_id'))}"
@@ -285,20 +298,21 @@ class _Reader:
             if label is None:
                 what = f"{called(entry, number)} names the category {shown(get('category_id'))}"
                 self._leave_out("unknown-category", image, what)
-                if isinstance(get("category_id"), int):
-                    unknown_categories.add(get("category_id"))
                 continue
             if sizes[image][0] == 0:
                 continue  # the image is reported and cannot be used
             if not append_numbers(boxes, get("bbox"), 4):
-                what = f"{called(entry, number)} has {shown(get('bbox'))} for a bbox [left, top, width, height]"
+                needed = "a line of numbers" if isinstance(get("bbox"), str) else "a bbox [left, top, width, height]"
+                what = f"{called(entry, number)} has {shown(get('bbox'))} for {needed}"
                 self._leave_out("bad-box", image, what)
                 continue
             crowd.append(get("iscrowd") in (1, "1"))  # also True and 1.0
-            if masks:
+            if len(labels) % step == 0:
                 width, height = sizes[image]
+                compared.append(len(labels))
                 for kind, what in store.append(entry, number, width=width, height=height):
-                    self.log.note(kind, into.file(image), f"{into.file(image)}: {what}")
+                    if masks:
+                        self.log.note(kind, into.file(image), f"{into.file(image)}: {what}")
             outline = get("segmentation")
             outlined.append(crowd[-1] and isinstance(outline, list) and len(outline) > 0)
             numbers.append(number)
@@ -312,12 +326,16 @@ class _Reader:
         into.crowd, into.areas = np.array(crowd, bool), np.array(areas)
         into.has_masks = masks
         store.pack()
-        into.masks = store
-        hints = [shifted_ids(unknown_categories, class_of), *(source.hint for source in self.sources)]
+        into.masks = store if masks else into.masks
+        hints = [shifted_ids(used_categories, class_of), *(source.hint for source in self.sources)]
         if hint := next(filter(None, hints), ""):
-            self.log.explain("unknown-category", hint)
-        self._note_patterns(np.array(numbers, np.int64), np.array(outlined, bool))
+            self.log.note("shifted-ids", self.path, f"{self.path}: categories: {hint}")
+        if hint := shifted_ids(used_images, index):
+            self.log.note("shifted-ids", self.path, f"{self.path}: images: {hint}")
+        positions = np.array(numbers, np.int64)
+        self._note_patterns(positions, np.array(outlined, bool))
         finite = self._check_boxes(ids)
+        self._note_disagreement(positions, np.array(compared, np.int64), store, ids)
         keep = finite & self._without_copies(ids)
         if not annotations:
             message = f"{self.path}: it has no annotations ('annotations' is empty); take the file that has them"
@@ -346,17 +364,49 @@ class _Reader:
         into = self.into
         boxes, sizes = into.boxes_xywh, into.sizes[into.image_of]
         real = np.isfinite(boxes).all(axis=1) & ~into.crowd & (boxes[:, 2:] > 0).all(axis=1)
-        edges = np.searchsorted(numbers, [*(source.start for source in self.sources), np.iinfo(np.int64).max])
-        for source, first, end in zip(self.sources, edges, edges[1:], strict=False):
-            rows = np.arange(first, end)
+        for source, rows in self._by_source(numbers):
             if outlined[rows].sum() > len(rows) / 2:
                 words = f"{outlined[rows].sum():,} of {len(rows):,} annotations are crowds with an outline"
                 self.log.note("crowd-outline", source.file, f"{source.file}: {words}, as single objects have")
+            negative = rows[np.isfinite(boxes[rows]).all(axis=1)]
+            if len(negative) >= 4 and (boxes[negative, 2:] < 0).any(axis=1).mean() > 0.2:
+                sentence = negative_boxes(boxes[negative], self.box_form)
+                self.log.note("negative-boxes", source.file, f"{source.file}: {sentence}")
             rows = rows[real[rows]]
-            for kind, sentence in strange_boxes(boxes[rows], sizes[rows]):
+            for kind, sentence in strange_boxes(boxes[rows], sizes[rows], self.box_form):
                 self.log.note(kind, source.file, f"{source.file}: {sentence}")
                 if kind == "fraction-boxes":
                     raise CocoError(f"{source.file}: {sentence}", kind=kind, path=source.file)
+
+    def _by_source(self, numbers: np.ndarray) -> Iterator[tuple[Source, np.ndarray]]:
+        """Files whose annotations were put together, and the rows of each, from the positions of the annotations."""
+        edges = np.searchsorted(numbers, [*(source.start for source in self.sources), np.iinfo(np.int64).max])
+        for source, first, end in zip(self.sources, edges, edges[1:], strict=False):
+            yield source, np.arange(first, end)
+
+    def _note_disagreement(
+        self, numbers: np.ndarray, compared: np.ndarray, masks: CocoMasks, ids: Sequence[Id | None]
+    ) -> None:
+        """Note where boxes, masks and areas contradict each other; `masks` are those of the rows `compared`."""
+        into = self.into
+        boxes, sizes = into.boxes_xywh[compared], into.sizes[into.image_of[compared]]
+        real = into.usable[compared] & ~into.crowd[compared]
+        bounds = masks.bounds(sizes)
+        bounds[~real] = np.nan
+        is_odd = False
+        for source, all_rows in self._by_source(numbers):
+            rows = np.flatnonzero(np.isin(compared, all_rows) & real)
+            by_rows = partial(lambda rows: masks.bounds(sizes, by_rows=True)[rows], rows)
+            areas = into.areas[compared][rows]
+            for kind, sentence in strange_objects(boxes[rows], areas, sizes[rows], bounds[rows], by_rows):
+                is_odd = True
+                # where masks are not read, only faults of boxes count; corners may be told already
+                if (into.has_masks or kind != "odd-masks") and not (kind == "corner-boxes" and self.log.counts[kind]):
+                    self.log.note(kind, source.file, f"{source.file}: {sentence}")
+        if into.has_masks and not is_odd:
+            off = np.zeros(len(into.labels), bool)
+            off[compared] = off_masks(boxes, bounds)
+            self._note_rows("box-off-mask", off, ids)
 
     def _check_boxes(self, ids: Sequence[Id | None]) -> np.ndarray:
         """Set `usable`, and note what is wrong with boxes; which have finite numbers, (A,) bool."""
@@ -414,6 +464,7 @@ class _Reader:
                 "bad-box": "has a box with a value that is not finite",
                 "empty-box": f"has a box of {width} x {height} pixels",
                 "outside-box": f"has the box {[left, top, width, height]} outside the image of {size} pixels",
+                "box-off-mask": f"has the box {[left, top, width, height]}, and its mask lies elsewhere",
                 "clipped-box": f"has the box {[left, top, width, height]} in an image of {size} pixels",
             }[kind]
             self.log.note(kind, path, f"{path}: {name} {what}")
@@ -427,33 +478,3 @@ def _area(value: Any) -> float:
         return float(value) if isinstance(value, int | float) and 0 < value < math.inf else math.nan
     except OverflowError:  # a number of hundreds of digits
         return math.nan
-
-
-def _take_classes(ours: CocoAnnotations, other: CocoAnnotations | Sequence[str]) -> None:
-    """Number the classes of `ours` as `other` does."""
-    if isinstance(other, CocoAnnotations):
-        names, their_ids, whose = other.class_names, list(other.category_ids), str(other.path)
-    else:
-        names, their_ids, whose = list(other), list[Id](range(1, len(other) + 1)), "the network"
-    theirs = {class_name(name): k for k, name in enumerate(names)}
-    used = np.bincount(ours.labels, minlength=len(ours.class_names)) > 0
-    unknown = [name for k, name in enumerate(ours.class_names) if used[k] and name not in theirs]
-    if unknown:
-        raise CocoError(
-            f"{ours.path}: it has boxes of {len(unknown)} categories that {whose} lacks: "
-            f"{abridged(map(repr, unknown))}; name the categories alike",
-            kind="unknown-class",
-            path=ours.path,
-        )
-    # Categories are matched by name: files that were exported one by one often number them differently.
-    own_ids = dict(zip(ours.class_names, ours.category_ids, strict=True))
-    new_class = np.array([theirs.get(name, -1) for name in ours.class_names], np.int64)
-    free = max((i for i in [*ours.category_ids, *their_ids] if isinstance(i, int)), default=0) + 1
-    ids: list[Id] = []
-    for name, their_id in zip(theirs, their_ids, strict=True):
-        category_id = own_ids.get(name, their_id)
-        if name not in own_ids and their_id in ours.category_ids:
-            category_id, free = free, free + 1
-        ids.append(category_id)
-    ours.labels = new_class[ours.labels]
-    ours.class_names, ours.category_ids = list(names), ids

@@ -49,6 +49,17 @@ def run_lengths(segmentation: Mapping[str, Any], *, width: int, height: int) -> 
             runs = np.zeros((0, 0))
         if runs.ndim != 1 or runs.dtype.kind not in "iu":
             raise ValueError("has 'counts' that are no whole numbers; export it again")
+    if (
+        runs.size
+        and runs.min() >= 0
+        and runs.max() <= 255
+        and runs.sum() != width * height
+        and isinstance(counts, list)
+    ):
+        raise ValueError(
+            f"has 'counts' that do not add up to {height} x {width} pixels; if they are bytes of Label Studio's brush, "
+            "decode them by label_studio_sdk.converter.brush.decode_rle and write COCO's run lengths"
+        )
     if runs.size == 0 or runs.min() < 0 or runs.max() > width * height or runs.sum() != width * height:
         raise ValueError(f"has 'counts' that do not add up to {height} x {width} pixels; export it again")
     return runs.astype(np.int64)
@@ -58,6 +69,27 @@ def decode_runs(runs: np.ndarray, height: int, width: int) -> np.ndarray:
     """(H, W) uint8 from alternating lengths of runs of 0 and 1, down the columns, that fill it exactly."""
     values = np.arange(len(runs), dtype=np.uint8) & 1
     return np.repeat(values, runs).reshape(width, height).T
+
+
+def run_bounds(runs: np.ndarray, length: int) -> tuple[int, int, int, int] | None:
+    """Bounds of the runs of 1, half open: first and last line, first and last place in a line; None without a 1.
+
+    Args:
+        runs: alternating lengths of runs of 0 and 1.
+        length: of a line; the lines are the columns of the mask, where its runs go down the columns.
+
+    Returns:
+        first line, first place, behind the last line, behind the last place.
+    """
+    ends = np.cumsum(runs, dtype=np.int64)
+    starts, ends = (ends - runs)[1::2], ends[1::2]
+    starts, ends = starts[ends > starts], ends[ends > starts]
+    if not len(starts):
+        return None
+    is_long = starts // length != (ends - 1) // length
+    low = np.where(is_long, 0, starts % length).min()
+    high = np.where(is_long, length, (ends - 1) % length + 1).max()
+    return int(starts[0] // length), int(low), int((ends[-1] - 1) // length + 1), int(high)
 
 
 def _decompress(text: str) -> np.ndarray:

@@ -135,7 +135,8 @@ def _read(files: Sequence[Path]) -> Lists:
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             message = f"{file}: the table cannot be read ({error}); save it as UTF-8 CSV"
             raise CocoError(message, kind="bad-table", path=file) from None
-    return Lists(list(images.values()), annotations, [{"id": name, "name": name} for name in sorted(names)])
+    categories = [{"id": name, "name": name} for name in sorted(names)]
+    return Lists(list(images.values()), annotations, categories, boxes="corners")
 
 
 def _take(

@@ -132,7 +132,8 @@ class _Files:
             raise CocoError(f"none of the {len(files):,} XML files can be read, such as {faults[0]}", kind="bad-xml")
         names = sorted({entry["category_id"] for entry in annotations} - {""})
         # A file that cannot be read is an entry that cannot be used: it is reported as such.
-        return Lists([*images, *faults], annotations, [{"id": name, "name": name} for name in names])
+        categories = [{"id": name, "name": name} for name in names]
+        return Lists([*images, *faults], annotations, categories, boxes="corners")
 
     def _key(self, file: Path) -> str:
         """Path of a file below the folder that holds all, without its ending: files of two cameras share names."""

@@ -6,18 +6,20 @@ Imports neither torch nor lightning, so that checking data starts at once.
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from scalablevit.data.find_images import IMAGE_SUFFIXES, has_image_suffix, walk_images
+from scalablevit.data.find_images import has_image_suffix, walk_images
 from scalablevit.data.image_size import sizes_in_headers
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES
 from scalablevit.detection.coco import AnnotationFrame, AnnotationSource, CocoError, CocoPart
-from scalablevit.detection.coco.json_file import Lists
+from scalablevit.detection.coco.json_file import Lists, Note
+from scalablevit.detection.formats.yolo_images import folder_called, images_of_part, with_slashes
+from scalablevit.detection.formats.yolo_numbers import hold_keypoints, look_like_corners
 
 _LARGEST_FILE = 16 << 20  # bytes of a label file or a data.yaml
 _NAMES_FILES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
@@ -29,10 +31,12 @@ def recognizes(root: Path) -> bool:
     """Whether a folder is laid out as YOLO's: a YAML with names, `labels` beside `images`, or labels among images."""
     if _yaml_of(root) is not None or (root / _DARKNET_FILE).is_file():
         return True
-    places = [root, *(root / name for name in (*TRAIN_NAMES, *VAL_NAMES))]
+    places = [root, *(place for name in (*TRAIN_NAMES, *VAL_NAMES) if (place := folder_called(root, name)) is not None)]
     if any(_labels_among_images(place) for place in places):
         return True
-    return any((place / "images").is_dir() and _has_labels(place / "labels") for place in places)
+    return any(
+        folder_called(place, "images") is not None and _has_labels(folder_called(place, "labels")) for place in places
+    )
 
 
 def find_parts(root: Path, source: AnnotationSource) -> tuple[CocoPart | None, CocoPart | None]:
@@ -52,7 +56,7 @@ def find_parts(root: Path, source: AnnotationSource) -> tuple[CocoPart | None, C
     base = folder if file is None else _base(file, settings)
     # Trainers of YOLO read images upright, and so do the tools that label for them.
     frame: AnnotationFrame = "upright" if source.annotation_frame == "auto" else source.annotation_frame
-    names, has_keypoints = _names(settings, folder), "kpt_shape" in settings
+    names, has_keypoints = _names(settings, folder, file), "kpt_shape" in settings
     read = partial(_read, folder, names=names, has_keypoints=has_keypoints, upright=frame == "upright")
     parts = []
     for given, key, words in (
@@ -62,11 +66,11 @@ def find_parts(root: Path, source: AnnotationSource) -> tuple[CocoPart | None, C
         listed = settings.get(key)
         if key == "train" and source.only_evaluates and (source.val_images or settings.get("val")):
             listed = given = None  # the training data may be elsewhere
-        files = list(_images(folder, base, given, listed, words))
+        files = images_of_part(folder, base, given, listed, words, has_labels=_labels_among_images)
         parts.append(CocoPart(file or folder, [folder], partial(read, files), frame) if files else None)
     train, val = parts
     if train is None and val is None:  # one folder of images, to be split
-        place = folder / "images" if (folder / "images").is_dir() else folder
+        place = folder_called(folder, "images") or folder
         files = [place / name for name in walk_images(place)]
         train = CocoPart(file or folder, [folder], partial(read, files), frame) if files else None
     return train, val
@@ -120,15 +124,27 @@ def _refused(file: Path, why: str) -> CocoError:
 def _base(file: Path, settings: dict[str, Any]) -> Path:
     """The folder that paths of the YAML start from."""
     given = settings.get("path")
-    for base in (file.parent / given, Path(given)) if isinstance(given, str) and given else ():
-        if base.is_dir():
-            return base
+    if isinstance(given, str) and given:
+        for base in (file.parent / given, Path(given), file.parent / with_slashes(given)):
+            if base.is_dir():
+                return base
     return file.parent
 
 
-def _names(settings: dict[str, Any], folder: Path) -> list[str] | None:
+def _names(settings: dict[str, Any], folder: Path, file: Path | None) -> list[str] | None:
+    """Names of the classes by number; None where there are none.
+
+    Raises:
+        CocoError: names that stand by other words than numbers.
+    """
     names = settings.get("names")
-    if isinstance(names, dict) and names and all(key.isdecimal() and len(key) < 6 for key in names):
+    if isinstance(names, dict) and names:
+        if not all(_is_number(key) for key in names) and all(_is_number(value) for value in names.values()):
+            names = {str(number): name for name, number in names.items()}
+        if not all(_is_number(key) for key in names):
+            odd = next(key for key in names if not _is_number(key))
+            message = f"{file}: 'names' has a class under {odd!r}, not under its number; write 0: NAME, 1: NAME, ..."
+            raise CocoError(message, kind="bad-yaml", path=file or folder)
         by_index = {int(key): str(name) for key, name in names.items()}
         return [by_index.get(i, str(i)) for i in range(max(by_index) + 1)]
     if isinstance(names, list) and names:
@@ -141,49 +157,12 @@ def _names(settings: dict[str, Any], folder: Path) -> list[str] | None:
     return None
 
 
-def _images(folder: Path, base: Path, given: str | Path | None, listed: Any, words: Sequence[str]) -> Iterator[Path]:
-    """Image files of a part."""
-    if given is not None:
-        places: list[Path] = [folder / given]
-    elif listed:
-        # Roboflow writes ../train/images where the folder is beside the YAML.
-        names = [name for name in (listed if isinstance(listed, list) else [listed]) if isinstance(name, str)]
-        places = [path for name in names for path in _existing(base, name)]
-        if len(places) < len(names):
-            missing = next(name for name in names if not _existing(base, name))
-            raise CocoError(
-                f"{base}: the part {words[0]!r} is said to be {missing!r}, which is not there; correct it in the YAML, "
-                f"remove it, or name the folder with {words[0]}_images",
-                kind="missing-folder",
-                path=base,
-            )
-    else:
-        known = [folder / "images" / word for word in words] + [folder / word / "images" for word in words]
-        beside = [folder / word for word in words if _labels_among_images(folder / word)]
-        places = [*(place for place in known if place.is_dir()), *beside][:1]
-    for place in places:
-        if place.is_dir():
-            yield from (place / name for name in walk_images(place))
-        elif place.is_file() and place.suffix.lower() == ".txt" and place.stat().st_size < _LARGEST_FILE:
-            lines = place.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-            yield from (path for line in lines if line.strip() for path in _existing(place.parent, line.strip()))
-        elif place.suffix.lower() in IMAGE_SUFFIXES:
-            yield place
+def _is_number(word: Any) -> bool:
+    return isinstance(word, str) and word.isdecimal() and len(word) < 6
 
 
-def _existing(base: Path, name: str) -> list[Path]:
-    inside = name
-    while inside.startswith(("../", "./")):
-        inside = inside.partition("/")[2]
-    # Darknet's paths start from its own folder "data".
-    for path in (base / name, base / inside, Path(name), base / inside.removeprefix("data/")):
-        if path.exists():
-            return [path]
-    return []
-
-
-def _has_labels(folder: Path) -> bool:
-    return folder.is_dir() and next(folder.rglob("*.txt"), None) is not None
+def _has_labels(folder: Path | None) -> bool:
+    return folder is not None and next(folder.rglob("*.txt"), None) is not None
 
 
 def _labels_among_images(folder: Path) -> bool:
@@ -221,34 +200,42 @@ def _read(root: Path, files: Sequence[Path], *, names: list[str] | None, has_key
     Where there are keypoints, they stand behind the box; they would be taken for an outline.
     """
     images: list[Any] = []
-    annotations: list[Any] = []
-    highest, above_one = -1, 0
+    lines: list[tuple[str, str, tuple[int, int], str]] = []  # id, image, its size, text
+    unlabelled: list[Path] = []
+    used: set[Path] = set()
     for file, known_size in zip(files, sizes_in_headers(files, upright=upright), strict=True):
         name = _relative(root, file)
         size = known_size or (0, 0)
         images.append({"id": name, "file_name": name, "width": size[0], "height": size[1]})
         labels = _label_file(file)
         if not labels.is_file():
-            continue  # an image without objects
-        if labels.stat().st_size > _LARGEST_FILE:
-            raise CocoError(f"{labels}: the label file has over 16 MiB; export it again", kind="bad-label", path=labels)
+            unlabelled.append(file)  # an image without objects
+            continue
+        used.add(labels)
         label_name = _relative(root, labels)
-        for number, line in enumerate(labels.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
-            if not line.strip():
-                continue
-            if has_keypoints:
-                line = " ".join(line.split()[:5])
-            entry = {"id": f"{label_name}:{number}", "image_id": name, **_object(line, *size)}
-            above_one += entry.pop("above_one", 0)
-            highest = max(highest, entry["category_id"] if isinstance(entry["category_id"], int) else -1)
-            annotations.append(entry)
-    if not annotations:
+        lines += [(f"{label_name}:{number}", name, size, line) for number, line in _lines(labels)]
+    if not lines:
         raise CocoError(
             f"{root}: none of {len(files):,} images has an object; label files are looked for as "
             f"{_label_file(files[0])}; put them there, or export them again",
             kind="no-annotations",
             path=root,
         )
+    numbers = [_numbers(line) for _, _, _, line in lines]
+    notes = _label_notes(root, files, unlabelled, used)
+    if not has_keypoints and (found := hold_keypoints(numbers)):
+        has_keypoints = True
+        notes.append(Note("keypoints", files[0].parent, f"{files[0].parent}: {found}"))
+    if found := look_like_corners(numbers):
+        notes.append(Note("corner-boxes", files[0].parent, f"{files[0].parent}: {found}"))
+    annotations: list[Any] = []
+    highest, above_one = -1, 0
+    for line_id, name, size, line in lines:
+        text = " ".join(line.split()[:5]) if has_keypoints else line
+        entry = {"id": line_id, "image_id": name, **_object(text, *size)}
+        above_one += entry.pop("above_one", 0)
+        highest = max(highest, entry["category_id"] if isinstance(entry["category_id"], int) else -1)
+        annotations.append(entry)
     if above_one > len(annotations) / 2:
         raise CocoError(
             f"{root}: {above_one:,} of {len(annotations):,} lines have numbers above 1: YOLO's boxes are fractions of "
@@ -257,7 +244,52 @@ def _read(root: Path, files: Sequence[Path], *, names: list[str] | None, has_key
             path=root,
         )
     listed = names if names is not None else [str(i) for i in range(min(highest, 1 << 16) + 1)]
-    return Lists(images, annotations, [{"id": i, "name": name} for i, name in enumerate(listed)])
+    categories = [{"id": i, "name": name} for i, name in enumerate(listed)]
+    return Lists(images, annotations, categories, notes=tuple(notes), boxes="centres")
+
+
+def _lines(labels: Path) -> list[tuple[int, str]]:
+    """Lines of a label file that are not empty, with their numbers from 1 on."""
+    if labels.stat().st_size > _LARGEST_FILE:
+        raise CocoError(f"{labels}: the label file has over 16 MiB; export it again", kind="bad-label", path=labels)
+    text = labels.read_text(encoding="utf-8-sig", errors="replace")
+    return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def _label_notes(root: Path, files: Sequence[Path], unlabelled: Sequence[Path], used: set[Path]) -> list[Note]:
+    """Label files without an image, and images without a label file where these are many."""
+    notes = []
+    images_of: dict[Path, set[Path]] = {}  # folder of labels -> folders of images
+    for file in files:
+        images_of.setdefault(_label_file(file).parent, set()).add(file.parent)
+    for folder, places in sorted(images_of.items()):
+        there = {stem for place in places for stem in _stems(place)}
+        for file in sorted(folder.glob("*.txt")):
+            if file not in used and file.stem not in there and _starts_with_box(file):
+                message = f"{file}: there is no image of this name that can be read"
+                notes.append(Note("label-without-image", file, message))
+    if len(unlabelled) > len(files) / 2:
+        message = f"{root}: {len(unlabelled):,} of {len(files):,} images have no label file, such as {unlabelled[0]}"
+        notes.append(Note("no-label-file", root, f"{message}; looked for {_label_file(unlabelled[0])}"))
+    return notes
+
+
+def _stems(folder: Path) -> set[str]:
+    """Names of the images in a folder without their endings."""
+    try:
+        with os.scandir(folder) as entries:
+            return {os.path.splitext(entry.name)[0] for entry in entries if has_image_suffix(entry.name)}
+    except OSError:
+        return set()
+
+
+def _numbers(line: str) -> list[float]:
+    """Numbers of a line behind the class; none where one of its words is no finite number."""
+    try:
+        values = [float(word) for word in line.split()[1:]]
+    except ValueError:
+        return []
+    return values if all(math.isfinite(value) for value in values) else []
 
 
 def _object(line: str, width: int, height: int) -> dict[str, Any]:
