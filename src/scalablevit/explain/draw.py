@@ -59,7 +59,7 @@ def draw_heatmaps(
     Returns:
         RGB image.
     """
-    colours = _transparent_colours()
+    colours = transparent_colours()
     with label_fonts([panel.title for panel in panels]):
         figure, axes = panel_grid(image, len(panels) + 1)
         show_image(axes[0], image, "image")
@@ -121,7 +121,7 @@ def rendered(figure: Figure) -> Image.Image:
     return Image.open(stream).convert("RGB")
 
 
-def _transparent_colours() -> ListedColormap:
+def transparent_colours() -> ListedColormap:
     """Inferno, from transparent to nearly opaque."""
     colours = colormaps["inferno"](np.linspace(0.15, 1, 256))
     colours[:, 3] = _OPACITY * np.linspace(0, 1, 256) ** 0.6
