@@ -2,6 +2,7 @@
 
 import csv
 import json
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from pycocotools.cocoeval import COCOeval
 from untrained import write_classifier
 
 from command_line import scalablevit
-from scalablevit.data.found_objects import FoundObject, encode, outlines
+from scalablevit.data.found_objects import CocoFile, FoundObject, encode, outlines
+from scalablevit.data.orientation import turn_upright
 from scalablevit.detection.found import found_in
 from scalablevit.detection.predict import Detection, Detector, Prediction
 from scalablevit.segmentation.found import found_in as regions_in
@@ -112,9 +114,10 @@ def test_images_that_the_annotation_file_does_not_list_are_told(words: list[str 
     assert outcome.code == 1
     assert "right/0.png: the annotation file lists no such image" in outcome.err
     assert len(json.loads(output.read_text())) == 2
-    file.write_text(json.dumps({"images": [], "categories": categories[1:]}))
+    file.write_text(json.dumps({"images": [], "categories": [{"id": 1, "name": "bird"}]}))
     lacking = scalablevit(*words, "--format", "coco", "--annotations", file, "--output", output)
-    assert "it has no category 'cat'" in lacking.err
+    assert lacking.code == 1
+    assert "it has none of the classes that the weights know, such as 'cat'" in lacking.err
 
 
 def test_yolo_files_give_the_objects_back(words: list[str | Path], tmp_path: Path) -> None:
@@ -214,3 +217,86 @@ def test_outlines_leave_out_holes_and_part_what_does_not_touch() -> None:
 def test_found_in_hands_everything_on() -> None:
     size, objects = found_in(Prediction(Path("a"), 60, 40, found(with_masks=False)))
     assert (size, objects[1]) == ((40, 60), FoundObject(0, (50.0, 0.0, 60.0, 12.0), 0.6))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda name: f"/home/somebody/set/{name}",
+        lambda name: f"C:\\set\\{name}".replace("/", "\\"),
+        lambda name: f"..\\..\\upload\\{name}".replace("/", "\\").replace("upload\\", ""),
+        lambda name: name.replace("/", "%2F").upper(),
+    ],
+    ids=["absolute", "Windows", "upwards", "percent and capitals"],
+)
+def test_names_of_another_machine_in_the_annotation_file(words: list[str | Path], tmp_path: Path, written: Any) -> None:
+    categories = [{"id": k, "name": f"{unicodedata.normalize('NFD', name)}\n"} for k, name in enumerate(NAMES)]
+    images = [{"id": f"{side} image", "file_name": written(f"{side}/0.png")} for side in ("left", "right")]
+    file, output = tmp_path / "truth.json", tmp_path / "results.json"
+    file.write_text(json.dumps({"images": images, "categories": categories}))
+    outcome = scalablevit(*words, "--format", "coco", "--annotations", file, "--output", output)
+    assert outcome.code == 0, outcome.err
+    rows = [(row["image_id"], row["category_id"]) for row in json.loads(output.read_text())]
+    assert rows == [(f"{side} image", label) for side in ("left", "right") for label in (2, 0)]
+
+
+def test_two_images_that_lead_to_one_entry(words: list[str | Path], tmp_path: Path) -> None:
+    categories = [{"id": k, "name": name} for k, name in enumerate(NAMES)]
+    file, output = tmp_path / "truth.json", tmp_path / "results.json"
+    file.write_text(json.dumps({"images": [{"id": 1, "file_name": "/set/0.png"}], "categories": categories}))
+    outcome = scalablevit(*words, "--format", "coco", "--annotations", file, "--output", output)
+    assert outcome.code == 1
+    assert "left/0.png is the image /set/0.png of the annotation file already" in outcome.err
+    assert len(json.loads(output.read_text())) == 2
+
+
+def test_classes_that_the_annotation_file_lacks_are_left_out(words: list[str | Path], tmp_path: Path) -> None:
+    file, output = tmp_path / "truth.json", tmp_path / "results.json"
+    images = [{"id": side, "file_name": f"{side}/0.png"} for side in ("left", "right")]
+    file.write_text(json.dumps({"images": images, "categories": [{"id": 5, "name": NAMES[0]}]}))
+    outcome = scalablevit(*words, "--format", "coco", "--annotations", file, "--output", output)
+    assert outcome.code == 0
+    assert "it has no category 'dog, big', 'süß'" in outcome.err
+    assert [row["category_id"] for row in json.loads(output.read_text())] == [5, 5]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("frame", ["stored", "upright"])
+def test_results_count_in_the_pixels_of_the_annotations(tmp_path: Path, orientation: int, frame: str) -> None:
+    """Detections are in the upright image; annotations of turned images mostly are not."""
+    stored = (60, 40) if orientation < 5 else (40, 60)
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.new("RGB", stored).save(tmp_path / "0.png", exif=exif)
+    size = stored if frame == "stored" else (60, 40)
+    entry = {"id": 9, "file_name": "0.png", "width": size[0], "height": size[1]}
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps({"images": [entry], "categories": [{"id": 1, "name": "cat"}]}))
+    upright = np.zeros((40, 60), bool)
+    upright[5:25, 10:40] = True
+    file = CocoFile(tmp_path / "results.json", ["cat"], annotations=truth)
+    file.add(tmp_path / "0.png", "0.png", (40, 60), [FoundObject(0, (10.0, 5.0, 40.0, 25.0), 0.5, encode(upright))])
+    file.close()
+    (row,) = json.loads((tmp_path / "results.json").read_text())
+    mask = coco_mask.decode(row["segmentation"])
+    assert mask.shape == size[::-1]
+    is_turned = size == stored  # without a difference in size the annotations count in the stored pixels
+    assert np.array_equal(turn_upright(mask, orientation if is_turned else 1), upright)
+    left, top, width, height = row["bbox"]
+    filled = np.zeros_like(mask)
+    filled[int(top) : int(top + height), int(left) : int(left + width)] = 1
+    assert np.array_equal(filled, mask)
+
+
+def test_an_image_of_another_size_than_annotated_is_told(words: list[str | Path], tmp_path: Path) -> None:
+    file, output = tmp_path / "truth.json", tmp_path / "results.json"
+    images = [
+        {"id": k, "file_name": f"{side}/0.png", "width": 60, "height": 40 * (k + 1)}
+        for k, side in enumerate(("left", "right"))
+    ]
+    file.write_text(
+        json.dumps({"images": images, "categories": [{"id": k, "name": name} for k, name in enumerate(NAMES)]})
+    )
+    outcome = scalablevit(*words, "--format", "coco", "--annotations", file, "--output", output)
+    assert outcome.code == 1
+    assert "right/0.png: the image has 60 x 40 pixels, in the annotation file 60 x 80" in outcome.err

@@ -1,14 +1,14 @@
 """Write predictions in formats that other tools read: COCO JSON and YOLO text files."""
 
-import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scalablevit.data.annotated_images import AnnotatedImages
+from scalablevit.data.orientation import orient_boxes, turn_upright, turned_back
 from scalablevit.printable import real_name
 from scalablevit.safe_write import write_atomically, write_json
 
@@ -35,7 +35,7 @@ class CocoFile:
 
     Without `annotations` the file is a data set of its own: images and categories numbered from 1, and annotations with
     a score. With `annotations`, an annotation file of the same images, it is a list of results with that file's image
-    and category ids, as COCO's evaluation reads it.
+    and category ids, in the pixels that its boxes count in, as COCO's evaluation reads it.
 
     Args:
         path: of the file.
@@ -43,7 +43,7 @@ class CocoFile:
         annotations: annotation file whose ids are used; None: ids of its own.
 
     Raises:
-        ValueError: the annotation file cannot be read, or lacks a class.
+        ValueError: the annotation file cannot be read, or has none of the classes.
     """
 
     def __init__(self, path: Path, class_names: Sequence[str], *, annotations: Path | None = None) -> None:
@@ -51,10 +51,7 @@ class CocoFile:
         self._names = [real_name(name) for name in class_names]
         self._images: list[dict[str, Any]] = []
         self._found: list[dict[str, Any]] = []
-        self._ids: dict[str, list[tuple[tuple[str, ...], Any]]] | None = None
-        self._category_ids: list[Any] = list(range(1, len(self._names) + 1))
-        if annotations is not None:
-            self._read_ids(annotations)
+        self._listed = None if annotations is None else AnnotatedImages(annotations, self._names)
 
     def add(self, path: Path, name: str, size: tuple[int, int], found: Sequence[FoundObject]) -> None:
         """Add an image.
@@ -62,60 +59,54 @@ class CocoFile:
         Args:
             path: of the image.
             name: relative, with "/".
-            size: height and width in pixels.
+            size: height and width in pixels, upright.
             found: its objects.
 
         Raises:
-            ValueError: the annotation file does not list the image.
+            ValueError: the annotation file does not list the image, or gives it another size.
         """
-        if self._ids is None:
-            image_id: Any = len(self._images) + 1
-            self._images.append({"id": image_id, "file_name": real_name(name), "width": size[1], "height": size[0]})
-        else:
-            image_id = self._id_of(path)
+        if self._listed is not None:
+            entry, orientation = self._listed.find(path, size)
+            for item in found:
+                category_id = self._listed.category_ids[item.label]
+                if category_id is not None:
+                    row = {"image_id": entry.image_id, "category_id": category_id}
+                    self._found.append({**row, **_row(_as_stored(item, size, orientation))})
+            return
+        image_id = len(self._images) + 1
+        self._images.append({"id": image_id, "file_name": real_name(name), "width": size[1], "height": size[0]})
         for item in found:
-            left, top, right, bottom = item.box_xyxy
-            box = [left, top, right - left, bottom - top]
-            row: dict[str, Any] = {"image_id": image_id, "category_id": self._category_ids[item.label], "bbox": box}
-            if item.mask is not None:
-                row["segmentation"] = dict(item.mask)
-            if item.score is not None:
-                row["score"] = item.score
-            if self._ids is None:
-                area = box[2] * box[3] if item.mask is None else _area(item.mask)
-                row = {"id": len(self._found) + 1, **row, "area": area, "iscrowd": 0}
-            self._found.append(row)
+            row = {"id": len(self._found) + 1, "image_id": image_id, "category_id": item.label + 1, **_row(item)}
+            area = row["bbox"][2] * row["bbox"][3] if item.mask is None else _area(item.mask)
+            self._found.append({**row, "area": area, "iscrowd": 0})
 
     def close(self) -> None:
         """Write the file."""
-        categories = [{"id": i, "name": name} for i, name in zip(self._category_ids, self._names, strict=True)]
+        categories = [{"id": i, "name": name} for i, name in enumerate(self._names, 1)]
         whole = {"images": self._images, "categories": categories, "annotations": self._found}
-        write_json(self.path, whole if self._ids is None else self._found, indent=None)
+        write_json(self.path, whole if self._listed is None else self._found, indent=None)
 
-    def _read_ids(self, file: Path) -> None:
-        try:
-            content = json.loads(file.read_text(encoding="utf-8-sig"))
-            images = [(str(image["file_name"]), image["id"]) for image in content["images"]]
-            categories = {str(category["name"]): category["id"] for category in content["categories"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"--annotations {file}: not an annotation file of COCO ({error!r})") from error
-        missing = [name for name in self._names if name not in categories]
-        if missing:
-            raise ValueError(f"--annotations {file}: it has no category {missing[0]!r}, which the weights know")
-        self._category_ids = [categories[name] for name in self._names]
-        self._ids = defaultdict(list)
-        for name, image_id in images:
-            parts = PurePosixPath(name.replace("\\", "/")).parts
-            self._ids[parts[-1]].append((parts, image_id))
 
-    def _id_of(self, path: Path) -> Any:
-        assert self._ids is not None
-        parts = tuple(real_name(part) for part in path.absolute().parts)
-        fitting = [(len(known), i) for known, i in self._ids.get(parts[-1], []) if parts[-len(known) :] == known]
-        longest = [i for length, i in fitting if length == max(fitting)[0]] if fitting else []
-        if len(longest) != 1:
-            raise ValueError(f"{path}: the annotation file lists {'no' if not longest else 'more than one'} such image")
-        return longest[0]
+def _row(item: FoundObject) -> dict[str, Any]:
+    """What COCO's JSON says of an object, apart from ids."""
+    left, top, right, bottom = item.box_xyxy
+    row: dict[str, Any] = {"bbox": [left, top, right - left, bottom - top]}
+    if item.mask is not None:
+        row["segmentation"] = dict(item.mask)
+    if item.score is not None:
+        row["score"] = item.score
+    return row
+
+
+def _as_stored(item: FoundObject, size: tuple[int, int], orientation: int) -> FoundObject:
+    """An object of the upright image, of `size` (height, width), in the pixels of the stored one."""
+    if orientation == 1:
+        return item
+    back, (height, width) = turned_back(orientation), size
+    (box,) = orient_boxes(np.array([item.box_xyxy]), (width, height), back).tolist()
+    left, top, right, bottom = (round(value, 3) for value in box)
+    mask = None if item.mask is None else encode(turn_upright(decode(item.mask), back))
+    return replace(item, box_xyxy=(left, top, right, bottom), mask=mask)
 
 
 class YoloFolder:

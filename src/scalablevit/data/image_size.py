@@ -28,7 +28,7 @@ def size_in_header(path: str | Path, *, upright: bool) -> tuple[int, int] | None
                 width, height = (
                     int(image.tag_v2[tag]) for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
                 )
-            return (height, width) if upright and _is_turned(image) else (width, height)
+            return (height, width) if upright and _orientation(image) >= 5 else (width, height)
     # Pillow's plugins raise almost any exception for broken data.
     except Exception:
         return None
@@ -47,15 +47,25 @@ def _sizes(paths: Sequence[str | Path], *, upright: bool) -> list[tuple[int, int
     return [size_in_header(path, upright=upright) for path in paths]
 
 
-def _is_turned(image: Image.Image) -> bool:
-    """Whether EXIF swaps height and width."""
+def orientation_in_header(path: str | Path) -> int:
+    """EXIF orientation of an image, 1 (not turned) to 8; 1 where the file does not tell."""
+    try:
+        with open_image(path) as image:
+            return _orientation(image)
+    # Pillow's plugins raise almost any exception for broken data.
+    except Exception:
+        return 1
+
+
+def _orientation(image: Image.Image) -> int:
     try:
         # Pillow decodes all pixels of a PNG to see whether EXIF stands behind them.
         if isinstance(image, PngImageFile) and image.fp and not has_metadata_behind_pixels(image.fp):
             exif = Image.Image.getexif(image)
         else:
             exif = image.getexif()
-        return exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        value = exif.get(ExifTags.Base.Orientation, 1)
+        return value if value in range(2, 9) else 1
     # A damaged EXIF block says nothing against the pixels, and turns nothing.
     except Exception:
-        return False
+        return 1

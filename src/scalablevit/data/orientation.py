@@ -70,3 +70,31 @@ def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
+
+
+def orient_boxes(boxes_xyxy: np.ndarray, stored_size: tuple[int, int], orientation: int) -> np.ndarray:
+    """Boxes of the stored image as boxes of the upright one, (R, 4), in pixels.
+
+    Args:
+        boxes_xyxy: (R, 4), left, top, right, bottom.
+        stored_size: (width, height) before the turn.
+        orientation: EXIF's, 1 to 8.
+    """
+    left, top, right, bottom = boxes_xyxy.T
+    width, height = stored_size
+    turned = {
+        1: (left, top, right, bottom),
+        2: (width - right, top, width - left, bottom),
+        3: (width - right, height - bottom, width - left, height - top),
+        4: (left, height - bottom, right, height - top),
+        5: (top, left, bottom, right),
+        6: (height - bottom, left, height - top, right),
+        7: (height - bottom, width - right, height - top, width - left),
+        8: (top, width - right, bottom, width - left),
+    }[orientation]
+    return np.stack(turned, axis=1)
+
+
+def turned_back(orientation: int) -> int:
+    """Return the EXIF orientation that undoes another, 1 to 8."""
+    return {6: 8, 8: 6}.get(orientation, orientation)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from scalablevit.data.loaders import eval_loader
+from scalablevit.data.orientation import turned_back
 from scalablevit.detection.average_precision import DEFAULT_MAX_DETECTIONS, AveragePrecision, average_precision
 from scalablevit.detection.coco.annotations import CocoAnnotations
 from scalablevit.detection.coco.json_file import Id
@@ -21,8 +22,6 @@ from scalablevit.detection.matching import MatchedFigures, matched_figures
 from scalablevit.detection.models import find_objects
 from scalablevit.detection.predict import Detection, decode_mask, detections_of, encode_mask
 from scalablevit.detection.transforms import as_input
-
-_BACK = {6: 8, 8: 6}  # the EXIF orientations that do not undo themselves
 
 
 @dataclass
@@ -158,7 +157,7 @@ def to_stored_frame(
     """
     if orientation == 1:
         return detection.box_xyxy, detection.mask
-    back = _BACK.get(orientation, orientation)
+    back = turned_back(orientation)
     (box,) = orient_boxes(np.array([detection.box_xyxy]), (width, height), back).tolist()
     left, top, right, bottom = (round(value, 3) for value in box)
     mask = None if detection.mask is None else encode_mask(orient_mask(decode_mask(detection.mask), back))

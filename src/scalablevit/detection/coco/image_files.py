@@ -6,8 +6,6 @@ Imports neither torch nor lightning, so that checking data starts at once.
 import contextlib
 import itertools
 import os
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from scalablevit.data.find_images import has_image_suffix, is_file
+from scalablevit.data.path_names import folded, path_parts
 
 _SAMPLE = 50
 _MOST_LOOKED_AT = 1000
@@ -61,7 +60,7 @@ def locate_images(names: list[str], folders: Sequence[Path]) -> FoundFiles:
         path, depth = disk.find(folder, name)
         found.append(path)
         present[i] = depth > 0
-        is_whole[i] = depth >= len(_parts(name))
+        is_whole[i] = depth >= len(path_parts(name))
     ambiguous = _ambiguous(names, found, present & ~is_whole)
     return FoundFiles(folder, found, present & ~ambiguous, ambiguous)
 
@@ -83,7 +82,7 @@ def _ambiguous(names: list[str], found: list[str], is_reduced: np.ndarray) -> np
         return result
     spellings: dict[str, set[str]] = {}
     for name, path in zip(names, found, strict=True):
-        spellings.setdefault(path, set()).add("/".join(_parts(name)))
+        spellings.setdefault(path, set()).add("/".join(path_parts(name)))
     for i in np.flatnonzero(is_reduced):
         result[i] = len(spellings[found[i]]) > 1
     return result
@@ -99,19 +98,19 @@ class _Disk:
     def find(self, folder: Path, name: str) -> tuple[str, int]:
         """Path in the folder as it is on disk, and how many parts of the name it fits, at most all; 0: not there."""
         place, base = os.path.split(os.path.join(folder, name))
-        parts = _parts(name)
+        parts = path_parts(name)
         if base in self._listing(place) and self._is_file(place, base):
             return name, len(parts)
-        for spelled in dict.fromkeys((tuple(parts), tuple(_parts(unquote(name))))):
+        for spelled in dict.fromkeys((tuple(parts), tuple(path_parts(unquote(name))))):
             for start in range(len(spelled)):
                 path = self._descend(str(folder), spelled[start:])
                 if path is None:
                     continue
                 # The folder's own name may be what was left off: "images/1.jpg" in the folder "images".
-                above = _parts(str(folder))[-start:] if start else []
+                above = path_parts(str(folder))[-start:] if start else []
                 dropped = list(spelled[:start])[-len(above) :] if above else []
                 same = 0
-                while same < len(dropped) and _fold(dropped[-1 - same]) == _fold(above[-1 - same]):
+                while same < len(dropped) and folded(dropped[-1 - same]) == folded(above[-1 - same]):
                     same += 1
                 depth = len(parts) if same == start else len(spelled) - start + same
                 return path, depth
@@ -121,7 +120,7 @@ class _Disk:
         path: list[str] = []
         for part in parts:
             place = os.path.join(folder, *path)
-            actual = part if part in self._listing(place) else self._folded_listing(place).get(_fold(part))
+            actual = part if part in self._listing(place) else self._folded_listing(place).get(folded(part))
             if actual is None:
                 return None
             path.append(actual)
@@ -139,18 +138,8 @@ class _Disk:
 
     def _folded_listing(self, place: str) -> dict[str, str]:
         if place not in self._folded:
-            self._folded[place] = {_fold(name): name for name in sorted(self._listing(place), reverse=True)}
+            self._folded[place] = {folded(name): name for name in sorted(self._listing(place), reverse=True)}
         return self._folded[place]
 
     def _is_file(self, place: str, base: str) -> bool:
         return self._listing(place).get(base) == "f"
-
-
-def _parts(name: str) -> list[str]:
-    """Parts of a path of any system, without those that lead upwards or nowhere."""
-    return [part for part in re.split(r"[\\/]+", name) if part not in ("", ".", "..") and not part.endswith(":")]
-
-
-def _fold(name: str) -> str:
-    """Equal for names that differ in case or in the form of accents only."""
-    return unicodedata.normalize("NFC", name).casefold()

@@ -7,7 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from scalablevit.data.orientation import turn_upright
+from scalablevit.data.orientation import orient_boxes, turn_upright
+
+__all__ = ["AnnotationFrame", "applied_orientation", "orient_boxes", "orient_mask"]
 
 AnnotationFrame = Literal["auto", "stored", "upright"]
 """Which pixels boxes and masks count in: the file's own ("stored") or those after EXIF's turn ("upright")."""
@@ -38,29 +40,6 @@ def applied_orientation(
     if frame != "stored" and annotated_size == upright_size:
         return 1
     return None
-
-
-def orient_boxes(boxes_xyxy: np.ndarray, stored_size: tuple[int, int], orientation: int) -> np.ndarray:
-    """Boxes of the stored image as boxes of the upright one, (R, 4), in pixels.
-
-    Args:
-        boxes_xyxy: (R, 4), left, top, right, bottom.
-        stored_size: (width, height) before the turn.
-        orientation: EXIF's, 1 to 8.
-    """
-    left, top, right, bottom = boxes_xyxy.T
-    width, height = stored_size
-    turned = {
-        1: (left, top, right, bottom),
-        2: (width - right, top, width - left, bottom),
-        3: (width - right, height - bottom, width - left, height - top),
-        4: (left, height - bottom, right, height - top),
-        5: (top, left, bottom, right),
-        6: (height - bottom, left, height - top, right),
-        7: (height - bottom, width - right, height - top, width - left),
-        8: (top, width - right, bottom, width - left),
-    }[orientation]
-    return np.stack(turned, axis=1)
 
 
 def orient_mask(mask: np.ndarray, orientation: int) -> np.ndarray:
