@@ -153,7 +153,8 @@ class MaskRCNNGraph(DetectorGraph):
 
     def coarse_levels(self, last_map: Tensor, last_level: Tensor) -> list[Tensor]:
         """The level of stride 64: every second pixel."""
-        return [_of_any_size(last_level[:, :, ::2, ::2])]
+        # Pooled, as OpenVINO 2026.4 takes every second row of a map of free height to be as many as there were.
+        return [_of_any_size(F.max_pool2d(last_level, kernel_size=1, stride=2))]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(1, C, H, W), normalised -> scores (R,), labels (R,), boxes (R, 4), masks (R, 28, 28); best score first."""
