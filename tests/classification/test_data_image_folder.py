@@ -457,6 +457,11 @@ def test_class_names_file(split, file, content):
     assert data.class_folders == ["ant", "bee"]
 
 
+def test_a_name_may_stand_there_twice_and_hold_what_is_no_letter(split):
+    (split / "n.json").write_text('{"ant": "x", "bee": "\\ud800\\n", "ant": "x"}')
+    assert ImageFolderData(split, class_names_file=split / "n.json", **PLAIN).class_names == ["x", "\\ud800"]
+
+
 def test_classes_of_one_name_are_told_apart(split):
     (split / "LOC_synset_mapping.txt").write_text("ant crane\nbee crane\n")
     data = ImageFolderData(split, class_names_file=split / "LOC_synset_mapping.txt", **PLAIN)
@@ -470,6 +475,11 @@ def test_classes_of_one_name_are_told_apart(split):
         ("n.json", "[1]", "must be a JSON object"),
         ("n.json", '{"ant": 1}', "must be a JSON object"),
         ("n.json", "{", "not valid JSON"),
+        ("n.json", "[" * 100_000, "not valid JSON"),
+        ("n.json", '{"ant": ' + "9" * 6000 + "}", "not valid JSON"),
+        ("n.json", '{"ant": "x", "bee": " "}', "no name for 1 of 2 class folders .'bee'.; add an entry"),
+        ("n.json", '{"ant": "x", "ant": "y", "bee": "z"}', "'ant' has two names, 'x' and 'y'; remove one"),
+        ("n.txt", "ant x\nbee z\nant y\n", "'ant' has two names, 'x' and 'y'; remove one"),
         ("n.txt", None, "not readable|cannot be read"),
     ],
 )

@@ -9,6 +9,7 @@ from PIL import Image
 
 from scalablevit.classification import ImageFolderData
 from scalablevit.data.split import settings_for_evaluation
+from scalablevit.data.text_file import normalised
 
 PLAIN = {"image_size": 8, "batch_size": 2, "num_workers": 0, "augmentation": None}
 CLASSES = ["ant", "bee", "fly"]
@@ -102,6 +103,11 @@ def test_two_folders_of_one_name_in_two_forms_are_refused(tmp_path):
     write(tmp_path / "d", **{composed: 4, apart: 4, "tea": 4})
     with pytest.raises(ValueError, match=r"cafe\\u0301' and 'caf\\xe9' look the same; merge"):
         ImageFolderData(tmp_path / "d", **PLAIN)
+
+
+def test_letters_are_the_same_in_a_locale_that_has_none():
+    assert normalised("caf\udcc3\udca9") == normalised("cafe\u0301") == "café"  # as Python reads it under LC_ALL=C
+    assert normalised("\ud800") == "\\ud800"
 
 
 def test_names_that_are_no_text_become_text(tmp_path):

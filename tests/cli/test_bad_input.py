@@ -1,5 +1,6 @@
 """Each mistake ends in one clear message and an exit code, never in a stack trace; nothing is lost."""
 
+import json
 import os
 import pickle
 import shutil
@@ -44,6 +45,17 @@ def fit_error(image_folder: Path, tmp_path: Path) -> Callable[..., str]:
         return message
 
     return run
+
+
+def test_names_and_settings_that_no_weights_can_hold_end_a_run_before_it_trains(
+    fit_error: Callable[..., str], image_folder: Path, tmp_path: Path
+) -> None:
+    folders = {path.name for path in image_folder.rglob("*") if path.is_dir()}
+    (tmp_path / "names.json").write_text(json.dumps({name: name * 1001 for name in folders}))
+    message = fit_error("--data.class_names_file", tmp_path / "names.json")
+    assert "could not be read back: class_names holds a text of" in message
+    message = fit_error("--data.std", "[1e7, 1e7, 1e7]")
+    assert "could not be read back: preprocessing.std is 10000000.0; its size is at most 1,000,000" in message
 
 
 @pytest.mark.parametrize(

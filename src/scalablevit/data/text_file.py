@@ -73,4 +73,9 @@ def normalised(name: str) -> str:
 
     Bytes of a file name that are no UTF-8 are written as `\\xNN`, so that the name can be stored and printed.
     """
-    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace")).strip()
+    try:
+        # not os.fsencode, which fails on letters where the locale is not UTF-8
+        text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte, as JSON may hold
+        text = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return unicodedata.normalize("NFC", text).strip()

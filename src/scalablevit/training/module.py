@@ -30,6 +30,7 @@ from scalablevit.training.resume_rules import check_step
 from scalablevit.training.settings import TrainingSettings
 from scalablevit.training.weight_averaging import WarmedUpAveraging
 from scalablevit.weights import LoadReport, holds_scaled_values, load_weights
+from scalablevit.weights.metadata import problem_of_metadata
 
 log = logging.getLogger(__name__)
 
@@ -118,17 +119,30 @@ class TrainingModule(LightningModule):
         """
         if best is not None:
             load_weights(self.network, best)
-        metadata = {
+        file = self.save_weights(folder, self._shared_metadata())
+        found = self.evaluate_weights(folder)
+        write_json(folder / "results.json", {**found.results, "checkpoint": None if best is None else best.name})
+        found.draw()
+        return [f"validation of {file}: {found.figures} on {found.count:,} images"]
+
+    def check_metadata(self) -> None:
+        """Refuse names and settings with which the weights could not be read back, before a step is trained.
+
+        Raises:
+            ValueError: names what it is.
+        """
+        metadata = {**self._shared_metadata(), "model_args": getattr(self, "model_args", None)}
+        if problem := problem_of_metadata(metadata):
+            raise ValueError(f"weights with these names or settings could not be read back: {problem}; change it")
+
+    def _shared_metadata(self) -> dict[str, Any]:
+        """What every task writes with its weights."""
+        return {
             "task": self.task,
             "class_names": self.class_names,
             "preprocessing": self.preprocessing.to_dict(),
             "scalablevit_version": __version__,
         }
-        file = self.save_weights(folder, metadata)
-        found = self.evaluate_weights(folder)
-        write_json(folder / "results.json", {**found.results, "checkpoint": None if best is None else best.name})
-        found.draw()
-        return [f"validation of {file}: {found.figures} on {found.count:,} images"]
 
     def resolve_scale_value(self, scale_value: bool | None, weights: str | None) -> bool | None:
         """Choose the form of SSA that a dense task builds: the recipe's, else that of the weights it starts from.

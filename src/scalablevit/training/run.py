@@ -75,6 +75,7 @@ class Run:
         )
         try:
             with stop.held(), explained(self.resume):
+                self.module.check_metadata()
                 self.announce(is_training=True)
                 self.share_cores()
                 self.trainer.fit(self.module, self.data, ckpt_path=self.resume)

@@ -133,7 +133,7 @@ def parse_metadata(
     if not isinstance(metadata, dict):
         raise WeightsError(f"{path}: its metadata is {_named(metadata)}, not an object")
     _check_version(metadata, path)
-    problem = _problem(metadata)
+    problem = problem_of_metadata(metadata)
     if problem:
         raise WeightsError(f"{path}: its metadata is damaged: {problem}; {remedy}")
     return metadata
@@ -152,7 +152,7 @@ def _check_version(metadata: Mapping[str, Any], path: str | os.PathLike[str]) ->
         )
 
 
-def _problem(metadata: Mapping[str, Any]) -> str:
+def problem_of_metadata(metadata: Mapping[str, Any]) -> str:
     """Say what is wrong with the entries that we read; empty where nothing is."""
     for key in _TEXTS:
         value = metadata.get(key)
