@@ -144,6 +144,8 @@ class TaskEntry:
         exports: `scalablevit export` can export its networks.
         explained: reference to a function from a predictor, a path, its image and the lowest score of what is explained
             to a `scalablevit.explain.Subject`; empty: `scalablevit explain` knows no such task.
+        annotated: reference to a function from a data folder, a predictor, a number of images and what is told of
+            unreadable files to `scalablevit.explain.annotated.AnnotatedImage`s; empty: its data have no regions.
         out_of_memory: command -> what to change where memory runs out.
     """
 
@@ -162,6 +164,7 @@ class TaskEntry:
     validation_images: str = ""
     exports: bool = False
     explained: str = ""
+    annotated: str = ""
     settings: tuple[str, ...] = ()
     out_of_memory: Mapping[str, str] = field(default_factory=dict)
 

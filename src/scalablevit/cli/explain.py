@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scalablevit.cli import explain_study
 from scalablevit.cli.errors import UsageError, memory_advice
 from scalablevit.cli.image_inputs import ImageInput, expand, relative_stems
 from scalablevit.cli.importing import importing
@@ -27,13 +28,13 @@ def parser() -> Parser:
     """The command's arguments."""
     found = parser_of("explain", SUMMARY)
     add = found.add_argument
-    add("inputs", nargs="+", metavar="IMAGE", help="files, folders or globs")
+    add("inputs", nargs="*", metavar="IMAGE", help="files, folders or globs")
     add(
         "--weights", metavar="RUN|FILE",
         help="run folder, its model.safetensors, or an exported file (.onnx, .xml, .pt2) for --method occlusion",
     )  # fmt: skip
     add(
-        "--method", nargs="+", choices=tuple(METHODS), default=["cam"], metavar="METHOD",
+        "--method", nargs="+", choices=tuple(METHODS), metavar="METHOD",
         help="; ".join(f"{method.name}: {method.summary}" for method in METHODS.values()) + " (default: cam)",
     )  # fmt: skip
     add("--save", metavar="FOLDER", help="write pictures there, each with a JSON file of its numbers; files are kept")
@@ -45,16 +46,20 @@ def parser() -> Parser:
     add("--device", type=device, help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     for method in METHODS.values():
         add_flags(found, method.name, method.flags)
+    explain_study.add_arguments(found)
     return found
 
 
 def main(words: list[str]) -> int:
     """Run the command."""
     args = parser().parse_args(words)
+    explain_study.check_arguments(args)
+    if args.study is not None:
+        return explain_study.run_study(args)
     inputs, weights = weights_of(args.inputs, args.weights, command="explain")
     if not 0 <= args.threshold <= 1:
         raise UsageError(f"--threshold must lie in [0, 1], got {args.threshold:g}")
-    methods = [METHODS[name] for name in dict.fromkeys(args.method)]
+    methods = [METHODS[name] for name in dict.fromkeys(args.method or ["cam"])]
     if getattr(args, "most", 1) < 1:
         raise UsageError(f"--most must be at least 1, got {args.most}")
     options = _options(args, methods)

@@ -39,6 +39,7 @@ ENTRY = TaskEntry(
     csv_columns=("class", "score", "x_min", "y_min", "x_max", "y_max"),
     exports=True,
     explained="scalablevit.detection.explained:subject_of",
+    annotated="scalablevit.detection.annotated:annotated_images",
     found="scalablevit.detection.found:found_in",
     predict_flags=(
         Flag("--threshold", "lowest score of a detection (default: 0.5)", metavar="X", type=float),

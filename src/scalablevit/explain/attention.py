@@ -53,13 +53,18 @@ class BlockAttention:
         return f"stages.{self.stage}.blocks.{self.block}"
 
     @property
+    def is_inside(self) -> Tensor:
+        """(P, rows, columns) whether a key lies in the map, not in its padding."""
+        rows, columns = (
+            self.corners[:, axis, None] + self.step * torch.arange(count) < self.map_size[axis]
+            for axis, count in enumerate(self.weights.shape[-2:])
+        )
+        return (rows[:, :, None] & columns[:, None]).to(self.weights.device)
+
+    @property
     def on_padding(self) -> Tensor:
         """(B, P, h) share of the attention that falls on tokens of the padding, in 0..1: outside the image."""
-        rows, columns = self.weights.shape[-2:]
-        is_inside = (self.corners[:, :1] + self.step * torch.arange(rows) < self.map_size[0])[:, :, None] & (
-            self.corners[:, 1:] + self.step * torch.arange(columns) < self.map_size[1]
-        )[:, None]  # (P, rows, columns)
-        return (self.weights * ~is_inside[None, :, None].to(self.weights.device)).sum(dim=(-2, -1))
+        return (self.weights * ~self.is_inside[None, :, None]).sum(dim=(-2, -1))
 
 
 def attention_maps(

@@ -71,7 +71,7 @@ def query_numbers(found: BlockAttention, point: int) -> dict[str, Any]:
 
     Returns:
         entropy: of the weights over the logarithm of their number, in 0..1 (1: all keys alike); None for one key.
-        distance: mean distance of the keys from the query's token, in pixels of the network's input.
+        distance: mean distance of the keys inside the map from the query's token, in pixels of the network's input.
         largest: largest weight of a key.
         on_padding: share of the weights that falls on padding.
     """
@@ -99,7 +99,7 @@ def entropies(found: BlockAttention) -> Tensor:
 
 
 def distances(found: BlockAttention, *, uniform: bool = False) -> Tensor:
-    """(B, P, h) mean distance between a query's token and the centres of its keys, in pixels of the network's input.
+    """(B, P, h) mean distance between a query's token and the centres of its keys in the map, in pixels of the input.
 
     Args:
         found: the attention of a block.
@@ -112,8 +112,9 @@ def distances(found: BlockAttention, *, uniform: bool = False) -> Tensor:
         for axis, count in enumerate((rows, columns))
     )  # (P, rows) and (P, columns), in tokens
     lengths = found.stride * torch.hypot(y[:, :, None], x[:, None]).to(found.weights)  # (P, rows, columns)
-    weights = torch.full_like(found.weights, 1 / (rows * columns)) if uniform else found.weights
-    return (weights * lengths[None, :, None]).sum(dim=(-2, -1))
+    weights = (torch.ones_like(found.weights) if uniform else found.weights) * found.is_inside[None, :, None]
+    total = weights.sum(dim=(-2, -1)).clamp(min=torch.finfo(weights.dtype).tiny)
+    return (weights * lengths[None, :, None]).sum(dim=(-2, -1)) / total
 
 
 def _one_point(subject: Subject, found: Sequence[BlockAttention], index: int, point: Point, per: str) -> Explanation:

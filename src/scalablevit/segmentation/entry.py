@@ -32,6 +32,7 @@ ENTRY = TaskEntry(
     found="scalablevit.segmentation.found:found_in",
     exports=True,
     explained="scalablevit.segmentation.explained:subject_of",
+    annotated="scalablevit.segmentation.annotated:annotated_images",
     predict_flags=(
         Flag("--tile", "predict in tiles of N pixels, for images of any size", metavar="N", type=int),
         Flag(

@@ -1,0 +1,47 @@
+"""Images of a data set with the objects that are annotated in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class AnnotatedObject:
+    """An object in an image.
+
+    Args:
+        name: of its class.
+        region: (H, W) bool, its pixels in the upright image: of its mask, else of its box.
+    """
+
+    name: str
+    region: NDArray[Any]
+
+    @property
+    def box_xyxy(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of the smallest box around the pixels; zeros where there is none."""
+        rows, columns = np.flatnonzero(self.region.any(axis=1)), np.flatnonzero(self.region.any(axis=0))
+        if not len(rows):
+            return 0.0, 0.0, 0.0, 0.0
+        return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image with its objects.
+
+    Args:
+        path: of the file.
+        image: upright, RGB.
+        objects: in it; None: it is not annotated.
+    """
+
+    path: Path
+    image: Image.Image
+    objects: list[AnnotatedObject] | None
