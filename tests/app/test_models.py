@@ -1,6 +1,7 @@
 """Which models the page offers, their examples, and what it tells of their training; no page is needed for it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from untrained_models import NAMES
@@ -156,16 +157,37 @@ def test_rows_and_images_are_those_of_predict(
 
 
 @pytest.mark.slow
-def test_an_exported_file_is_a_model_like_any_other(runs: Path, photo: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    file = tmp_path / "pets.onnx"
-    output_of("export", runs / "pets", "--format", "onnx", "--output", file)
+@pytest.mark.parametrize(("format", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml"), ("torch", ".pt2")])
+def test_an_exported_file_is_a_model_like_any_other(
+    format: str, suffix: str, runs: Path, photo: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip({"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}[format])
+    file = tmp_path / f"pets{suffix}"
+    output_of("export", runs / "pets", "--format", format, "--output", file)
     models = find(file, runs / "pets")
-    assert [model.label for model in models] == ["pets.onnx", "pets"]
+    assert [model.label for model in models] == [f"pets{suffix}", "pets"]
     loaded = Loaded("cpu")
     ours, theirs = (run_predictor(loaded.predictor(model), "classification", photo) for model in models)
     assert ours.classes == theirs.classes
     assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
+
+
+def test_an_exported_detector_shows_what_scores_above_its_own_threshold(runs: Path, photo: Path) -> None:
+    class Exported:
+        """A detector whose graph keeps what scores above 0.3."""
+
+        lowest_threshold = 0.3
+
+        def predict(self, paths: list[Path], *, threshold: float, **options: Any) -> Any:
+            assert threshold >= self.lowest_threshold, "such a file refuses lower ones"
+            return detector.predict(paths, threshold=threshold, **options)
+
+    model = model_of(runs, "boxes")
+    detector = Loaded("cpu").predictor(model)
+    assert detector.lowest_threshold == 0
+    shown = run_predictor(Exported(), "detection", photo)
+    assert shown.error is None
+    assert all(found.score > 0.3 for found in shown.detections)
 
 
 def test_opacity_changes_the_drawing_alone(runs: Path, photo: Path) -> None:

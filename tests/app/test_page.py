@@ -112,6 +112,14 @@ def test_page_shows_the_files_and_errors_of_predict(served: tuple[str, Page], ph
     assert "Drop an image" in page.predict(None, "pets", 5, 0.5, 0.5)[1]
 
 
+def test_the_limit_of_pixels_is_the_pages_own(runs: Path, photo: Path, tmp_path: Path) -> None:
+    models = find_models([str(runs / "pets")], on_skipped=pytest.fail)
+    wording = Wording(json_text, error_text)
+    for most, said in ((5399, "too many pixels"), (5400, "60 × 90 px"), (None, "60 × 90 px")):
+        page = Page(models, folder=tmp_path, wording=wording, device="cpu", max_pixels=most)
+        assert said in page.predict(str(photo), "pets", 5, 0.5, 0.5)[1]
+
+
 def test_defects_are_no_trace_on_the_page(
     served: tuple[str, Page], photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +190,7 @@ def test_command_line_is_checked_before_anything_is_loaded(tmp_path: Path, monke
     for words, code, message in (
         (("--port", "70000"), 2, "--port must lie in [0, 65535], got 70000"),
         (("--max-upload", "0"), 2, "--max-upload must lie in"),
+        (("--max-pixels", "0"), 2, "--max-pixels must be at least 1 (million), got 0"),
         (("--examples", "-1"), 2, "--examples must be at least 0"),
         (("missing",), 1, "no weights at missing"),
     ):

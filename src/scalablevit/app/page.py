@@ -1,11 +1,13 @@
 """The page: what is on it, and what happens when it is used."""
 
+import contextlib
 import shutil
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from scalablevit.app.examples import examples_of
 from scalablevit.app.models import Loaded, Model
 from scalablevit.app.results import LOWEST_THRESHOLD, View, output_images, rows, run_predictor, seen, table_html
 from scalablevit.app.training_report import training_report
-from scalablevit.data.image_file import ImageError
+from scalablevit.data.image_file import ImageError, pixel_limit
 from scalablevit.data.images import read_image
 from scalablevit.printable import printable
 from scalablevit.safe_write import write_atomically
@@ -70,6 +72,7 @@ class Page:
         device: where to compute; None: a GPU if there is one.
         num_examples: example images for each model; 0: none.
         max_upload: largest file in bytes.
+        max_pixels: images of up to so many pixels are read; None: Pillow's limit, 179 million.
     """
 
     def __init__(
@@ -81,9 +84,11 @@ class Page:
         device: str | None = None,
         num_examples: int = 8,
         max_upload: int = 20 * 2**20,
+        max_pixels: int | None = None,
     ) -> None:
         self.models = {model.label: model for model in models}
         self.folder, self.wording, self.num_examples, self.max_upload = folder, wording, num_examples, max_upload
+        self._pixel_limit = contextlib.nullcontext if max_pixels is None else partial(pixel_limit, max_pixels)
         self.loaded = Loaded(device)
         self._examples: dict[str, tuple[list[tuple[str, str]], str]] = {}
 
@@ -235,7 +240,7 @@ class Page:
         Raises:
             ValueError, OSError: the model cannot be loaded.
         """
-        with self.loaded.lock:
+        with self.loaded.lock, self._pixel_limit():
             predictor = self.loaded.predictor(model)
             begin = time.perf_counter()
             prediction = run_predictor(predictor, model.entry.name, Path(path))

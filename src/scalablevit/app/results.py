@@ -75,11 +75,11 @@ def run_predictor(predictor: Any, task: str, path: Path) -> Any:
         the task's `Prediction`, with the image, called by the file's name alone; `error` says why the file could
         not be read.
     """
-    everything: dict[str, dict[str, Any]] = {
-        "classification": {"top": _MOST_CLASSES},
-        "detection": {"threshold": LOWEST_THRESHOLD},
-    }
-    options = everything.get(task, {})
+    options: dict[str, Any] = {}
+    if task == "classification":
+        options["top"] = _MOST_CLASSES
+    elif task == "detection":
+        options["threshold"] = max(LOWEST_THRESHOLD, predictor.lowest_threshold)
     (prediction,) = predictor.predict([path], keep_images=True, **options)
     error = prediction.error and prediction.error.replace(str(path), path.name)
     return replace(prediction, path=Path(path.name), error=error)

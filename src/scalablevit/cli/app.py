@@ -24,6 +24,10 @@ def parser() -> Parser:
     add("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0: every network (default: 127.0.0.1)")
     add("--port", type=int, default=7860, metavar="N", help="port to serve on; 0: any that is free (default: 7860)")
     add("--max-upload", type=float, default=20, metavar="MB", help="largest file that is taken (default: 20)")
+    add(
+        "--max-pixels", type=int, metavar="N",
+        help="read images of up to N million pixels (default: 179); raise it for files that you trust",
+    )  # fmt: skip
     add("--examples", type=int, default=8, metavar="N", help="example images of each run's validation set (default: 8)")
     add("--device", type=device, help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     return found
@@ -36,6 +40,8 @@ def main(words: list[str]) -> int:
         raise UsageError(f"--port must lie in [0, {_LARGEST_PORT}], got {args.port}")
     if not 0 < args.max_upload <= 10_000:
         raise UsageError(f"--max-upload must lie in (0, 10000] MB, got {args.max_upload:g}")
+    if args.max_pixels is not None and args.max_pixels < 1:
+        raise UsageError(f"--max-pixels must be at least 1 (million), got {args.max_pixels}")
     if args.examples < 0:
         raise UsageError(f"--examples must be at least 0, got {args.examples}")
     if importlib.util.find_spec("gradio") is None:
@@ -65,6 +71,7 @@ def main(words: list[str]) -> int:
         device=args.device,
         num_examples=args.examples,
         max_upload=int(args.max_upload * 2**20),
+        max_pixels=None if args.max_pixels is None else args.max_pixels * 10**6,
     )
     return 0
 

@@ -96,8 +96,8 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
             path,
             kind="huge",
             reason=f"too many pixels to decode safely ({error})",
-            remedy="scale the image down, or, if you trust it, raise the limit: predict --max-pixels, or "
-            "PIL.Image.MAX_IMAGE_PIXELS in Python",
+            remedy="scale the image down, or, if you trust it, raise the limit: --max-pixels of predict "
+            "and app, or PIL.Image.MAX_IMAGE_PIXELS in Python",
         ) from None
     # Pillow's format plugins meet broken data with almost any exception: OSError, SyntaxError, struct.error,
     # zlib.error, IndexError, TypeError, ...

@@ -50,6 +50,11 @@ class ExportedDetector(nn.Module):
             raise WeightsError(f"{exported.path} is no detector: its outputs are {', '.join(exported.output_names)}")
 
     @property
+    def lowest_score(self) -> float:
+        """Score that every object of the file lies above."""
+        return self._lowest_score
+
+    @property
     def origin(self) -> str:
         """File and runtime."""
         return self.exported.origin

@@ -196,6 +196,11 @@ class Detector:
         head: Any = getattr(self.network, "roi_heads", self.network)
         return float(head.nms_thresh)
 
+    @property
+    def lowest_threshold(self) -> float:
+        """Lowest threshold that `predict` takes: 0, but for an exported file, which has one in its graph."""
+        return float(getattr(self.network, "lowest_score", 0.0))
+
     @classmethod
     def load(
         cls,
