@@ -19,6 +19,17 @@ sys.path[:0] = [str(TESTS), str(TESTS / "golden"), str(TESTS.parent / "benchmark
 os.environ.pop("CI", None)
 
 
+_SLOW_TIMEOUT = 1800
+"""Seconds that a test marked slow may take: what compiles takes ten times as long where other programs compute."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests more time than the others, unless they say how much they need."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_SLOW_TIMEOUT))
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

@@ -13,7 +13,7 @@ from scalablevit.detection import mask_rcnn, retinanet
 from scalablevit.segmentation import semantic_fpn
 
 # Compiling takes minutes where something else computes.
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 def images(*shape: int) -> Tensor:
