@@ -188,7 +188,7 @@ def test_an_xml_file_that_cannot_be_used_is_reported_and_never_expanded(tmp_path
     voc(tmp_path)
     write(tmp_path / "Annotations" / "b.xml", text)
     train = read_split(tmp_path, AnnotationSource()).train
-    assert train.problem_counts["bad-image"] == 1
+    assert train.problem_counts["bad-label-file"] == 1
     assert "b.xml: it" in train.problems[0].message
     assert sorted(boxes_of(train)) == ["a", "c"]
     for name in TRAIN:
@@ -450,3 +450,61 @@ def test_of_several_yamls_the_one_with_the_data_is_taken(tmp_path: Path) -> None
     write(tmp_path / "a.yaml", "names: [x]\n")
     write(tmp_path / "b.yaml", "train: images/val\nnames: [x]\n")
     assert boxes_of(read_split(tmp_path, AnnotationSource()).train) == TRAIN
+
+
+@pytest.mark.parametrize("written", WRITERS)
+def test_a_root_that_is_one_folder_too_high_is_told(tmp_path: Path, written: str) -> None:
+    WRITERS[written](tmp_path / "data set")
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(CocoError, match="data set seems to have them: give that folder as root"):
+        read_split(tmp_path, AnnotationSource())
+
+
+def test_lists_of_voc_with_paths_of_images(tmp_path: Path) -> None:
+    voc(tmp_path)
+    for part, images in (("train", TRAIN), ("val", VAL)):
+        lines = [f"JPEGImages/{name}.png" if part == "train" else f"C:\\set\\{name}.png" for name in images]
+        write(tmp_path / "ImageSets" / "Main" / f"{part}.txt", "\n".join(lines))
+    split = read_split(tmp_path, AnnotationSource())
+    assert (boxes_of(split.train), boxes_of(split.val)) == (TRAIN, VAL)
+
+
+def test_xml_files_of_a_list_that_are_not_there_are_told(tmp_path: Path) -> None:
+    voc(tmp_path)
+    write(tmp_path / "ImageSets" / "Main" / "train.txt", "a\nlost\nb\nc")
+    train = read_split(tmp_path, AnnotationSource()).train
+    assert train.problem_counts == {"bad-label-file": 1}
+    assert "lost.xml: there is no such file" in train.problems[0].message
+
+
+def test_xml_of_something_else_is_no_image_without_objects(tmp_path: Path) -> None:
+    voc(tmp_path)
+    write(tmp_path / "Annotations" / "c.xml", "<settings><size><width>100</width></size></settings>")
+    train = read_split(tmp_path, AnnotationSource()).train
+    assert train.problem_counts["bad-label-file"] == 1
+    assert "its root is <settings>" in train.problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "words"),
+    [
+        ("images/{}.png,0.1,0.2,0.5,0.6,cat", "fraction-boxes", "corners are in pixels here; multiply x by the width"),
+        ("images/{}.png,60,50,30,20,cat", "no-annotations", "negative width or height: swap the corners, or add left"),
+        ("{},10,20,30,40,cat", "missing-images", "a.png, with another ending: correct file_name"),
+    ],
+)
+def test_tables_with_other_numbers_are_told_in_their_own_terms(tmp_path: Path, row: str, kind: str, words: str) -> None:
+    csv(tmp_path)
+    lines = [row.format(name) for name in ("a", "b", "c", "a")]
+    write(tmp_path / "train.csv", "\n".join(["path,x1,y1,x2,y2,class", *lines]))
+    with pytest.raises(CocoError) as caught:
+        read_split(tmp_path, AnnotationSource())
+    assert caught.value.kind == kind
+    assert words in str(caught.value)
+
+
+def test_a_table_of_boxes_with_other_columns_is_told(tmp_path: Path) -> None:
+    draw(tmp_path / "images" / "a.png")
+    write(tmp_path / "train.csv", "filename,x,y,w,h,label\na.png,1,2,3,4,cat\n")
+    with pytest.raises(CocoError, match="needs the columns path, x1, y1, x2, y2, class"):
+        read_split(tmp_path, AnnotationSource())

@@ -356,7 +356,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
     ("content", "words"),
     [
         ([{"image_id": 1, "score": 0.5}], r"a list of 1 \(it seems to hold results of a detector\)"),
-        ({"shapes": [], "imagePath": ""}, r"no list 'images' .*\(found: 'shapes', 'imagePath'\)"),
+        ({"shapes": [], "imagePath": ""}, r"looks like labelme; convert its polygons"),
         ({"images": [image()], "categories": [{"id": 1}]}, "no list 'annotations'"),
         ({"images": {}, "annotations": [], "categories": []}, "no list 'images'"),
         ({"images": [], "annotations": [], "categories": [{"id": 1}]}, "'images' is empty"),

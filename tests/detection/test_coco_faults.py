@@ -230,6 +230,9 @@ def test_swapped_width_and_height_are_named(tmp_path: Path) -> None:
 
 # (on disk, in the annotations)
 NAMES = {
+    "address": ("01.png", "https://host.org/set/01.png?token=a/b"),
+    "local files of Label Studio": ("up/1/im 01.png", "/data/local-files/?d=up/1/im%2001.png"),
+    "spaces": ("01.png", " 01.png "),
     "another project's folder": ("images/01.png", "..\\..\\label\\upload\\4\\01.png"),
     "the folder's own name": ("images/01.png", "images\\01.png"),
     "percent": ("images/photo: 01.png", "images/photo%3A%2001.png"),

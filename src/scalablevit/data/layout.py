@@ -14,9 +14,10 @@ from typing import Literal
 
 from scalablevit.abridged import abridged
 from scalablevit.data.find_images import has_image_suffix, is_file, is_folder
+from scalablevit.data.foreign_annotations import foreign_format
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES
 
-LayoutKind = Literal["classes", "coco", "masks", "yolo", "voc", "labelme", "parts", "table"]
+LayoutKind = Literal["classes", "coco", "masks", "yolo", "voc", "labelme", "foreign", "parts", "table"]
 
 IMAGE_FOLDER_NAMES = ("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "photos", "images")
 ANNOTATION_FOLDER_NAMES = (
@@ -83,10 +84,12 @@ def explain_layout(root: str | Path, *, expected: Literal["classes", "coco", "ma
     if not os.path.isdir(root):
         return None
     layout = recognise_layout(root)
-    if layout is None or (expected == "coco" and layout.kind in ("yolo", "voc", "table")):
-        return None  # detection reads those too
+    if layout is None:
+        return None
     is_deeper = layout.root != Path(root)
-    if layout.kind == expected:
+    if expected == "coco" and layout.kind == "table":
+        return f"{layout.found}: a table of boxes needs the columns path, x1, y1, x2, y2, class; rename or compute them"
+    if layout.kind == expected or (expected == "coco" and layout.kind in ("yolo", "voc")):  # detection reads those too
         return (
             f"it seems that root should be {layout.root}: it looks like {_TITLES[layout.kind]}" if is_deeper else None
         )
@@ -106,6 +109,7 @@ _TITLES: dict[LayoutKind, str] = {
     "yolo": "YOLO's images and labels, for detection",
     "voc": "Pascal VOC",
     "labelme": "annotations of labelme",
+    "foreign": "annotations of another tool",
     "parts": "parts of data under other names",
     "table": "images listed in a table",
 }
@@ -125,15 +129,20 @@ def coco_lists(file: Path) -> set[str]:
     return set(re.findall(r'"(images|annotations|categories)"\s*:', _head(file) + _tail(file)))
 
 
-def _labelme(root: Path) -> Layout | None:
+def _foreign(root: Path) -> Layout | None:
+    """Annotations of tools whose formats are not read."""
     for folder in _near(root):
-        for file in _files(folder, ".json"):
-            if not {"shapes", "imagePath"} - set(re.findall(r'"(shapes|imagePath)"\s*:', _head(file) + _tail(file))):
+        for file in (*_files(folder, ".json"), *_files(folder, ".xml")):
+            form = foreign_format(file)
+            if form is not None and form.name == "labelme":
                 remedy = (
                     "convert its polygons to COCO JSON for a detection recipe, or to masks for a segmentation recipe; "
                     "the package labelme has a command for each"
                 )
                 return Layout("labelme", root, f"such as {file}", remedy)
+            if form is not None:
+                remedy = f"{form.remedy}, for a detection recipe"
+                return Layout("foreign", root, f"{form.name}, such as {file}", remedy)
     return None
 
 
@@ -142,27 +151,34 @@ def _yolo(root: Path) -> Layout | None:
         for file in _files(folder, ".txt"):
             lines = [line for line in _head(file).splitlines()[:5] if line.strip()]
             if lines and all(_BOX_LINE.fullmatch(line.strip()) for line in lines):
-                return Layout("yolo", root, f"such as {file}, a class and a box on each line", _YOLO_REMEDY)
+                return Layout("yolo", root, f"such as {file}, a class and a box on each line", _detection_remedy(root))
     for file in _files(root, ".yaml"):
         if re.search(r"^\s*(names|nc)\s*:", _head(file), re.MULTILINE) and _has_folder(root, "labels"):
-            return Layout("yolo", root, f"such as {file}", _YOLO_REMEDY)
+            return Layout("yolo", root, f"such as {file}", _detection_remedy(root))
     return None
 
 
-_YOLO_REMEDY = "use a detection recipe, which reads it as it is"
+def _detection_remedy(root: Path) -> str:
+    command = f"scalablevit fit --config finetune_retinanet --data.root {root}"
+    return f"use a detection recipe, which reads its boxes as they are: {command}"
 
 
 def _voc(root: Path) -> Layout | None:
     for folder in _near(root):
         for file in _files(folder, ".xml"):
             if "<annotation" in _head(file) and "<object" in _head(file) + _tail(file):
-                remedy = "use a detection recipe, which reads its boxes as they are"
+                remedy = _detection_remedy(root if folder == root else _above_annotations(root, folder))
                 if _has_folder(root, "segmentationclass"):
                     remedy += (
                         ", or use a segmentation recipe with --data.images JPEGImages --data.masks SegmentationClass"
                     )
                 return Layout("voc", root, f"such as {file}", remedy)
     return None
+
+
+def _above_annotations(root: Path, folder: Path) -> Path:
+    """The data folder that holds a folder of annotations."""
+    return folder.parent if folder.name.lower() in ANNOTATION_FOLDER_NAMES and folder != root else folder
 
 
 def _masks(root: Path) -> Layout | None:
@@ -240,6 +256,9 @@ def _table(root: Path) -> Layout | None:
         names_files = head and re.search(r"(file|image|path|\bid\b).*[,;\t]", head[0], re.IGNORECASE)
         if names_files and any(_image_files(folder) for folder in _near(root)):
             found = f"{file} with the columns {head[0][:60]!r}"
+            if re.search(r"\b(x|x1|xmin|left|bbox|region_shape_attributes)\b", head[0], re.IGNORECASE):
+                remedy = "it seems to list boxes: detection reads the columns path, x1, y1, x2, y2, class"
+                return Layout("table", root, found, remedy)
             return Layout("table", root, found, "move each image into a folder of its class: CLASS/image.jpg")
     return None
 
@@ -256,7 +275,7 @@ def _classes(root: Path) -> Layout | None:
 
 
 _RECOGNISERS: tuple[Callable[[Path], Layout | None], ...] = (
-    *(_coco, _labelme, _yolo, _voc, _masks, _parts, _table, _classes),
+    *(_coco, _foreign, _yolo, _voc, _masks, _parts, _table, _classes),
 )
 
 

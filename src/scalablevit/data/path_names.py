@@ -20,3 +20,8 @@ def is_absolute(name: str) -> bool:
 def folded(name: str) -> str:
     """Equal for names that differ in case or in the form of accents only."""
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def with_slashes(name: str) -> str:
+    """Return a path of Windows as one of this system, without its drive; others as they are."""
+    return re.sub(r"^[A-Za-z]:", "", name).replace("\\", "/") if "\\" in name else name

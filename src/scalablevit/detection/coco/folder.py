@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from scalablevit.data.foreign_annotations import foreign_format
 from scalablevit.data.layout import explain_layout
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, why_no_folder
 from scalablevit.detection.coco.join import read_joined
@@ -16,6 +17,7 @@ from scalablevit.detection.coco.json_file import CocoError, Lists
 from scalablevit.detection.coco.orientation import AnnotationFrame
 
 # COCO's other tasks, and lists of class names (Label Studio's is notes.json), which lie beside
+_MOST_LOOKED_AT = 20
 _OTHER_FILES = r"(captions|person_keypoints|stuff|panoptic|image_info)_|(classes|class_names|notes)\.json$|\."
 
 
@@ -167,6 +169,10 @@ def _choose(root: Path, files: list[Path], argument: str) -> Path | None:
     usual = [file for file in files if file.name.startswith(("instances_", "_annotations.coco"))]
     files = usual or files
     if len(files) > 1:
+        forms = [foreign_format(file) for file in files[:_MOST_LOOKED_AT]]
+        if None not in forms and forms[0] is not None:
+            message = f"{root}: {len(files):,} files look like {forms[0].name}, such as {files[0]}; {forms[0].remedy}"
+            raise CocoError(message, kind="not-coco", path=root)
         listed = ", ".join(str(file.relative_to(root)) for file in files[:5])
         raise CocoError(
             f"{root}: several annotation files may be meant: {listed}; name one with {argument}",

@@ -3,21 +3,20 @@
 Imports neither torch nor lightning, so that checking data starts at once.
 """
 
-import contextlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 
-from scalablevit.data.find_images import has_image_suffix, is_file
+from scalablevit.data.find_images import is_file, walk_images
 from scalablevit.data.path_names import folded, path_parts
 
 _SAMPLE = 50
-_MOST_LOOKED_AT = 1000
+_MOST_LOOKED_AT = 20_000
 
 
 @dataclass(frozen=True)
@@ -65,14 +64,37 @@ def locate_images(names: list[str], folders: Sequence[Path]) -> FoundFiles:
     return FoundFiles(folder, found, present & ~ambiguous, ambiguous)
 
 
-def example_file(folders: Sequence[Path]) -> Path | None:
-    """Some image in one of the folders; None where they have none."""
+def example_file(folders: Sequence[Path], name: str) -> str:
+    """What is in the folders in the place of an image that is not, for a message; "" where they have no image.
+
+    Args:
+        folders: that were looked in.
+        name: of the image, as the annotations have it.
+    """
+    parts = path_parts(name)
+    base = folded(parts[-1]) if parts else ""
+    first = ""
     for folder in folders:
-        with contextlib.suppress(OSError), os.scandir(folder) as entries:
-            for entry in itertools.islice(entries, _MOST_LOOKED_AT):
-                if has_image_suffix(entry.name):
-                    return Path(entry.path)
-    return None
+        for inside in itertools.islice(walk_images(folder), _MOST_LOOKED_AT):
+            path, there = folder / inside, folded(os.path.basename(inside))
+            if there == base:
+                return f"there is {path}: file_name must begin with its folders"
+            if os.path.splitext(there)[0] in (base, os.path.splitext(base)[0]):
+                return f"there is {path}, with another ending: correct file_name, or convert the images"
+            first = first or f"there is {path}, for instance"
+    return first
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """A name as it stands and as addresses, exports and people write it."""
+    yield name
+    yield unquote(name)
+    if "?" in name:  # "https://host/a.jpg?token=1", and Label Studio's "/data/local-files/?d=folder/a.jpg"
+        address, _, query = name.partition("?")
+        yield unquote(address)
+        yield from (unquote(value[2:]) for value in query.split("&") if value.startswith("d="))
+    if name != name.strip():
+        yield name.strip()
 
 
 def _ambiguous(names: list[str], found: list[str], is_reduced: np.ndarray) -> np.ndarray:
@@ -101,7 +123,7 @@ class _Disk:
         parts = path_parts(name)
         if base in self._listing(place) and self._is_file(place, base):
             return name, len(parts)
-        for spelled in dict.fromkeys((tuple(parts), tuple(path_parts(unquote(name))))):
+        for spelled in dict.fromkeys(tuple(path_parts(spelling)) for spelling in _spellings(name)):
             for start in range(len(spelled)):
                 path = self._descend(str(folder), spelled[start:])
                 if path is None:

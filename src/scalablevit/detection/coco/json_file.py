@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from scalablevit.data.foreign_annotations import foreign_format
+
 Id = int | str
 """Id of an image, category or annotation: COCO's are numbers; other tools write texts."""
 BoxForm = Literal["sizes", "corners", "centres"]
@@ -288,6 +290,10 @@ def _refuse_repeated_keys(path: Path, text: str, content: Any) -> None:
 def _parts(path: Path, content: Any) -> Lists:
     """Images, annotations and categories of a COCO file."""
     expected = "COCO annotations are an object with the lists 'images', 'annotations' and 'categories'"
+    lists = ("images", "annotations", "categories")
+    missing = [name for name in lists if not isinstance(content, dict) or not isinstance(content.get(name), list)]
+    if missing and (form := foreign_format(path)) is not None:
+        raise CocoError(f"{path}: this looks like {form.name}; {form.remedy}", kind="not-coco", path=path)
     if not isinstance(content, dict):
         what = f"a list of {len(content):,}" if isinstance(content, list) else shown(content)
         hint = ""
@@ -296,7 +302,6 @@ def _parts(path: Path, content: Any) -> Lists:
         raise CocoError(
             f"{path}: it holds {what}{hint}, but {expected}; name the annotation file", kind="not-coco", path=path
         )
-    missing = [name for name in ("images", "annotations", "categories") if not isinstance(content.get(name), list)]
     if missing:
         found = ", ".join(repr(key) for key in list(content)[:8]) or "nothing"
         raise CocoError(

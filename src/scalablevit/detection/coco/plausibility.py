@@ -35,8 +35,8 @@ def negative_boxes(boxes_xywh: np.ndarray, form: BoxForm) -> str:
     if form != "corners":
         return f"{words}; export them again"
     if (boxes_xywh[:, 2:] < 0).all():
-        return f"{words}: the second corner is the upper left one everywhere; swap the corners"
-    return f"{words}, as if the second corner were width and height: write left, top, right and bottom"
+        return f"{words}: swap the corners, or add left and top if the second pair is width and height"
+    return f"{words}, as if the second pair were width and height: write left, top, right and bottom"
 
 
 def strange_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray, form: BoxForm = "sizes") -> Iterator[tuple[str, str]]:

@@ -68,6 +68,7 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
         "file has iscrowd=1 on most annotations, which are not trained on; if they are single objects, set it to 0",
     ),
     "keypoints": ("warning", "data set has keypoints, which are left out"),
+    "bad-label-file": ("error", "annotation files cannot be read; their images are left out"),
     "label-without-image": ("warning", "label files have no image and are left out"),
     "no-label-file": ("warning", "data set has images without a label file, which count as images without objects"),
     "shared-file": ("warning", "validation images are training images, too; the figures will be too good"),

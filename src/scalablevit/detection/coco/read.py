@@ -210,8 +210,8 @@ class _Reader:
             (line,) = self.log.describe("ambiguous-file")
             return CocoError(f"{line}; no image is left", kind="ambiguous-file", path=found.folder)
         looked = ", ".join(str(folder) for folder in folders)
-        there = example_file(folders)
-        example = f" (there is {there}, for instance)" if there is not None else ""
+        there = example_file(folders, names[0])
+        example = f" ({there})" if there else ""
         return CocoError(
             f"{self.path}: none of its {len(names):,} image files is there, such as {names[0]}; looked in "
             f"{looked}{example}; name the folder that holds them (train_images, val_images), or correct file_name",

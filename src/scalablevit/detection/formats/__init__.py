@@ -14,6 +14,7 @@ from scalablevit.detection.coco.source import DataFormat
 from scalablevit.detection.formats import csv_table, voc, yolo
 
 Parts = tuple[CocoPart, CocoPart | None]
+_MOST_LOOKED_AT = 50
 _LOOKED_FOR = {
     "yolo": "images/train, train/images, images, and what data.yaml names as 'train'",
     "voc": "XML files in Annotations/ (with ImageSets/Main/train.txt), in train/ and in the folder itself",
@@ -53,14 +54,30 @@ def find_parts(root: str | Path, source: AnnotationSource) -> Parts:
                 path=root,
             )
         return train, val
-    return find_coco_parts(
-        root,
-        train_annotations=source.train_annotations,
-        val_annotations=source.val_annotations,
-        train_images=source.train_images,
-        val_images=source.val_images,
-        only_evaluates=source.only_evaluates,
-    )
+    try:
+        return find_coco_parts(
+            root,
+            train_annotations=source.train_annotations,
+            val_annotations=source.val_annotations,
+            train_images=source.train_images,
+            val_images=source.val_images,
+            only_evaluates=source.only_evaluates,
+        )
+    except CocoError as error:
+        inner = _inner_data(root, source) if error.kind == "no-annotation-file" else None
+        if inner is None:
+            raise
+        message = f"{root}: it has no annotations, but {inner} seems to have them: give that folder as root"
+        raise CocoError(message, kind=error.kind, path=root) from None
+
+
+def _inner_data(root: Path, source: AnnotationSource) -> Path | None:
+    """The only folder in a folder that has annotations; None where there is none, or more."""
+    if not root.is_dir() or source.train_annotations or source.val_annotations:
+        return None
+    inner = [entry for entry in sorted(root.iterdir())[:_MOST_LOOKED_AT] if entry.is_dir()]
+    found = [entry for entry in inner if detect_format(entry, source) != "coco" or has_annotation_file(entry)]
+    return found[0] if len(found) == 1 else None
 
 
 def detect_format(root: Path, source: AnnotationSource) -> DataFormat:

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from scalablevit.data.find_images import walk_images
+from scalablevit.data.find_images import has_image_suffix, walk_images
+from scalablevit.data.foreign_annotations import foreign_format
+from scalablevit.data.path_names import with_slashes
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES
 from scalablevit.detection.coco import AnnotationSource, CocoError, CocoPart
-from scalablevit.detection.coco.json_file import Lists, class_name
+from scalablevit.detection.coco.json_file import Lists, Note, class_name
 
 _LARGEST_FILE = 16 << 20  # bytes
 _FOLDERS = ("Annotations", "annotations", "labels", "xml")
@@ -87,6 +89,9 @@ def _listed(root: Path, file: Path) -> Iterator[Path]:
         if name := line.strip():
             # A name may have spaces; otherwise what follows them is another column.
             names = dict.fromkeys((name, name.split(" ")[0]))
+            for image in [given for given in names if has_image_suffix(given)]:  # paths of images
+                inside = Path(with_slashes(image)).with_suffix("")
+                names |= dict.fromkeys((inside.as_posix(), inside.name))
             found = [root / folder / f"{name}{suffix}" for name in names for folder in _FOLDERS for suffix in _SUFFIXES]
             yield next((path for path in found if path.is_file()), found[-1].with_suffix(".xml"))
 
@@ -113,12 +118,12 @@ class _Files:
         """
         images: list[Any] = []
         annotations: list[Any] = []
-        faults: list[str] = []
+        faults: list[Note] = []
         first, there = self._first_pixel, _ImagesThere(image_folders)
         for file in files:
             read = self._read[file]
             if isinstance(read, str):
-                faults.append(read)
+                faults.append(Note("bad-label-file", file, f"{file.parent}: {read}"))
                 continue
             images.append({**read.image, "file_name": there.find(read.image["file_name"], self._key(file))})
             for entry in read.objects:
@@ -129,11 +134,12 @@ class _Files:
                 entry_id = f"{self._key(file)}{file.suffix}:{entry['id']}"
                 annotations.append({**entry, "id": entry_id, "image_id": self._key(file), "bbox": box})
         if faults and len(faults) == len(files):
-            raise CocoError(f"none of the {len(files):,} XML files can be read, such as {faults[0]}", kind="bad-xml")
+            raise CocoError(
+                f"none of the {len(files):,} XML files can be read, such as {faults[0].message}", kind="bad-xml"
+            )
         names = sorted({entry["category_id"] for entry in annotations} - {""})
-        # A file that cannot be read is an entry that cannot be used: it is reported as such.
         categories = [{"id": name, "name": name} for name in names]
-        return Lists([*images, *faults], annotations, categories, boxes="corners")
+        return Lists(images, annotations, categories, notes=tuple(faults), boxes="corners")
 
     def _key(self, file: Path) -> str:
         """Path of a file below the folder that holds all, without its ending: files of two cameras share names."""
@@ -221,6 +227,10 @@ def _read(file: Path) -> _Xml | str:
         tree = _parse(file)
     except _XmlError as error:
         return f"{file.name}: {error}"
+    if tree.tag.lower() != "annotation":
+        if (form := foreign_format(file)) is not None:
+            raise CocoError(f"{file}: this looks like {form.name}; {form.remedy}", kind="bad-xml", path=file)
+        return f"{file.name}: its root is <{tree.tag[:40]}>, where Pascal VOC has <annotation>"
     name = (tree.findtext("filename") or "").strip() or f"{file.stem}.jpg"
     size = tree.find("size")
     sides = {side: _number(size.findtext(side)) if size is not None else None for side in ("width", "height")}
@@ -240,6 +250,8 @@ def _parse(file: Path) -> ElementTree.Element:
         raise _XmlError("it has a document type (<!DOCTYPE>), which annotations do not need; remove it")
 
     try:
+        if not file.is_file():
+            raise _XmlError("there is no such file in the folders of annotations")
         if file.stat().st_size > _LARGEST_FILE:
             raise _XmlError("it has over 16 MiB; export it again")
         data = file.read_bytes()

@@ -15,10 +15,11 @@ import yaml
 
 from scalablevit.data.find_images import has_image_suffix, walk_images
 from scalablevit.data.image_size import sizes_in_headers
+from scalablevit.data.path_names import with_slashes
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES
 from scalablevit.detection.coco import AnnotationFrame, AnnotationSource, CocoError, CocoPart
 from scalablevit.detection.coco.json_file import Lists, Note
-from scalablevit.detection.formats.yolo_images import folder_called, images_of_part, with_slashes
+from scalablevit.detection.formats.yolo_images import folder_called, images_of_part
 from scalablevit.detection.formats.yolo_numbers import hold_keypoints, look_like_corners
 
 _LARGEST_FILE = 16 << 20  # bytes of a label file or a data.yaml

@@ -4,12 +4,12 @@ Imports neither torch nor lightning, so that checking data starts at once.
 """
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from scalablevit.data.find_images import IMAGE_SUFFIXES, walk_images
+from scalablevit.data.path_names import with_slashes
 from scalablevit.detection.coco import CocoError
 from scalablevit.detection.coco.image_files import locate_images
 
@@ -82,11 +82,6 @@ def folder_called(place: Path, name: str) -> Path | None:
     except OSError:
         return None
     return place / found[0] if found else None
-
-
-def with_slashes(name: str) -> str:
-    """Return a path of Windows as one of this system, without its drive; others as they are."""
-    return re.sub(r"^[A-Za-z]:", "", name).replace("\\", "/") if "\\" in name else name
 
 
 def _usual(folder: Path, words: Sequence[str], has_labels: Callable[[Path], bool]) -> list[Path]:
