@@ -1,5 +1,6 @@
 """The list of tasks, and what an entry tells of one. Imports nothing heavy: the command line's help is made from it."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,6 +16,12 @@ def load(reference: str) -> Any:
     """Import what "package.module:name" names."""
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name)
+
+
+def accepted_by(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the settings that are arguments of a function or class."""
+    names = inspect.signature(function).parameters
+    return {name: value for name, value in settings.items() if name in names}
 
 
 @dataclass(frozen=True)
@@ -146,6 +153,10 @@ class TaskEntry:
             to a `scalablevit.explain.Subject`; empty: `scalablevit explain` knows no such task.
         annotated: reference to a function from a data folder, a predictor, a number of images and what is told of
             unreadable files to `scalablevit.explain.annotated.AnnotatedImage`s; empty: its data have no regions.
+        int8_metric: name of the metric by which `scalablevit export --int8` judges a quantized network; empty: its
+            networks are not quantized.
+        image_size_key: key of the data for the one size of all images, at which a file that is fixed to a size is
+            evaluated; empty: images keep sizes of their own.
         out_of_memory: command -> what to change where memory runs out.
     """
 
@@ -165,6 +176,8 @@ class TaskEntry:
     exports: bool = False
     explained: str = ""
     annotated: str = ""
+    int8_metric: str = ""
+    image_size_key: str = ""
     settings: tuple[str, ...] = ()
     out_of_memory: Mapping[str, str] = field(default_factory=dict)
 

@@ -16,6 +16,8 @@ ENTRY = TaskEntry(
     csv_columns=("class", "probability"),
     exports=True,
     explained="scalablevit.classification.explained:subject_of",
+    int8_metric="top-1",
+    image_size_key="data.image_size",
     predict_flags=(Flag("--top", "number of classes to print (default: 5)", metavar="N", type=int),),
     check=DataCheck(
         kind="classes",

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scalablevit.classification.image_folder import scan_folder
-
-_KEYS = ("train", "val", "val_fraction")
+from scalablevit.tasks import accepted_by
 
 
 def validation_images(root: Path, settings: Mapping[str, Any]) -> list[Path]:
@@ -19,6 +18,6 @@ def validation_images(root: Path, settings: Mapping[str, Any]) -> list[Path]:
     Raises:
         ValueError: the folder is not laid out as `scan_folder` knows it.
     """
-    scan = scan_folder(root, **{key: settings[key] for key in _KEYS if key in settings})
+    scan = scan_folder(root, **accepted_by(scan_folder, settings))
     scan.raise_for_errors()
     return [scan.val_folder / file for files in scan.val.values() for file in files]

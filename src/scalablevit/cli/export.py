@@ -132,24 +132,15 @@ def _run(args: argparse.Namespace) -> _Source:
 def _variant(args: argparse.Namespace) -> _Source:
     """A network of random weights: for measuring speed, and for whoever fills in weights later."""
     with importing():
-        import torch
         from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-        from scalablevit.backbone import VARIANTS, ScalableViT, create_backbone
+        from scalablevit.backbone import VARIANTS
+        from scalablevit.deploy.untrained import untrained_classifier, untrained_pyramid
 
     if args.model not in VARIANTS:
         if Path(args.model).exists():
             raise ValueError(not_a_run(args.model))
         raise ValueError(f"{args.model} is neither a run folder nor a variant; variants are {', '.join(VARIANTS)}")
     tell(f"{args.model} has random weights: name a run folder to export what was trained")
-    torch.manual_seed(0)
-    metadata: dict[str, Any] = {"architecture": args.model, "weights": "random"}
-    network: torch.nn.Module
-    if args.pyramid:
-        pyramid = network = create_backbone(args.model)
-        metadata |= {"task": "features", "strides": pyramid.strides, "channels": pyramid.channels}
-        names: list[str] | None = [f"stride_{stride}" for stride in pyramid.strides]
-    else:
-        network, names = ScalableViT(**VARIANTS[args.model]), None
-        metadata |= {"task": "classification"}
-    return _Source(network.eval(), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, metadata, names)
+    network, metadata, names = (untrained_pyramid if args.pyramid else untrained_classifier)(args.model)
+    return _Source(network, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, metadata, names)

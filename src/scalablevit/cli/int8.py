@@ -11,6 +11,8 @@ from scalablevit.abridged import abridged
 from scalablevit.cli.errors import UsageError
 from scalablevit.cli.importing import importing
 from scalablevit.cli.terminal import tell
+from scalablevit.cli.validate_exported import ON_CPU
+from scalablevit.tasks import entries
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -79,13 +81,11 @@ class Evaluator:
             raise ValueError(
                 f"--int8 evaluates as the run does, and {recipe} is missing: name the folder that fit wrote"
             )
-        # The CPU runs the file, whatever the run was trained on.
-        words = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.precision", "32-true"]
+        words = list(ON_CPU)
         if data is not None:
             words += ["--data.root", data, *_without_builtin(recipe)]
         self.command = TrainingCommand("validate", [recipe], words, run=run)
         self.monitor = type(self.command.model).monitor[0]
-        self.metric = {"val/top1": "top-1", "val/miou": "mIoU"}.get(self.monitor, self.monitor.removeprefix("val/"))
         found = list(self.command.datamodule.class_names)
         if found != list(class_names):
             raise ValueError(
@@ -146,10 +146,12 @@ def export_run(args: argparse.Namespace, source: Any, predictor: Any, output: Pa
     """
     from scalablevit.deploy.int8 import Quantization, export_int8
 
-    if source.metadata.get("task") not in ("classification", "segmentation"):
+    metric = entries()[source.metadata["task"]].int8_metric
+    if not metric:
+        known = " and ".join(entry.name for entry in entries().values() if entry.int8_metric)
         raise ValueError(
-            f"--int8 quantizes runs of classification and segmentation; {args.model} holds one of "
-            f"{source.metadata.get('task')}: export it without --int8"
+            f"--int8 quantizes runs of {known}; {args.model} holds one of {source.metadata['task']}: export it without "
+            "--int8"
         )
     evaluator = Evaluator(args.model, args.data, class_names=predictor.class_names)
     images = evaluator.training_images(predictor, args.calibration_images or CALIBRATION_IMAGES)
@@ -157,7 +159,7 @@ def export_run(args: argparse.Namespace, source: Any, predictor: Any, output: Pa
     quantization = Quantization(
         images,
         evaluator.measure,
-        evaluator.metric,
+        metric,
         max_drop=MAX_DROP if args.max_drop is None else args.max_drop,
         exclude=args.exclude or (),
     )
@@ -169,7 +171,7 @@ def export_run(args: argparse.Namespace, source: Any, predictor: Any, output: Pa
     )  # fmt: skip
     for shape, difference in done.differences.items():
         print(f"images {' x '.join(map(str, shape))}: int8 differs from fp32 by {difference:.1e}")
-    print("\n".join(table(done, evaluator.metric)))
+    print("\n".join(table(done, metric)))
     excluded = f", without {', '.join(args.exclude)}" if args.exclude else ""
     print(f"{done.path}: int8, {done.trial.settings}{excluded}")
     return 0
@@ -179,7 +181,7 @@ def table(done: "Int8Exported", metric: str) -> list[str]:
     """Lines of metric, size and speed of each precision; timed in turns."""
     from scalablevit.bench.turns import Timing, interleave
 
-    runs = {variant.name: lambda run=variant.compute: run(done.batch) for variant in done.variants}
+    runs = {variant.name: lambda run=variant.run: run(done.batch) for variant in done.variants}
     for run in runs.values():
         run()
     times, _ = interleave(runs, timing=Timing(rounds=_ROUNDS), synchronise=lambda: None)

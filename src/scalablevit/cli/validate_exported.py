@@ -14,7 +14,7 @@ from scalablevit.recipes import find_recipe
 from scalablevit.tasks import TaskEntry, entries, load
 
 # Exported files are computed on the CPU, in the precision that they were written in.
-_ON_CPU = ("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.precision", "32-true")
+ON_CPU = ("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.precision", "32-true")
 
 
 def validate_exported(file: Path, given: RunWords) -> Mapping[str, float]:
@@ -55,7 +55,7 @@ def validate_exported(file: Path, given: RunWords) -> Mapping[str, float]:
             _write_recipe(recipe, entry, exported.metadata, root)
         elif (other := entry_of_recipes([recipe])) is not None and other.name != entry.name:
             raise _of_another_run(file, recipe)
-        words = [*given.keys, *_ON_CPU, *_size(entry, exported)]
+        words = [*given.keys, *ON_CPU, *_size(entry, exported)]
         with memory_advice("validate", lambda: entry):
             command = TrainingCommand(
                 "validate",
@@ -98,10 +98,10 @@ def _write_recipe(path: Path, entry: TaskEntry, metadata: Mapping[str, Any], roo
 
 
 def _size(entry: TaskEntry, exported: Any) -> list[str]:
-    """The size of images, of a classifier that is fixed to one."""
-    if entry.name != "classification" or exported.fixed_size is None:
+    """Words that set the size of all images to that of the file, where task and file have one."""
+    if not entry.image_size_key or exported.fixed_size is None:
         return []
-    return ["--data.image_size", str(list(exported.fixed_size))]
+    return [f"--{entry.image_size_key}", str(list(exported.fixed_size))]
 
 
 def _check_same(file: Path, recipe: Path, entry: TaskEntry, task: Any, predictor: Any) -> None:

@@ -1,12 +1,12 @@
 """List the validation images of a recipe's data, without the training engine."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from scalablevit.detection.coco import AnnotationSource
 from scalablevit.detection.split import read_split
+from scalablevit.tasks import accepted_by
 
 
 def validation_images(root: Path, settings: Mapping[str, Any]) -> list[Path]:
@@ -19,7 +19,6 @@ def validation_images(root: Path, settings: Mapping[str, Any]) -> list[Path]:
     Raises:
         CocoError: as `read_split`.
     """
-    keys = {field.name for field in fields(AnnotationSource)} - {"masks"}
-    source = AnnotationSource(**{key: value for key, value in settings.items() if key in keys})
+    source = AnnotationSource(**{**accepted_by(AnnotationSource, settings), "masks": False})
     split = read_split(root, source)
     return [split.val.file(int(index)) for index in split.val_indices]

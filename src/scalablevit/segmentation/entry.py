@@ -33,6 +33,7 @@ ENTRY = TaskEntry(
     exports=True,
     explained="scalablevit.segmentation.explained:subject_of",
     annotated="scalablevit.segmentation.annotated:annotated_images",
+    int8_metric="mIoU",
     predict_flags=(
         Flag("--tile", "predict in tiles of N pixels, for images of any size", metavar="N", type=int),
         Flag(

@@ -1,12 +1,12 @@
 """List the validation images of a recipe's data, without the training engine."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from scalablevit.segmentation.mask_settings import MaskSettings
 from scalablevit.segmentation.pairs import scan_pairs
+from scalablevit.tasks import accepted_by
 
 
 def validation_images(root: Path, settings: Mapping[str, Any]) -> list[Path]:
@@ -19,7 +19,6 @@ def validation_images(root: Path, settings: Mapping[str, Any]) -> list[Path]:
     Raises:
         ValueError: the folder is not laid out as `scan_pairs` knows it.
     """
-    keys = {field.name for field in fields(MaskSettings)}
-    scan = scan_pairs(root, MaskSettings(**{key: value for key, value in settings.items() if key in keys}))
+    scan = scan_pairs(root, MaskSettings(**accepted_by(MaskSettings, settings)))
     scan.raise_for_errors()
     return [scan.root / pair.image for pair in scan.val]
