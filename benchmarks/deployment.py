@@ -26,11 +26,12 @@ from scalablevit.bench.conditions import conditions
 from scalablevit.bench.contenders import find_contender
 from scalablevit.bench.turns import Timing, compare, interleave
 from scalablevit.deploy.export import export
-from scalablevit.deploy.exportable import InputShape
+from scalablevit.deploy.exported import open_exported
+from scalablevit.deploy.int8 import file_bytes
 from scalablevit.deploy.optimize import fold, optimize
 from scalablevit.deploy.precision import native_bfloat16
 from scalablevit.deploy.quantize import Settings, best_quantization, quantize
-from scalablevit.deploy.runtimes import RuntimeNetwork, open_runtime, precisions_of
+from scalablevit.deploy.runtimes import precisions_of
 from scalablevit.safe_write import write_atomically, write_json
 
 ROOT = Path(__file__).parents[1]
@@ -51,11 +52,6 @@ def cpu_features() -> list[str]:
         return []
     flags = next((line.split(":", 1)[1].split() for line in text.splitlines() if line.startswith("flags")), [])
     return [name for name in FEATURES if name in flags]
-
-
-def file_bytes(path: Path) -> int:
-    """Size of an exported file with its weights."""
-    return sum(file.stat().st_size for file in (path, path.with_suffix(".bin")) if file.is_file())
 
 
 class Part:
@@ -85,7 +81,6 @@ class Part:
         Args:
             quantized: a file in fp32 to the same in int8.
         """
-        shape = InputShape(len(self.mean))
         for format, suffix, title in (("onnx", ".onnx", "ONNX Runtime"), ("openvino", ".xml", "OpenVINO")):
             path = self.folder / f"m{suffix}"
             export(self.network, path, format=format, mean=self.mean, std=self.std)
@@ -94,8 +89,7 @@ class Part:
                 for precision in precisions_of(file):
                     label = {"fp32": {"f32": "fp32", "bf16": "bf16"}, "int8": {"f32": "int8", "bf16": "int8 + bf16"}}
                     name = f"{title}, {label[kind][precision]}"
-                    compute = open_runtime(file, precision)
-                    self.networks[name] = RuntimeNetwork(compute, mean=self.mean, std=self.std, shape=shape)
+                    self.networks[name] = open_exported(file, precision=precision)
                     self.bytes[name] = file_bytes(file)
 
     def measure(self, *, rounds: int, others: Mapping[str, torch.nn.Module] | None = None) -> dict[str, Any]:
@@ -145,7 +139,8 @@ def measure_run(run: str, *, data: str | None, rounds: int, folder: Path, calibr
     from scalablevit.weights import open_trained
 
     trained = open_trained(run)
-    predictor = load(entries()[trained.task].predictor).load(trained, device="cpu")
+    entry = entries()[trained.task]
+    predictor = load(entry.predictor).load(trained, device="cpu")
     evaluator = Evaluator(run, data, class_names=predictor.class_names)
     images = evaluator.training_images(predictor, calibration)
     alike = [x for x in images if x.shape == images[0].shape][: 8 if trained.task == "classification" else 1]
@@ -156,12 +151,11 @@ def measure_run(run: str, *, data: str | None, rounds: int, folder: Path, calibr
     metrics = {EAGER: evaluator.measure(predictor.network)}
 
     def quantized(path: Path) -> Path:
-        def wrap(file: Path) -> RuntimeNetwork:
-            return RuntimeNetwork(open_runtime(file), mean=mean, std=std, shape=InputShape(len(mean)))
-
+        opened = open_exported(path)
         trial = best_quantization(
-            path, folder, images=list(map(wrap(path).as_taken, images)), weights=fold(predictor.network).state_dict(),
-            measure=lambda file: evaluator.measure(wrap(file)), floor=metrics[EAGER] - 0.003,
+            path, folder, images=[opened.as_taken(image).numpy() for image in images],
+            weights=fold(predictor.network).state_dict(),
+            measure=lambda file: evaluator.measure(open_exported(file)), floor=metrics[EAGER] - 0.003,
         )  # fmt: skip
         settings[path.suffix] = str(trial.settings)
         return trial.path
@@ -173,7 +167,7 @@ def measure_run(run: str, *, data: str | None, rounds: int, folder: Path, calibr
         found["forms"][name]["metric"] = metrics[name]
     about = trained.metadata
     kind, variant = about.get("segmenter") or "classifier", about.get("variant") or about.get("architecture")
-    return {**found, "title": f"{kind}, {variant}", "metric": evaluator.metric, "int8_settings": settings}
+    return {**found, "title": f"{kind}, {variant}", "metric": entry.int8_metric, "int8_settings": settings}
 
 
 def _load(about: Mapping[str, Any]) -> str:
@@ -253,7 +247,7 @@ def main() -> int:
         for label, found in part["forms"].items():
             print(f"{name:12} {label:28} {1 / found['median_of_ratios']:.2f}  {found.get('metric', '')}", flush=True)
     page = filled(PAGE.read_text())
-    write_atomically(PAGE, lambda file: file.write(page.encode()))
+    write_atomically(PAGE, page.encode())
     return 0
 
 

@@ -22,8 +22,8 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from scalablevit.backbone import VARIANTS
 from scalablevit.bench.conditions import conditions, peak_bytes, spread
-from scalablevit.bench.result import write_json
 from scalablevit.detection import mask_rcnn
+from scalablevit.safe_write import write_json
 
 RESULTS = Path(__file__).parent / "results"
 CLASSES = 80

@@ -49,7 +49,6 @@ from scalablevit.backbone import VARIANTS, ScalableViT  # noqa: E402
 from scalablevit.bench.cells import Cell  # noqa: E402
 from scalablevit.bench.conditions import conditions  # noqa: E402
 from scalablevit.bench.contenders import CannotMeasure, find_contender  # noqa: E402
-from scalablevit.bench.result import write_json  # noqa: E402
 from scalablevit.bench.throughput import Watch, measure_cell  # noqa: E402
 from scalablevit.bench.turns import Timing  # noqa: E402
 from scalablevit.layers import set_attention  # noqa: E402
@@ -57,6 +56,7 @@ from scalablevit.ops import reduced_attention as reduced_room  # noqa: E402
 from scalablevit.ops import window_attention as window_room  # noqa: E402
 from scalablevit.ops.reduced_attention import cost as reduced_cost  # noqa: E402
 from scalablevit.ops.window_attention import cost as window_cost  # noqa: E402
+from scalablevit.safe_write import write_json  # noqa: E402
 
 WINDOW = (7, 7)
 # (part of the device's name, bytes a second of its memory, operations a second: dense bf16 in the tensor cores, and

@@ -24,7 +24,7 @@ from unittest import mock
 import torch
 
 from scalablevit.bench.conditions import conditions
-from scalablevit.bench.result import write_json
+from scalablevit.safe_write import write_json
 
 RESULTS = Path(__file__).parent / "results"
 

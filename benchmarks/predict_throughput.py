@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 import scalablevit
 from scalablevit.bench.conditions import conditions
-from scalablevit.bench.result import write_json
 from scalablevit.classification import Classifier, Preprocessing
 from scalablevit.cli.prediction_table import PredictionTable
+from scalablevit.safe_write import write_json
 
 RESULTS = Path(__file__).parent / "results"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

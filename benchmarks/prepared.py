@@ -23,9 +23,9 @@ from torch import Tensor
 import scalablevit
 from scalablevit.bench.conditions import conditions, spread
 from scalablevit.bench.plain_definition import PlainScalableViT
-from scalablevit.bench.result import write_json
 from scalablevit.bench.turns import Timing, interleave
 from scalablevit.deploy.precision import native_bfloat16
+from scalablevit.safe_write import write_json
 
 RESULTS = Path(__file__).parent / "results"
 PLAIN = "plain definition, fp32"

@@ -20,7 +20,7 @@ import torch
 
 from scalablevit.backbone import VARIANTS
 from scalablevit.bench.conditions import conditions, peak_bytes
-from scalablevit.bench.result import write_json
+from scalablevit.safe_write import write_json
 from scalablevit.segmentation.models import build_segmenter
 from scalablevit.segmentation.tiles import TiledInference, Tiling, blended_scores
 

@@ -297,7 +297,7 @@ def main() -> int:
     except ValueError as error:
         print(f"not written: {error}", file=sys.stderr)
         return 1
-    write_atomically(PAGE, lambda file: file.write(text.encode()))
+    write_atomically(PAGE, text.encode())
     costs = RESULTS / "linear_cost-cpu.json"
     if costs.is_file():
         draw(json.loads(costs.read_text()), PLOT)

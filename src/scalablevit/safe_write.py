@@ -16,25 +16,28 @@ class WriteError(OSError):
     """A file could not be written; the one that stood at its place before is intact."""
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[Any], None]) -> None:
-    """Let `write(file)` fill a temporary file in `path`'s folder, wait for the disk, then rename it to
-    `path`.
+Content = bytes | Callable[[Any], object]
+"""What a file shall hold: its bytes, or a function that fills a binary file which is open for writing."""
+
+
+def write_atomically(path: str | os.PathLike[str], content: Content) -> None:
+    """Write a temporary file in `path`'s folder, wait for the disk, then rename it to `path`.
 
     Args:
         path: where the file shall stand; its folder is made where it is missing.
-        write: gets a binary file, open for writing.
+        content: of the file.
 
     Raises:
         WriteError: the system refused to write; what stood at `path` is intact.
     """
-    write_together({path: write})
+    write_together({path: content})
 
 
-def write_together(contents: Mapping[str | os.PathLike[str], Callable[[Any], None]]) -> None:
+def write_together(contents: Mapping[str | os.PathLike[str], Content]) -> None:
     """Write files that belong together: all are complete on the disk before the first is renamed to its place.
 
     Args:
-        contents: path -> `write(file)`, as for `write_atomically`; renamed in this order.
+        contents: of the files, by path; renamed in this order.
 
     Raises:
         WriteError: the system refused to write; what stood at the place of that file, and of those behind it, is
@@ -43,13 +46,16 @@ def write_together(contents: Mapping[str | os.PathLike[str], Callable[[Any], Non
     temporaries: dict[Path, str] = {}
     path = Path()
     try:
-        for name, write in contents.items():
+        for name, content in contents.items():
             path = Path(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
             temporaries[path] = temporary
             with os.fdopen(descriptor, "wb") as file:
-                write(file)
+                if isinstance(content, bytes):
+                    file.write(content)
+                else:
+                    content(file)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets nobody else read
@@ -84,7 +90,7 @@ def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None
         data = text.encode()
     except UnicodeEncodeError:  # a file name that is not UTF-8
         data = (json.dumps(content, indent=indent) + "\n").encode()
-    write_atomically(path, lambda file: file.write(data))
+    write_atomically(path, data)
 
 
 def sweep_leftovers(folder: str | os.PathLike[str]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import onnx
 import pytest
 import torch
 from exported_files import (
+    MEAN,
     NAMES,
+    STD,
     TinyClassifier,
     TinySegmenter,
     classifier_metadata,
@@ -20,10 +23,13 @@ from exported_files import (
     write_exported,
 )
 from PIL import Image
+from torch import Tensor
 
 from scalablevit.classification.predict import Classifier
 from scalablevit.deploy import exported_graphs
 from scalablevit.deploy.exported import ExportedNetwork, is_exported, open_exported
+from scalablevit.deploy.exported_graphs import Graph
+from scalablevit.deploy.exported_metadata import Description, GraphInput
 from scalablevit.segmentation.predict import Segmenter
 from scalablevit.weights import WeightsError
 
@@ -94,6 +100,20 @@ def test_a_segmenter_of_a_fixed_size_labels_every_pixel(
             )
             (expected,) = plain.predict(image)
             assert (found.labels == expected.labels).mean() > 0.97
+
+
+@pytest.mark.parametrize("batch", [None, 4])
+def test_a_graph_that_loses_images_is_an_error(batch: int | None) -> None:
+    """As an int8 graph of OpenVINO does with images below 32 pixels."""
+    given = GraphInput(channels=3, mean=MEAN, std=STD, batch=batch)
+    described = Description({}, "features", given, ("logits",))
+
+    def opened(run: Callable[[Tensor], list[Tensor]]) -> ExportedNetwork:
+        return ExportedNetwork(Path("m.xml"), described, Graph(None, (), False, (None,), run))
+
+    assert opened(lambda images: [images.mean((2, 3))])(torch.zeros(6, 3, 8, 8)).shape == (6, 3)
+    with pytest.raises(ValueError, match=r"m\.xml gives 0 outputs for \d images .*take larger images"):
+        opened(lambda images: [torch.zeros(0, 2)])(torch.zeros(2, 3, 16, 16))
 
 
 def test_other_devices_are_refused(files: dict[str, Path]) -> None:

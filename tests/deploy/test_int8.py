@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from scalablevit.backbone import PyramidBackbone
 from scalablevit.deploy import quantize as quantize_module
-from scalablevit.deploy.exportable import InputShape
 from scalablevit.deploy.graph_parts import part_of
 from scalablevit.deploy.int8 import Quantization, export_int8
 from scalablevit.deploy.quantize import (
@@ -24,7 +23,6 @@ from scalablevit.deploy.quantize import (
     best_quantization,
     check_can_quantize,
 )
-from scalablevit.deploy.runtimes import RuntimeNetwork
 from scalablevit.segmentation.models import SegmentationModel, SemanticFPNDecoder
 
 needs_nncf = pytest.mark.skipif(
@@ -55,10 +53,11 @@ def agreement(network: nn.Module, images: list[Tensor]) -> Callable[[nn.Module],
 @needs_nncf
 def test_a_classifier_is_quantized_measured_and_written(tmp_path: Path) -> None:
     network, images = tiny(), images_of(4, (64, 64))
+    metadata = {**METADATA, "class_names": ["cat", "Zürich", "dog"]}
     steps: list[str] = []
     done = export_int8(
         network, tmp_path / "m.xml", Quantization(images, agreement(network, images), "agreement", max_drop=50),
-        format="openvino", mean=MEAN, std=STD, metadata=METADATA, on_step=steps.append,
+        format="openvino", mean=MEAN, std=STD, metadata=metadata, on_step=steps.append,
     )  # fmt: skip
     assert [variant.name for variant in done.variants if "bf16" not in variant.name] == ["fp32", "int8"]
     fp32, int8 = done.variants[0], done.variants[len(done.variants) // 2]
@@ -72,7 +71,7 @@ def test_a_classifier_is_quantized_measured_and_written(tmp_path: Path) -> None:
 
     model = openvino.Core().read_model(tmp_path / "m.xml")
     told = json.loads(model.get_rt_info(["scalablevit"]).astype(str))
-    assert told["class_names"] == METADATA["class_names"]
+    assert told["class_names"] == metadata["class_names"]
     assert told["int8"]["calibration_images"] == 4
     assert told["int8"]["int8"] == int8.metric
     kinds = [operator.get_type_name() for operator in model.get_ordered_ops()]
@@ -178,15 +177,9 @@ def test_what_cannot_be_quantized_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     assert str(Settings("mixed", smoothing=True)) == "preset mixed, smoothing on, fast bias correction"
 
 
-def test_a_graph_that_loses_images_is_an_error() -> None:
-    network = RuntimeNetwork(
-        lambda images: [np.zeros((0, 2), np.float32)], mean=MEAN, std=STD, shape=InputShape(3)
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="gives 0 outputs for 2 images of 16 x 16 pixels"):
-        network(torch.zeros(2, 3, 16, 16))
-    filled = RuntimeNetwork(
-        lambda images: [images.mean((2, 3))], mean=MEAN, std=STD, shape=InputShape(3, batch=4)
-    )  # fmt: skip
-    assert filled(torch.zeros(6, 3, 8, 8)).shape == (6, 3)
-    with pytest.raises(ValueError, match="--size 32 32 does not fit"):
-        RuntimeNetwork(list, mean=MEAN, std=STD, shape=InputShape(3, size=(32, 32)))(torch.zeros(1, 3, 16, 16))
+def test_a_size_that_is_not_that_of_the_images_is_refused_before_the_export(tmp_path: Path) -> None:
+    quantization = Quantization([torch.zeros(1, 3, 16, 16)], lambda network: 1.0, "top-1")
+    with pytest.raises(ValueError, match=r"--size 32 32 does not fit .* sees at 16x16 pixels: leave out --size"):
+        export_int8(
+            tiny(), tmp_path / "m.onnx", quantization, format="onnx", mean=MEAN, std=STD, size=(32, 32)
+        )  # fmt: skip

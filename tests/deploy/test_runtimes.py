@@ -7,18 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scalablevit.deploy.runtimes import open_runtime
+from scalablevit.deploy.runtimes import openvino_compute
 
 openvino = pytest.importorskip("openvino")
 
 OPEN_CLOSE_AND_INTERRUPT = """
 import os, signal, sys
-from pathlib import Path
 import numpy as np
-from scalablevit.deploy.runtimes import open_runtime
+from scalablevit.deploy.runtimes import openvino_compute
 
 images = np.ones((1, 3, 8, 8), np.float32)
-files = [open_runtime(Path(sys.argv[1])) for _ in range(2)]
+files = [openvino_compute(sys.argv[1]) for _ in range(2)]
 assert all(np.array_equal(file(images)[0], images) for file in files)
 del files[0]
 del files[0]
@@ -45,7 +44,7 @@ def test_ctrl_c_reaches_a_process_that_has_closed_files_of_openvino(file: Path) 
 
 
 def test_results_stay_when_the_file_computes_again(file: Path) -> None:
-    compute = open_runtime(file)
+    compute = openvino_compute(str(file))
     (first,) = compute(np.full((1, 3, 4, 4), 2, np.float32))
     compute(np.full((1, 3, 4, 4), 3, np.float32))
     assert (first == 2).all()

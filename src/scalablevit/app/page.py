@@ -294,7 +294,7 @@ class Page:
         stem = folder / prediction.path.stem[:100]
         text = self.wording.json_text(prediction.to_dict())
         files = {"json": stem.with_name(stem.name + ".json")}
-        write_atomically(files["json"], lambda file: file.write(text.encode("utf-8", "surrogateescape")))
+        write_atomically(files["json"], text.encode("utf-8", "surrogateescape"))
         for ending, picture in output_images(prediction, task, view).items():
             path = stem.with_name(f"{stem.name}{ending}.png")
             picture.save(path, format="PNG")

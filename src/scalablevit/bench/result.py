@@ -1,19 +1,9 @@
-"""The result of a measurement as a JSON file and as a table."""
+"""The result of a measurement as a table."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from scalablevit.safe_write import write_atomically
-
-
-def write_json(path: str | Path, result: Mapping[str, Any]) -> None:
-    """Write a result atomically."""
-    text = json.dumps(result, indent=2) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def table(result: Mapping[str, Any]) -> str:

@@ -21,10 +21,10 @@ from scalablevit.bench.conditions import conditions
 from scalablevit.bench.contenders import Contender, find_contender
 from scalablevit.bench.memory import cuda_memory, memory_of_a_process, touch_libraries
 from scalablevit.bench.passes import DTYPES, precision_settings, prepare, synchroniser, thread_count
-from scalablevit.bench.result import write_json
 from scalablevit.bench.turns import LEAST_ROUNDS, Timing, compare, interleave, reason
 from scalablevit.device import choose_device
 from scalablevit.moved import forward_moved_names
+from scalablevit.safe_write import write_json
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ class YoloFolder:
 
     def _write(self, name: Path, text: str) -> None:
         data = text.encode("utf-8", "surrogateescape")
-        write_atomically(self.folder / name, lambda file: file.write(data))
+        write_atomically(self.folder / name, data)
 
 
 def outlines(mask: Mapping[str, Any]) -> list[np.ndarray]:

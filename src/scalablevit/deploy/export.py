@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from scalablevit.deploy.export_formats import FORMATS, Encoded, ExportFormat, Ru
 from scalablevit.deploy.exportable import INPUT_NAME, ExportableNetwork, InputShape, describe
 from scalablevit.deploy.optimize import fold
 from scalablevit.safe_write import WriteError, write_together
+from scalablevit.weights.source import first_line
 
 LARGEST_DIFFERENCE = 1e-4
 """Largest difference to PyTorch that an exported file may have, relative to the largest output."""
@@ -134,13 +135,13 @@ def export(
         encoded = chosen.encode(program, described, names, shape.free_dims)
     except Exception as error:  # each converter's own
         raise ExportError(
-            f"{format} cannot express this network ({type(error).__name__}: {_first_line(error)}); nothing was written"
+            f"{format} cannot express this network ({type(error).__name__}: {first_line(error)}); nothing was written"
         ) from error
     if isinstance(definition, EagerDetector):
         checks = _compare_detections(encoded, definition, thresholds, examples, chosen.runtime)
     else:
         checks = [compare(encoded.run, definition, images, chosen.runtime) for images in examples]
-    write_together({path.with_suffix(suffix): partial(_write, content) for suffix, content in encoded.parts.items()})
+    write_together({path.with_suffix(suffix): content for suffix, content in encoded.parts.items()})
     return Exported(path, chosen.runtime, tuple(checks))
 
 
@@ -162,7 +163,7 @@ def record(network: nn.Module, images: Tensor, shape: InputShape) -> ExportedPro
             )
     except Exception as error:  # whatever a network of any kind makes of it
         raise ExportError(
-            f"torch.export cannot record this network ({type(error).__name__}: {_first_line(error)})"
+            f"torch.export cannot record this network ({type(error).__name__}: {first_line(error)})"
         ) from error
 
 
@@ -178,7 +179,7 @@ def compare(run: Run, definition: Callable[[Tensor], Sequence[Tensor]], images: 
         try:
             found = run(images)
         except Exception as error:  # each runtime's own
-            reason = f"{type(error).__name__}: {_first_line(error)}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
             raise ExportError(
                 f"{runtime} fails on the exported graph for images {shape} ({reason}); nothing was written"
             ) from error
@@ -262,11 +263,3 @@ def _examples_for(definition: EagerDetector, shape: InputShape) -> list[tuple[fl
         return decided_examples(definition, shape)
     except ValueError as error:
         raise ExportError(f"the exported graph could not be checked: {error}; nothing was written") from error
-
-
-def _write(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "")

@@ -121,9 +121,16 @@ class InputShape:
             "size": list(self.size) if self.size else "free",
         }
 
-    def laid_out(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) float in 0..1 as the graph takes images."""
-        return (images.permute(0, 2, 3, 1) * 255).byte().contiguous() if self.takes_bytes else images
+    def laid_out(self, pixels: Tensor) -> Tensor:
+        """Images (N, C, H, W), float in 0..1, in the layout and dtype that the graph takes."""
+        if not self.takes_bytes:
+            return pixels
+        return (pixels.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous()  # (N, H, W, C)
+
+    def filled(self, images: Tensor) -> Tensor:
+        """Images, with the last one repeated up to the number that the graph is fixed to."""
+        lacking = (self.batch or 0) - len(images)
+        return images if lacking <= 0 else torch.cat([images, images[-1:].expand(lacking, *images.shape[1:])])
 
 
 def resize_rule(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -169,7 +176,7 @@ def describe(
     """Build the metadata of an exported file, a JSON object under the key `scalablevit`.
 
     Keys of every file:
-        `task`: "classification", "detection", "segmentation" or "features".
+        `task`: "classification", "detection", "segmentation" or "features"; the last where the caller names none.
         `license`, `scalablevit_version`: of this package.
         `export.format_version`: see `FORMAT_VERSION`.
         `export.input`: `name`, `layout` ("NCHW", "NHWC"), `dtype` ("float32", "uint8"), `range`, `channels` ("RGB",
@@ -198,5 +205,6 @@ def describe(
     resize = resize_rule(metadata)
     if resize is not None:
         export["resize"] = resize
-    described = {**metadata, "export": export, "license": "Apache-2.0", "scalablevit_version": __version__}
+    told = {"license": "Apache-2.0", "scalablevit_version": __version__}
+    described = {"task": "features", **metadata, "export": export, **told}
     return described if detections is None else {**described, "detections": dict(detections)}

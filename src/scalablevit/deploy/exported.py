@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from scalablevit.deploy.export_formats import FORMATS
 from scalablevit.deploy.exported_graphs import Graph, format_of, open_graph
 from scalablevit.deploy.exported_metadata import Description, read_description
-from scalablevit.weights.source import WeightsError
+from scalablevit.deploy.runtimes import Precision
+from scalablevit.weights.source import WeightsError, first_line
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -89,7 +90,7 @@ class ExportedNetwork(nn.Module):
             ValueError: images that the graph does not take.
             WeightsError: outputs that do not fit the metadata.
         """
-        pixels = images.detach().cpu().float() * self._std + self._mean
+        pixels = self._pixels(images)
         if self.task == "segmentation" and self.fixed_size not in (None, tuple(images.shape[2:])):
             outputs = [self._letterboxed(pixels)]
         else:
@@ -114,28 +115,38 @@ class ExportedNetwork(nn.Module):
                 f"{self.path} is fixed to images of {height} x {width} pixels, got {pixels.shape[2]} x "
                 f"{pixels.shape[3]}; export the run again without --size"
             )
-        if self.input.takes_bytes:
-            pixels = (pixels.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)  # (N, H, W, C)
-        size = self.input.batch or len(pixels)
-        parts = [self._run(part, size) for part in pixels.split(size)]
+        parts = [self._run(part) for part in self.input.laid_out(pixels).split(self.input.batch or len(pixels))]
         return [torch.cat(outputs) if len(outputs) > 1 else outputs[0] for outputs in zip(*parts, strict=True)]
 
-    def _run(self, pixels: Tensor, size: int) -> list[Tensor]:
-        """Run the graph on up to `size` images; a batch that is fixed to more is filled up with the last one."""
-        count = len(pixels)
-        if count < size:
-            pixels = torch.cat([pixels, pixels[-1:].expand(size - count, *pixels.shape[1:])])
+    def as_taken(self, images: Tensor) -> Tensor:
+        """Normalised images (N, C, H, W) as the graph takes them; a fixed batch is filled up with the last one."""
+        return self.input.filled(self.input.laid_out(self._pixels(images))).contiguous()
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """Undo the normalisation of images: the graph has its own."""
+        return images.detach().cpu().float() * self._std + self._mean
+
+    def _run(self, images: Tensor) -> list[Tensor]:
+        """Run the graph on images in its layout, no more than its batch."""
+        count = len(images)
+        images = self.input.filled(images).contiguous()
         try:
-            outputs = self._graph.run(pixels.contiguous())
+            outputs = self._graph.run(images)
         except Exception as error:  # the runtimes' own classes
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ValueError(f"{self.path}: {self.runtime} fails on images {tuple(pixels.shape)} ({reason})") from error
+            raise ValueError(
+                f"{self.path}: {self.runtime} fails on images {tuple(images.shape)} ({first_line(error)})"
+            ) from error
         if len(outputs) != len(self.output_names):
             raise _other_outputs(self.path, f"{len(outputs)} outputs", f"names {len(self.output_names)}")
         names = self.metadata.get("class_names")
         if self.task in ("classification", "segmentation") and names is not None:
             _check_classes(self.path, tuple(outputs[0].shape), len(names))
-        return [x[:count] for x in outputs] if count < size else outputs
+        if self.task != "detection" and (lost := [len(x) for x in outputs if len(x) != len(images)]):
+            raise ValueError(
+                f"{self.path} gives {lost[0]} outputs for {len(images)} images {tuple(images.shape)}; free sizes hold "
+                "from 32 pixels up: take larger images, or export the run with --size"
+            )
+        return [x[:count] for x in outputs] if count < len(images) else outputs
 
     def _letterboxed(self, pixels: Tensor) -> Tensor:
         """(N, C, h, w) -> logits (N, K, h, w), through the size that the graph is fixed to."""
@@ -164,14 +175,18 @@ def is_exported(source: object) -> TypeIs[str | os.PathLike[str] | ExportedNetwo
     return isinstance(source, str | os.PathLike) and format_of(Path(source)) is not None
 
 
-def open_exported(source: str | os.PathLike[str] | ExportedNetwork, task: str | None = None) -> ExportedNetwork:
+def open_exported(
+    source: str | os.PathLike[str] | ExportedNetwork, task: str | None = None, *, precision: Precision = "f32"
+) -> ExportedNetwork:
     """Open a file of `scalablevit export`, and check what it says of itself.
 
     Args:
         source: .onnx, .xml or .pt2 file; a file that is open already is checked alone.
         task: what the network must be trained for; None: anything.
+        precision: in which a file that is not open yet computes what is not int8; OpenVINO alone has bf16.
 
     Raises:
+        ValueError: bf16 in another runtime.
         WeightsError: truncated, of another kind or task, from a newer version, a file that would read others or run
             code, or one whose graph and metadata disagree.
         MissingRuntimeError: its runtime is not installed; names the extra.
@@ -181,7 +196,7 @@ def open_exported(source: str | os.PathLike[str] | ExportedNetwork, task: str | 
         path = Path(source).expanduser()
         if not path.exists():
             raise FileNotFoundError(f"no exported file at {path}: there is no such file")
-        graph = open_graph(path)
+        graph = open_graph(path, precision)
         description = read_description(graph.text, path)
         _check_graph(path, description, graph)
         source = ExportedNetwork(path, description, graph)

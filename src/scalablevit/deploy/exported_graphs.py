@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scalablevit.deploy.export_formats import FORMATS, METADATA_KEY, on_tensors
-from scalablevit.deploy.runtimes import onnx_compute, onnx_session, openvino_compute, openvino_core
+from scalablevit.deploy.runtimes import Precision, onnx_compute, onnx_session, openvino_compute, openvino_core
 from scalablevit.deploy.torch_archive import check_archive
 from scalablevit.weights.formats import refuse_irregular
 from scalablevit.weights.source import WeightsError, first_line, shortened
@@ -56,10 +56,15 @@ def format_of(path: Path) -> str | None:
     return next((name for name, known in FORMATS.items() if path.suffix.lower() == known.suffix), None)
 
 
-def open_graph(path: Path) -> Graph:
+def open_graph(path: Path, precision: Precision = "f32") -> Graph:
     """Open an exported graph.
 
+    Args:
+        path: of its main file.
+        precision: in which it computes what is not int8; OpenVINO alone has bf16.
+
     Raises:
+        ValueError: bf16 in another runtime.
         WeightsError: truncated, not of the format that its name says, or a file that would read others or run code.
         MissingRuntimeError: the format's runtime is not installed; names the extra.
         FileNotFoundError: no such file.
@@ -78,7 +83,11 @@ def open_graph(path: Path) -> Graph:
             f"{path} runs in {FORMATS[name].runtime}, and {', '.join(missing)} is not installed: "
             f"python -m pip install 'scalablevit[{name}]'"
         )
-    return _OPENERS[name](content, path)
+    if name == "openvino":
+        return _open_openvino(content, path, precision)
+    if precision != "f32":
+        raise ValueError(f"{FORMATS[name].runtime} has no {precision} on a CPU: {path}")
+    return _open_onnx(content, path) if name == "onnx" else _open_torch(content, path)
 
 
 def _open_onnx(content: bytes, path: Path) -> Graph:
@@ -126,7 +135,7 @@ def _onnx_shape(shape: Any) -> Shape:
     return tuple(n if isinstance(n, int) else None for n in shape)
 
 
-def _open_openvino(content: bytes, path: Path) -> Graph:
+def _open_openvino(content: bytes, path: Path, precision: Precision) -> Graph:
     text = _read_xml(content, path)
     weights = path.with_suffix(".bin")
     if not weights.is_file():
@@ -134,7 +143,7 @@ def _open_openvino(content: bytes, path: Path) -> Graph:
     try:
         model = openvino_core().read_model(content, weights.read_bytes())
         shapes = [_openvino_shape(port) for port in (*model.inputs, *model.outputs)]
-        compute = openvino_compute(model)
+        compute = openvino_compute(model, precision)
     except Exception as error:  # OpenVINO's own classes
         raise _damaged(path, f"OpenVINO, or {weights.name} is of another export", error) from error
     images = _single(model.inputs, path)
@@ -225,10 +234,3 @@ def _single(inputs: Any, path: Path) -> Any:
 
 def _damaged(path: Path, kind: str, error: BaseException) -> WeightsError:
     return WeightsError(f"{path} is truncated or not a file of {kind} ({first_line(error)}); {_REMEDY}")
-
-
-_OPENERS: dict[str, Callable[[bytes, Path], Graph]] = {
-    "onnx": _open_onnx,
-    "openvino": _open_openvino,
-    "torch": _open_torch,
-}

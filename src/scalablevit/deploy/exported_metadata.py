@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalablevit.deploy.export_formats import METADATA_KEY
-from scalablevit.deploy.exportable import FORMAT_VERSION
+from scalablevit.deploy.exportable import FORMAT_VERSION, InputShape
 from scalablevit.weights.metadata import parse_metadata
 from scalablevit.weights.source import WeightsError, shortened
 
@@ -22,27 +22,16 @@ _LARGEST_SIDE = 2**14
 _LARGEST_BATCH = 2**16
 
 
-@dataclass(frozen=True)
-class GraphInput:
-    """The images that an exported graph takes.
+@dataclass(frozen=True, kw_only=True)
+class GraphInput(InputShape):
+    """The images that an exported graph takes, and how it normalises them.
 
     Attributes:
-        takes_bytes: (N, H, W, C) of bytes; else (N, C, H, W) of floats in 0..1.
-        mean, std: of each channel of pixels in 0..1, by which the graph normalises.
-        size: height and width in pixels that the graph is fixed to; None: free.
-        batch: number of images that the graph is fixed to; None: free.
+        mean, std: of each channel, of pixels in 0..1.
     """
 
-    takes_bytes: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    size: tuple[int, int] | None
-    batch: int | None
-
-    @property
-    def channels(self) -> int:
-        """Of an image: 1 or 3."""
-        return len(self.mean)
 
 
 @dataclass(frozen=True)
@@ -116,6 +105,7 @@ def _input(export: Mapping[str, Any]) -> GraphInput:
     if batch != "free" and not (_is_whole(batch) and 0 < batch <= _LARGEST_BATCH):
         raise ValueError(f"batch is {shortened(repr(batch), 40)}")
     return GraphInput(
+        channels=len(mean),
         takes_bytes=dtype == "uint8",
         mean=mean,
         std=std,

@@ -8,17 +8,18 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from scalablevit.deploy.export import export
-from scalablevit.deploy.export_formats import FORMATS, METADATA_KEY
-from scalablevit.deploy.exportable import InputShape
+from scalablevit.deploy.export import export, relative_difference
+from scalablevit.deploy.export_formats import FORMATS, METADATA_KEY, Run
+from scalablevit.deploy.exported import open_exported
+from scalablevit.deploy.exported_graphs import open_graph
 from scalablevit.deploy.optimize import fold
 from scalablevit.deploy.quantize import (
     QuantizationError,
@@ -27,8 +28,9 @@ from scalablevit.deploy.quantize import (
     check_can_quantize,
     gains_by_part,
 )
-from scalablevit.deploy.runtimes import Compute, Precision, RuntimeNetwork, open_runtime, openvino_core, precisions_of
+from scalablevit.deploy.runtimes import Precision, openvino_core, precisions_of
 from scalablevit.safe_write import write_together
+from scalablevit.weights.source import first_line
 
 TIMED_IMAGES = 8
 """Most images in the batch that `Comparison.timed` gets."""
@@ -42,13 +44,13 @@ class Variant:
         name: "fp32", "bf16", "int8", or "int8 + bf16": in bf16 what is not int8.
         metric: as the evaluation gives it.
         bytes: size of the file, with its weights.
-        compute: runs it.
+        run: images as the graph takes them to its outputs.
     """
 
     name: str
     metric: float
     bytes: int
-    compute: Compute
+    run: Run
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Int8Exported:
     path: Path
     trial: Trial
     variants: tuple[Variant, ...]
-    batch: NDArray[Any]
+    batch: Tensor
     differences: Mapping[tuple[int, ...], float]
 
 
@@ -131,16 +133,13 @@ def export_int8(
         source = folder / f"fp32{FORMATS[format].suffix}"
         if path.suffix != source.suffix:
             raise ValueError(f"the name of a file for {FORMATS[format].runtime} ends in {source.suffix}, got {path}")
+        _check_size(options.get("size"), quantization.images)
         export(network, source, format=format, mean=mean, std=std, **options)
         on_step("exported in fp32 and checked")
-        shape = InputShape(
-            len(mean), size=options.get("size"), batch=options.get("batch"), takes_bytes=options.get("uint8", False)
-        )
-        wrap = partial(RuntimeNetwork, mean=mean, std=std, shape=shape)
-        opened = wrap(open_runtime(source))
-        taken = [opened.as_taken(images) for images in quantization.images]
+        opened = open_exported(source)
+        taken = [opened.as_taken(images).numpy() for images in quantization.images]
         weights = fold(network).cpu().float().state_dict()
-        measured = _Measured(wrap, quantization)
+        measured = _Measured(quantization.measure)
         fp32 = measured.variants(source)
         on_step(f"fp32: {quantization.metric} {fp32[0].metric:.2%}")
         if math.isnan(fp32[0].metric):
@@ -159,36 +158,50 @@ def export_int8(
         if not drop <= quantization.max_drop:
             on_step("looking for the parts that int8 harms most")
             gains = gains_by_part(
-                source, folder, images=taken, weights=weights, run=open_runtime, settings=trial.settings,
-                exclude=quantization.exclude,
-            )  # fmt: skip
+                source, folder, images=taken, weights=weights, settings=trial.settings, exclude=quantization.exclude
+            )
             raise QuantizationError(_too_much(quantization, fp32[0].metric, trial, gains))
-        differences = dict(_differences(source, trial.path, shape.examples()))
+        differences = dict(_differences(source, trial.path, opened.input.examples()))
         _describe(trial, quantization, fp32[0].metric)
         variants = (*fp32, *measured.variants(trial.path, is_int8=True))
         suffixes = [".bin"] * (format == "openvino") + [path.suffix]
-        write_together({path.with_suffix(x): partial(_write, trial.path.with_suffix(x).read_bytes()) for x in suffixes})
+        write_together({path.with_suffix(x): trial.path.with_suffix(x).read_bytes() for x in suffixes})
     return Int8Exported(path, trial, variants, _stacked(taken), differences)
+
+
+def file_bytes(path: Path) -> int:
+    """Size of an exported file, with the weights that OpenVINO has beside it."""
+    return sum(file.stat().st_size for file in (path, path.with_suffix(".bin")) if file.is_file())
+
+
+def _check_size(size: tuple[int, int] | None, images: Sequence[Tensor]) -> None:
+    """Refuse to fix a graph to another size than the images have that it is calibrated on."""
+    for image in images:
+        height, width = image.shape[2:]
+        if size not in (None, (height, width)):
+            raise ValueError(
+                f"--size {' '.join(map(str, size or ()))} does not fit the images of the data, which the network sees "
+                f"at {height}x{width} pixels: leave out --size"
+            )
 
 
 class _Measured:
     """Metrics of files, each measured once."""
 
-    def __init__(self, wrap: Callable[[Compute], RuntimeNetwork], quantization: Quantization) -> None:
-        self._wrap, self._measure = wrap, quantization.measure
+    def __init__(self, measure: Callable[[nn.Module], float]) -> None:
+        self._measure = measure
         self._known: dict[tuple[Path, Precision], float] = {}
 
     def metric(self, path: Path, precision: Precision = "f32") -> float:
         if (path, precision) not in self._known:
-            self._known[path, precision] = self._measure(self._wrap(open_runtime(path, precision)))
+            self._known[path, precision] = self._measure(open_exported(path, precision=precision))
         return self._known[path, precision]
 
     def variants(self, path: Path, *, is_int8: bool = False) -> list[Variant]:
-        files = [file for file in (path, path.with_suffix(".bin")) if file.is_file()]
-        size = sum(file.stat().st_size for file in files)
+        size = file_bytes(path)
         names = {"f32": "int8", "bf16": "int8 + bf16"} if is_int8 else {"f32": "fp32", "bf16": "bf16"}
         return [
-            Variant(names[precision], self.metric(path, precision), size, open_runtime(path, precision))
+            Variant(names[precision], self.metric(path, precision), size, open_graph(path, precision).run)
             for precision in precisions_of(path)
         ]
 
@@ -214,21 +227,20 @@ def _differences(source: Path, quantized: Path, examples: Iterable[Tensor]) -> I
     Raises:
         QuantizationError: it fails, or its outputs have other shapes or are not finite.
     """
-    ours, theirs = open_runtime(quantized), open_runtime(source)
+    ours, theirs = open_graph(quantized).run, open_graph(source).run
     for images in examples:
         shape = tuple(images.shape)
         try:
-            found, wanted = ours(images.numpy()), theirs(images.numpy())
+            found, wanted = ours(images), theirs(images)
         except Exception as error:  # each runtime's own
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise QuantizationError(
-                f"the int8 graph fails for images {shape} ({reason}); nothing was written"
+                f"the int8 graph fails for images {shape} ({first_line(error)}); nothing was written"
             ) from error
         largest = 0.0
         for x, y in zip(found, wanted, strict=True):
-            if x.shape != y.shape or not np.isfinite(x).all():
+            if x.shape != y.shape or not x.isfinite().all():
                 raise QuantizationError(f"the int8 graph is wrong for images {shape}; nothing was written")
-            largest = max(largest, float(np.abs(x - y).max() / max(np.abs(y).max(), np.finfo(np.float32).tiny)))
+            largest = max(largest, relative_difference(x, y))
         yield shape, largest
 
 
@@ -263,11 +275,7 @@ def _describe(trial: Trial, quantization: Quantization, before: float) -> None:
         described.with_suffix(suffix).replace(path.with_suffix(suffix))
 
 
-def _stacked(batches: Sequence[NDArray[Any]]) -> NDArray[Any]:
+def _stacked(batches: Sequence[NDArray[Any]]) -> Tensor:
     """The first images of one shape, as a batch."""
     alike = [batch for batch in batches if batch.shape[1:] == batches[0].shape[1:]]
-    return batches[0] if len(batches[0]) > 1 else np.concatenate(alike[:TIMED_IMAGES])
-
-
-def _write(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
+    return torch.from_numpy(batches[0] if len(batches[0]) > 1 else np.concatenate(alike[:TIMED_IMAGES]))

@@ -11,13 +11,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scalablevit.deploy.export_formats import METADATA_KEY
 from scalablevit.deploy.exportable import INPUT_NAME
+from scalablevit.deploy.exported_graphs import open_graph
 from scalablevit.deploy.graph_parts import PIXELS, parts_of_graph
 from scalablevit.deploy.runtimes import openvino_core
+from scalablevit.weights.source import first_line
 
 QUANTIZED_FORMATS = ("onnx", "openvino")
 
@@ -134,7 +137,7 @@ def best_quantization(
         try:
             quantize(source, path, images, settings, keep=_names(parts, ends.union(exclude)))
         except Exception as error:  # NNCF's own, of many kinds
-            failed = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+            failed = f"{type(error).__name__}: {first_line(error)}"
             continue
         trial = Trial(settings, path, measure(path))
         on_trial(trial)
@@ -191,7 +194,6 @@ def gains_by_part(
     *,
     images: Sequence[NDArray[Any]],
     weights: Mapping[str, Tensor],
-    run: Callable[[Path], Callable[[NDArray[Any]], list[NDArray[Any]]]],
     settings: Settings,
     exclude: Sequence[str] = (),
     most_images: int = 16,
@@ -200,7 +202,6 @@ def gains_by_part(
 
     Args:
         source, folder, images, weights, exclude: as for `best_quantization`.
-        run: opens a file; images to outputs.
         settings: of NNCF.
         most_images: batches that are compared.
 
@@ -209,14 +210,14 @@ def gains_by_part(
     """
     parts = parts_of_graph(source, weights)
     shown = images[:most_images]
-    expected = [run(source)(batch) for batch in shown]
+    expected = _outputs(source, shown)
 
     def error(more: Sequence[str], name: str) -> float:
         path = folder / f"{name}{source.suffix}"
         ends = [PIXELS, list(parts)[-1]] if settings.float_ends else []
         quantize(source, path, images, settings, keep=_names(parts, {*ends, *exclude, *more}))
-        compute = run(path)
-        return sum(_squared_error(compute(batch), wanted) for batch, wanted in zip(shown, expected, strict=True))
+        found = _outputs(path, shown)
+        return sum(_squared_error(outputs, wanted) for outputs, wanted in zip(found, expected, strict=True))
 
     whole = error([], "all")
     left = [part for part in parts if part not in exclude]
@@ -224,8 +225,14 @@ def gains_by_part(
     return sorted(gains, key=lambda gain: -gain[1])
 
 
-def _squared_error(found: Sequence[NDArray[Any]], wanted: Sequence[NDArray[Any]]) -> float:
-    return float(sum(np.square(x - y, dtype=np.float64).sum() for x, y in zip(found, wanted, strict=True)))
+def _outputs(path: Path, images: Sequence[NDArray[Any]]) -> list[list[Tensor]]:
+    """Run a file on batches as its graph takes them."""
+    run = open_graph(path).run
+    return [run(torch.from_numpy(batch)) for batch in images]
+
+
+def _squared_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    return float(sum((x - y).double().square().sum() for x, y in zip(found, wanted, strict=True)))
 
 
 def _names(parts: Mapping[str, Sequence[str]], chosen: Collection[str]) -> set[str]:
@@ -242,8 +249,6 @@ def _read(path: Path) -> Any:
 
 def _save(quantized: Any, model: Any, path: Path) -> None:
     """Write what NNCF made, with the metadata of what it got."""
-    from scalablevit.deploy.export_formats import METADATA_KEY
-
     if path.suffix == ".onnx":
         import onnx
 

@@ -92,7 +92,7 @@ class CSVMetrics(Logger):
         if not self.path.parent.is_dir():
             return  # moved or removed under the run, which the next checkpoint reports
         try:
-            write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
+            write_atomically(self.path, text.getvalue().encode())
             self._is_dirty = False
         except OSError as error:
             log.warning("%s", error.strerror or error)

@@ -198,7 +198,7 @@ class Run:
     def write_recipe(self) -> None:
         """Keep the resolved recipe and the environment; `fit --config RUN/recipe.yaml` repeats the run."""
         text = self._resolved_recipe()
-        write_atomically(self.folder.recipe, lambda file: file.write(text.encode()))
+        write_atomically(self.folder.recipe, text.encode())
         self.folder.write_environment(seed=self.seed)
 
     def _resolved_recipe(self) -> str:

@@ -31,7 +31,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], *, metadata: Ma
     named = {key.replace("_orig_mod.", ""): tensor for key, tensor in model.state_dict().items()}
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in named.items()}
     content = safetensors.torch.save(state, {"format": "pt", METADATA_KEY: json.dumps(dict(metadata or {}))})
-    write_atomically(path, lambda file: file.write(content))
+    write_atomically(path, content)
 
 
 def save_model(
@@ -79,7 +79,7 @@ def save_model(
         },
     }
     text = json.dumps(config, indent=2) + "\n"
-    write_atomically(folder / "config.json", lambda file: file.write(text.encode()))
+    write_atomically(folder / "config.json", text.encode())
     return path
 
 
