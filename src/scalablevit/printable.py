@@ -26,6 +26,12 @@ def printable(text: object, *, multiline: bool = False) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0] if multiline and found[0] == "\n" else _escaped(found[0]), shown)
 
 
+def short_name(name: str, most: int) -> str:
+    """Printable text of at most `most` characters; what is cut off becomes an ellipsis."""
+    shown = printable(name)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
 def plot_text(text: object) -> str:
     """Text for matplotlib, which reads formulas between dollar signs: printable, with every dollar sign escaped."""
     return printable(text).replace("$", r"\$")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalablevit.deploy.exported import ExportedNetwork, is_exported, open_exported
+from scalablevit.deploy.exported import ExportedNetwork, open_weights
 from scalablevit.tasks import TaskEntry, entries, load
-from scalablevit.weights import WEIGHTS_FILE, TrainedWeights, open_trained
+from scalablevit.weights import WEIGHTS_FILE, TrainedWeights
 
 _RECIPE = "recipe.yaml"
 _DEEPEST = 3
@@ -64,7 +64,7 @@ def find_models(given: Sequence[str], *, runs: Path = Path("runs"), on_skipped: 
         sources = dict.fromkeys(_runs_in(runs), "found")
     for path, origin in sources.items():
         try:
-            opened.append((path, _open(path)))
+            opened.append((path, open_weights(path)))
         except (ValueError, OSError) as error:
             if origin == "given":
                 raise
@@ -108,14 +108,6 @@ class Loaded:
                 self._predictors.popitem(last=False)
         self._predictors.move_to_end(model.label)
         return self._predictors[model.label]
-
-
-def _open(path: Path) -> TrainedWeights | ExportedNetwork:
-    weights = open_exported(path) if is_exported(path) else open_trained(path)
-    if weights.task not in entries():
-        known = ", ".join(entries())
-        raise ValueError(f"{path} holds weights for {weights.task!r}; this version predicts {known}")
-    return weights
 
 
 def _is_run(path: Path) -> bool:

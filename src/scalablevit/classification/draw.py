@@ -12,7 +12,7 @@ from torch import Tensor
 from scalablevit.classification.data import ImageFolderDataset
 from scalablevit.classification.evaluate import Evaluation
 from scalablevit.data.image_file import ImageError
-from scalablevit.printable import printable
+from scalablevit.printable import printable, short_name
 from scalablevit.safe_write import write_atomically
 from scalablevit.visualization.fonts import label_fonts
 
@@ -49,7 +49,7 @@ def _draw_confusion(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     axes.set_ylabel("true class")
     axes.set_title(f"{np.trace(counts):,} of {counts.sum():,} right ({np.trace(counts) / max(counts.sum(), 1):.1%})")
     if K <= _MOST_NAMED_CLASSES:
-        labels = [_short(name, 24) for name in class_names]
+        labels = [short_name(name, 24) for name in class_names]
         leaning = max(map(len, labels)) >= 3
         axes.set_xticks(
             range(K),
@@ -112,14 +112,9 @@ def _draw_predictions(
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))
         axes.imshow(image)
         said, true = int(predicted[i]), int(result.targets[i])
-        title = f"{_short(class_names[said], 22)} {probability[i]:.0%}"
+        title = f"{short_name(class_names[said], 22)} {probability[i]:.0%}"
         if said != true:
-            title += f"\nis {_short(class_names[true], 22)}"
+            title += f"\nis {short_name(class_names[true], 22)}"
         axes.set_title(title, fontsize=9, color=_RIGHT if said == true else _WRONG, parse_math=False)
     figure.suptitle("Validation images: the surest mistakes in red, then a sample" if wrong else "Validation images")
     return figure
-
-
-def _short(name: str, most: int) -> str:
-    shown = printable(name)
-    return shown if len(shown) <= most else shown[: most - 1] + "…"

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,10 +99,6 @@ class ClassificationSettings(TrainingSettings):
             raise ValueError(f"model.label_smoothing must be in [0, 1), got {self.label_smoothing}")
         if self.focal_gamma is not None and not (math.isfinite(self.focal_gamma) and self.focal_gamma > 0):
             raise ValueError(f"model.focal_gamma must be above 0 or null, got {self.focal_gamma}; 2 is usual")
-
-    def training(self) -> dict[str, Any]:
-        """Arguments of `TrainingSettings` by name."""
-        return {field.name: getattr(self, field.name) for field in fields(TrainingSettings)}
 
 
 class ClassificationTask(TrainingModule):

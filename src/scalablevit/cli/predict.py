@@ -62,17 +62,13 @@ def main(words: list[str]) -> int:
     inputs, weights = weights_of(args.inputs, args.weights)
     with importing():
         from scalablevit.data.image_file import pixel_limit
-        from scalablevit.deploy.exported import open_exported
-        from scalablevit.weights import open_trained
+        from scalablevit.deploy.exported import open_weights
 
     show_warnings()
     folder = None if args.save is None else check_folder(args.save)
     if args.max_pixels is not None and args.max_pixels < 1:
         raise UsageError(f"--max-pixels must be at least 1 (million), got {args.max_pixels}")
-    trained = open_exported(weights) if is_exported_file(weights) else open_trained(weights)
-    if trained.task not in entries():
-        known = ", ".join(entries())
-        raise ValueError(f"{weights} holds weights for {trained.task!r}; this version predicts {known}")
+    trained = open_weights(weights)
     entry = entries()[trained.task]
     options = _options(args, entry, weights)
     if args.csv and (args.format or args.output):

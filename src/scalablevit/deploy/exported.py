@@ -13,10 +13,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from scalablevit.data.resizing import resized_size
 from scalablevit.deploy.export_formats import FORMATS
 from scalablevit.deploy.exported_graphs import Graph, format_of, open_graph
 from scalablevit.deploy.exported_metadata import Description, read_description
 from scalablevit.deploy.runtimes import Precision
+from scalablevit.tasks import entries
+from scalablevit.weights.metadata import TrainedWeights, open_trained
 from scalablevit.weights.source import WeightsError, first_line
 
 if TYPE_CHECKING:
@@ -152,8 +155,8 @@ class ExportedNetwork(nn.Module):
         """(N, C, h, w) -> logits (N, K, h, w), through the size that the graph is fixed to."""
         assert self.fixed_size is not None
         (height, width), (h, w) = self.fixed_size, pixels.shape[2:]
-        scale = min(1.0, height / h, width / w)
-        shown = (max(1, round(h * scale)), max(1, round(w * scale)))
+        resized = resized_size(h, w, short_side=None, long_side=None, factor=min(1.0, height / h, width / w))
+        shown = (min(resized[0], height), min(resized[1], width))
         if shown != (h, w):
             pixels = F.interpolate(pixels, shown, mode="bilinear", align_corners=False, antialias=True)
         padded = F.pad(pixels, (0, width - shown[1], 0, height - shown[0]), mode="replicate")
@@ -207,6 +210,23 @@ def open_exported(
     if source.metadata.get("weights") == "random":
         raise WeightsError(f"{source.path} was exported from a variant's name, with random weights: export a run")
     return source
+
+
+def open_weights(source: str | os.PathLike[str]) -> TrainedWeights | ExportedNetwork:
+    """Open the weights of a run, or an exported file, of a task that this version predicts.
+
+    Args:
+        source: run folder, its `model.safetensors`, or an exported file.
+
+    Raises:
+        ValueError: of another task.
+        WeightsError, FileNotFoundError: as `open_exported` and `open_trained`.
+    """
+    weights = open_exported(source) if is_exported(source) else open_trained(source)
+    if weights.task not in entries():
+        known = ", ".join(entries())
+        raise ValueError(f"{source} holds weights for {weights.task!r}; this version predicts {known}")
+    return weights
 
 
 def on_cpu(network: ExportedNetwork, device: str | torch.device | None) -> torch.device:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from scalablevit.data.resizing import resized_size
 from scalablevit.detection.predict import Detection, decode_mask
 from scalablevit.printable import printable
 from scalablevit.visualization.fonts import load_font
@@ -42,7 +43,8 @@ def annotate(
         scale: float = math.ceil(_SMALLEST_SIDE / longer) if longer < _SMALLEST_SIDE else 1
     else:
         scale = side / longer
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    height, width = resized_size(image.height, image.width, short_side=None, long_side=None, factor=scale)
+    size = (width, height)
     whole_factor = scale == int(scale)
     drawn = (
         image

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from scalablevit.printable import printable
+from scalablevit.printable import short_name
 from scalablevit.segmentation.label_map import LabelMap
 from scalablevit.segmentation.labels import class_pixels
 from scalablevit.visualization.fonts import load_font
@@ -114,7 +114,7 @@ def _legend(
     """A band at least `width` wide: a patch of colour, name and share for each class that is there."""
     total = max(int(counts.sum()), 1)
     order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k]]
-    entries = [(f"{short(class_names[k], 32)}  {_percent(counts[k] / total)}", palette[k]) for k in order]
+    entries = [(f"{short_name(class_names[k], 32)}  {_percent(counts[k] / total)}", palette[k]) for k in order]
     if len(entries) > MOST_LEGEND_ENTRIES:
         rest = order[MOST_LEGEND_ENTRIES - 1 :]
         share = sum(int(counts[k]) for k in rest) / total
@@ -136,8 +136,3 @@ def _legend(
 
 def _percent(share: float) -> str:
     return f"{share:.1%}" if share >= 0.0005 else "< 0.1%"
-
-
-def short(name: str, most: int) -> str:
-    shown = printable(name)
-    return shown if len(shown) <= most else shown[: most - 1] + "…"

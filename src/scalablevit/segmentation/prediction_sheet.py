@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from scalablevit.printable import printable
+from scalablevit.printable import printable, short_name
 from scalablevit.safe_write import write_atomically
-from scalablevit.segmentation.draw import MOST_LEGEND_ENTRIES, Colours, short
+from scalablevit.segmentation.draw import MOST_LEGEND_ENTRIES, Colours
 from scalablevit.visualization.fonts import label_fonts
 
 _IGNORED_COLOUR = (128, 128, 128)
@@ -58,7 +58,7 @@ def draw_predictions(
         for cell, text in zip(cells, ("image", "ground truth", title), strict=True):
             cell.set_title(printable(text), fontsize=9, parse_math=False)
     order = [int(k) for k in np.argsort(-seen, kind="stable") if seen[k] and k < K]
-    names = [(short(class_names[k], 24), palette[k]) for k in order[:MOST_LEGEND_ENTRIES]]
+    names = [(short_name(class_names[k], 24), palette[k]) for k in order[:MOST_LEGEND_ENTRIES]]
     if seen[K]:
         names.append(("(ignored)", _IGNORED_COLOUR))
     # $ would begin a formula, and a leading _ hides an entry

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,10 +95,6 @@ class SegmentationSettings(TrainingSettings):
             raise ValueError(
                 f"model.focal_gamma {self.focal_gamma} has no effect with model.cross_entropy_weight 0: leave one out"
             )
-
-    def training(self) -> dict[str, Any]:
-        """Arguments of `TrainingSettings` by name."""
-        return {field.name: getattr(self, field.name) for field in fields(TrainingSettings)}
 
 
 class SegmentationTask(TrainingModule):

@@ -1,7 +1,7 @@
 """Settings that the three tasks share: optimizer, schedule, step size, averaging and seed, with their checks."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 ScheduleName = Literal["cosine", "multistep", "poly", "constant"]
@@ -127,3 +127,7 @@ class TrainingSettings:
         _require(decay is None or 0 <= decay < 1, "ema_decay", "lie in [0, 1) or be null", decay)
         _require(steps >= 1, "max_nonfinite_steps", "be at least 1", steps)
         _require(self.patience is None or self.patience >= 1, "patience", "be at least 1 or null", self.patience)
+
+    def training(self) -> dict[str, Any]:
+        """These arguments by name, without those that a task adds to them."""
+        return {field.name: getattr(self, field.name) for field in fields(TrainingSettings)}
