@@ -24,8 +24,8 @@ ENTRY = TaskEntry(
         title="a folder per class",
         function="scalablevit.classification.check:check_folder",
         flags=(
-            Flag("--train", "name of the training folder in it", metavar="NAME"),
-            Flag("--val", "name of the validation folder in it", metavar="NAME"),
+            Flag("--train", "name of the training folder", metavar="NAME"),
+            Flag("--val", "name of the validation folder", metavar="NAME"),
             VALUE_RANGE,
         ),
     ),

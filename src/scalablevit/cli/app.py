@@ -23,7 +23,7 @@ def parser() -> Parser:
     )  # fmt: skip
     add("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0: every network (default: 127.0.0.1)")
     add("--port", type=int, default=7860, metavar="N", help="port to serve on; 0: any that is free (default: 7860)")
-    add("--max-upload", type=float, default=20, metavar="MB", help="largest file that is taken (default: 20)")
+    add("--max-upload", type=float, default=20, metavar="MB", help="largest upload (default: 20)")
     add(
         "--max-pixels", type=int, metavar="N",
         help="read images of up to N million pixels (default: 179); raise it for files that you trust",

@@ -27,18 +27,18 @@ _ROUNDS = 7
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of int8 to those of `export`."""
     group = parser.add_argument_group("int8 (needs scalablevit[int8])")
-    group.add_argument("--int8", action="store_true", help="quantize to int8, and measure what that costs")
+    group.add_argument("--int8", action="store_true", help="quantize to int8, and measure the loss of accuracy and the gain of speed")
     group.add_argument("--data", metavar="FOLDER", help="training and validation images (default: those of the run)")
     group.add_argument(
         "--max-drop", type=float, metavar="POINTS",
-        help=f"largest loss of top-1, mIoU or AP, in points, that is not an error (default: {MAX_DROP:g})",
+        help=f"largest allowed drop of the metric, in percentage points (default: {MAX_DROP:g})",
     )  # fmt: skip
     group.add_argument(
         "--calibration-images", type=int, metavar="N",
-        help=f"training images that give the ranges of activations (default: {CALIBRATION_IMAGES})",
+        help=f"number of training images for calibration (default: {CALIBRATION_IMAGES})",
     )  # fmt: skip
     group.add_argument(
-        "--exclude", nargs="+", metavar="PART", help="parts that stay in floating point, such as head or stages.0"
+        "--exclude", nargs="+", metavar="PART", help="parts to keep in floating point, such as head or stages.0"
     )
 
 
