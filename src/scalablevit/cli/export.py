@@ -34,7 +34,11 @@ def parser() -> Parser:
         "--format", default="onnx", choices=("onnx", "openvino", "torch"),
         help="onnx (.onnx), openvino (.xml and .bin) or torch (.pt2) (default: onnx)",
     )  # fmt: skip
-    found.add_argument("--output", metavar="FILE", help="file to write (default: beside the weights; of a variant, in the current folder)")
+    found.add_argument(
+        "--output",
+        metavar="FILE",
+        help="file to write (default: beside the weights; of a variant, in the current folder)",
+    )
     found.add_argument(
         "--size", type=int, nargs="+", metavar="N",
         help="fix the image to this side, or height and width, in pixels (default: free)",

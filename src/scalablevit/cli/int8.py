@@ -27,7 +27,7 @@ _ROUNDS = 7
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of int8 to those of `export`."""
     group = parser.add_argument_group("int8 (needs scalablevit[int8])")
-    group.add_argument("--int8", action="store_true", help="quantize to int8, and measure the loss of accuracy and the gain of speed")
+    group.add_argument("--int8", action="store_true", help="quantize to int8; measure accuracy and speed")
     group.add_argument("--data", metavar="FOLDER", help="training and validation images (default: those of the run)")
     group.add_argument(
         "--max-drop", type=float, metavar="POINTS",

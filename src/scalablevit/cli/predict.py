@@ -32,7 +32,9 @@ def parser() -> Parser:
     )  # fmt: skip
     found.add_argument("--json", action="store_true", help="print one JSON object per line and image, not a table")
     found.add_argument(
-        "--save", metavar="FOLDER", help="write annotated images there, in the subfolders of IMAGE; existing files are kept"
+        "--save",
+        metavar="FOLDER",
+        help="write annotated images there, in the subfolders of IMAGE; existing files are kept",
     )
     found.add_argument(
         "--format", choices=FORMATS,
