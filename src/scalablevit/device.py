@@ -18,10 +18,10 @@ def choose_device(name: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"--device {name}: no such device; say cpu, cuda, cuda:1, mps, ...") from error
+        raise ValueError(f"--device {name}: no such device; choose cpu, cuda, cuda:1, mps, ...") from error
     if device.type == "cpu":
         return device
     count = torch.accelerator.device_count() if there is not None and there.type == device.type else 0
     if (device.index or 0) >= count:
-        raise ValueError(f"--device {name}: this machine has {count} {device.type} device(s); say --device cpu")
+        raise ValueError(f"--device {name}: this machine has {count} {device.type} device(s); choose --device cpu")
     return device

@@ -246,8 +246,8 @@ def test_a_checkpoint_of_another_network_or_of_other_classes(copied: Path, tmp_p
 
 def test_validate_wants_a_run(tmp_path: Path, run: Path) -> None:
     assert "is not a run folder" in error_of("validate", tmp_path)
-    assert "validate needs the run's folder first" in error_of("validate", "--json")
-    assert "validate needs the run's folder first" in error_of("validate", "")
+    assert "the run folder comes first" in error_of("validate", "--json")
+    assert "the run folder comes first" in error_of("validate", "")
     assert "its first argument: leave out --run" in error_of("validate", run, "--run", tmp_path)
     assert "its first argument: leave out --resume" in error_of("validate", run, "--resume", tmp_path)
     assert "there is no checkpoint" in error_of("validate", run, "--checkpoint", tmp_path / "none.ckpt")
@@ -258,7 +258,7 @@ def test_validate_wants_a_run(tmp_path: Path, run: Path) -> None:
     [
         (["fit"], "fit needs --config NAME|FILE or --resume FOLDER"),
         (["fit", "--epochs", "3"], "fit needs --config NAME|FILE or --resume FOLDER"),
-        (["validate"], "validate needs the run's folder first"),
+        (["validate"], "the run folder comes first"),
     ],
 )
 def test_too_few_words(words: list[str], message: str) -> None:

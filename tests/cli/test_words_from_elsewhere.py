@@ -46,7 +46,7 @@ RUN = ("--run", "--resume")
         (["fit", "--resum=runs/a"], "there is no key --resum; did you mean --resume?"),
         (["validate", "run", "--checkpont", "x"], "there is no key --checkpont; did you mean --checkpoint?"),
         (["fit", "nothing"], "'nothing' is not understood"),
-        (["validate", "--json"], "validate needs the run's folder first"),
+        (["validate", "--json"], "the run folder comes first"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -143,7 +143,7 @@ def test_tiles_cover_the_image_and_are_of_one_size() -> None:
         ({"tile": 31}, "tile must be at least 32"),
         ({"tile": 64, "overlap": 0.0}, "overlap must lie in"),
         ({"tile": 64, "overlap": 1.0}, "overlap must lie in"),
-        ({"overlap": 0.5}, "overlap 0.5 is of tiles: give tile too"),
+        ({"overlap": 0.5}, "overlap 0.5 is for tiles: set tile too"),
         ({"nms_iou": 0.0}, "nms_iou must lie in"),
         ({"nms_iou": 1.5}, "nms_iou must lie in"),
     ],

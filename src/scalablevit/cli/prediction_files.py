@@ -40,7 +40,7 @@ def check_format(entry: TaskEntry, kind: str, output: str | None, annotations: s
         UsageError: with the remedy.
     """
     if kind != "csv" and not entry.found:
-        raise UsageError(f"--format {kind} is for what lies somewhere in an image; {entry.name} has --format csv")
+        raise UsageError(f"--format {kind} needs boxes or masks, and {entry.name} has none: choose --format csv")
     if kind != "csv" and not output:
         what = "FOLDER" if kind == "yolo" else "FILE.json"
         raise UsageError(f"--format {kind} needs --output {what}")

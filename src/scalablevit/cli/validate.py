@@ -104,7 +104,7 @@ def _run_and_checkpoint(first: str | None, taken: dict[str, str]) -> tuple[Path,
     others = [taken[flag] for flag in ("--weights", "--run") if flag in taken]
     named = first or next(iter(others), None) or checkpoint
     if named is None:
-        raise UsageError("validate needs the run's folder first: scalablevit validate RUN")
+        raise UsageError("the run folder comes first: scalablevit validate RUN")
     if first is not None and others and checkpoint is None:
         checkpoint = others[0]
     path = Path(named)

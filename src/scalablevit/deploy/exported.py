@@ -238,7 +238,7 @@ def on_cpu(network: ExportedNetwork, device: str | torch.device | None) -> torch
     if device is not None and torch.device(device).type != "cpu":
         raise ValueError(
             f"{network.path} is computed on the CPU, by {network.runtime}: leave out the device "
-            f"{device}, or take the run"
+            f"{device}, or load the run in its place"
         )
     return torch.device("cpu")
 

@@ -171,7 +171,7 @@ def _read_xml(content: bytes, path: Path) -> str | None:
             found.append(attributes.get("value", ""))
 
     def refuse(*_: Any) -> None:
-        raise WeightsError(f"{path} declares XML entities, which a file of OpenVINO has none of; export the run again")
+        raise WeightsError(f"{path} declares XML entities, which OpenVINO never writes; export the run again")
 
     reader = expat.ParserCreate()
     reader.StartElementHandler = start

@@ -305,7 +305,7 @@ class Detector:
             )
             search = lambda images: [detect_sliced(detect, image, slicing) for image in images]  # noqa: E731
         elif overlap is not None:
-            raise ValueError(f"overlap {overlap} is of tiles: give tile too")
+            raise ValueError(f"overlap {overlap} is for tiles: set tile too")
         for batch in read_batches(paths, batch_size if tile is None else 1, value_range=self.preprocessing.value_range):
             found = iter(search([file.image for file in batch if file.image is not None]))
             for file in batch:

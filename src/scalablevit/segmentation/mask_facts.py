@@ -67,7 +67,7 @@ def refuse_lossy(masks: Sequence[MaskFacts]) -> None:
         raise ValueError(
             f"{lossy[0].path}: {len(lossy)} of {len(masks)} masks are saved in a lossy format "
             f"({lossy[0].lossy}), which changes labels along edges, so classes cannot be counted: export masks as "
-            "PNG, or, if they are worth it, name the classes in class_names_file"
+            "PNG, or, to train on them as they are, name the classes in class_names_file"
         )
 
 

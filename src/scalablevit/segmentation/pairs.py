@@ -198,8 +198,8 @@ def _not_the_same(folders: _Folders, settings: MaskSettings) -> _Folders:
             hint = _mask_pattern_hint(part[0])
             raise _LayoutError(
                 "same-folder",
-                f"{part[0]}: images and masks are one folder, so each image would be its own mask; say by mask_pattern "
-                f"how masks are called, such as {hint or '{name}_mask.png'}, or name two folders",
+                f"{part[0]}: images and masks are one folder, so each image would be its own mask; set mask_pattern "
+                f"to the file names of masks, such as {hint or '{name}_mask.png'}, or name two folders",
             )
     return folders
 

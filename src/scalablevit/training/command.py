@@ -105,7 +105,7 @@ class TrainingCommand(LightningCLI):
         root = moved_root(recipe, was_at=self.folder.earlier_place(), is_at=self.folder.path)
         if root is None:
             return []
-        log.warning("the data are not where they were; taken from %s", root)
+        log.warning("the data folder has moved; using %s", root)
         return ["--data.root", root]
 
     def _parse(self, recipes: Sequence[Path], args: list[str]) -> None:

@@ -27,7 +27,7 @@ def check_devices(accelerator: str, devices: Any) -> None:
     if on_gpu and gpus == 0:
         raise RecipeError(
             f"trainer.accelerator {accelerator}: this machine has no GPU that torch can use; "
-            "train with --trainer.accelerator cpu, or mend the driver"
+            "train with --trainer.accelerator cpu, or repair the driver"
         )
     if devices in ("auto", -1, "-1") or accelerator == "tpu":
         return

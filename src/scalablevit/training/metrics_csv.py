@@ -111,7 +111,9 @@ class CSVMetrics(Logger):
         except (ValueError, KeyError, OverflowError, csv.Error) as error:
             aside = self.path.with_name("metrics.damaged.csv")
             self.path.replace(aside)
-            log.warning("%s cannot be read (%s): kept as %s, and begun anew", self.path, error, aside.name)
+            log.warning(
+                "%s cannot be read (%s): it is kept as %s, and a new one is started", self.path, error, aside.name
+            )
             return {}
 
 

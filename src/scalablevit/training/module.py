@@ -379,7 +379,7 @@ class TrainingModule(LightningModule):
             progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
             check_step(theirs, self._step(), is_within_epoch=not progress.get("is_last_batch", True))
         if theirs.get("task") != self.task:
-            raise ValueError(f"the checkpoint is not one of {self.task}: take one of this run's checkpoints")
+            raise ValueError(f"this is not a checkpoint of {self.task}: take one of this run's checkpoints")
         if theirs["variant"] != self.variant:
             raise ValueError(
                 f"the checkpoint holds {theirs['variant']}, the recipe says {self.variant}: "

@@ -241,11 +241,11 @@ def explained(checkpoint: Path | None) -> Iterator[None]:
         if done is None:
             raise
         raise RecipeError(
-            f"the run in {checkpoint} has come to epoch {int(done[1]) + 1}, beyond --epochs {done[2]}: ask for more"
+            f"the run in {checkpoint} has already reached epoch {int(done[1]) + 1}, beyond --epochs {done[2]}: raise it"
         ) from error
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
-            raise ConnectionError("another of the training processes ended; what it said is the reason") from error
+            raise ConnectionError("another training process ended; its message gives the reason") from error
         if "Error(s) in loading state_dict" not in str(error):
             raise
         reasons = [line.strip() for line in str(error).splitlines()[1:]]
