@@ -37,7 +37,7 @@ def parser() -> Parser:
         "--method", nargs="+", choices=tuple(METHODS), metavar="METHOD",
         help="; ".join(f"{method.name}: {method.summary}" for method in METHODS.values()) + " (default: cam)",
     )  # fmt: skip
-    add("--save", metavar="FOLDER", help="write pictures there, each with a JSON file of its numbers; files are kept")
+    add("--save", metavar="FOLDER", help="write images there, each with a JSON file of its numbers")
     add("--json", action="store_true", help="print one JSON object per line and explanation, not a table")
     add(
         "--threshold", type=float, default=0.5, metavar="X",
@@ -66,15 +66,15 @@ def main(words: list[str]) -> int:
     if is_exported_file(weights):
         _refuse_exported(weights, methods)
     with importing():
-        from scalablevit.deploy.exported import open_exported
-        from scalablevit.weights import open_trained
+        from scalablevit.deploy.exported import open_weights
 
     show_warnings()
     folder = None if args.save is None else check_folder(args.save)
-    trained = open_exported(weights) if is_exported_file(weights) else open_trained(weights)
-    entry = entries().get(trained.task)
-    if entry is None or not entry.explained:
-        raise ValueError(f"{weights} holds weights for {trained.task!r}; explain knows {', '.join(entries())}")
+    trained = open_weights(weights)
+    entry = entries()[trained.task]
+    if not entry.explained:
+        known = ", ".join(name for name, entry in entries().items() if entry.explained)
+        raise ValueError(f"{weights} holds weights for {trained.task!r}; explain knows {known}")
     report = Report(folder, as_json=args.json)
     images = expand(inputs, report.fail, tell)
     if not images:
@@ -164,7 +164,7 @@ class Report:
     """Prints and saves explanations as they come, and counts what failed.
 
     Args:
-        folder: for pictures and their numbers; None: none are saved.
+        folder: for images and their numbers; None: none are saved.
         as_json: print JSON, not a table.
     """
 
@@ -216,7 +216,7 @@ class Report:
             print_json(row)
 
     def end(self) -> int:
-        """Say where pictures were saved; the exit code."""
+        """Say where images were saved; the exit code."""
         if self.num_saved:
-            tell(f"pictures and their numbers are in {self.folder}")
+            tell(f"images and their numbers are in {self.folder}")
         return 1 if self.num_failed else 0
