@@ -9,30 +9,37 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
 
 from command_line import output_of, scalablevit
 
-pytest.importorskip("gradio", reason="needs the extra app")
+if find_spec("gradio") is None:
+    pytest.skip("needs the extra app", allow_module_level=True)
 
 import httpx
-import uvicorn
 
 from scalablevit.app.models import find_models
-from scalablevit.app.page import Page, Wording
-from scalablevit.app.server import listen, private_folder, web_app
 from scalablevit.cli.app import error_text, json_text
+
+if TYPE_CHECKING:
+    from scalablevit.app.page import Page
 
 MAX_UPLOAD = 2**20
 
 
 @pytest.fixture(scope="module")
-def served(runs: Path) -> Iterator[tuple[str, Page]]:
+def served(runs: Path) -> "Iterator[tuple[str, Page]]":
     """Address of a page with all models, and the page."""
+    import uvicorn  # Gradio and its server take seconds to import
+
+    from scalablevit.app.page import Page, Wording
+    from scalablevit.app.server import listen, private_folder, web_app
+
     models = find_models([str(runs / name) for name in ("pets", "boxes", "deeper/pixels")], on_skipped=pytest.fail)
     found = listen("127.0.0.1", 0)
     with private_folder() as folder:
@@ -51,7 +58,7 @@ def served(runs: Path) -> Iterator[tuple[str, Page]]:
     [("pets", ("--top", "2")), ("boxes", ("--threshold", "0.2")), ("pixels", ())],
 )
 def test_api_answers_what_predict_prints(
-    model: str, flags: tuple[str, ...], served: tuple[str, Page], photo: Path
+    model: str, flags: tuple[str, ...], served: "tuple[str, Page]", photo: Path
 ) -> None:
     url, page = served
     query = {"name": photo.name, "model": model, **{flags[i][2:]: flags[i + 1] for i in range(0, len(flags), 2)}}
@@ -62,7 +69,7 @@ def test_api_answers_what_predict_prints(
     assert answer.json() == {**json.loads(out), "path": photo.name}
 
 
-def test_api_says_what_is_wrong(served: tuple[str, Page], photo: Path) -> None:
+def test_api_says_what_is_wrong(served: "tuple[str, Page]", photo: Path) -> None:
     url, _ = served
 
     def error(status: int, content: bytes, **query: str) -> str:
@@ -80,7 +87,7 @@ def test_api_says_what_is_wrong(served: tuple[str, Page], photo: Path) -> None:
     assert error(413, b"x" * (MAX_UPLOAD + 1), name="big.png") == "big.png: it is larger than 1 MB"
 
 
-def test_page_shows_the_files_and_errors_of_predict(served: tuple[str, Page], photo: Path, tmp_path: Path) -> None:
+def test_page_shows_the_files_and_errors_of_predict(served: "tuple[str, Page]", photo: Path, tmp_path: Path) -> None:
     _, page = served
     for label in page.models:
         shown, status, image, table, json_file, png_file, mask_file = page.predict(str(photo), label, 2, 0.2, 0.5)
@@ -121,7 +128,7 @@ def test_the_limit_of_pixels_is_the_pages_own(runs: Path, photo: Path, tmp_path:
 
 
 def test_defects_are_no_trace_on_the_page(
-    served: tuple[str, Page], photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    served: "tuple[str, Page]", photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, page = served
 
@@ -134,7 +141,7 @@ def test_defects_are_no_trace_on_the_page(
     assert "a defect" in capsys.readouterr().err
 
 
-def test_examples_and_training_are_shown(served: tuple[str, Page]) -> None:
+def test_examples_and_training_are_shown(served: "tuple[str, Page]") -> None:
     url, page = served
     config = httpx.get(f"{url}/config").json()
     gallery = next(part for part in config["components"] if part["props"].get("elem_id") == "sv-examples")
@@ -148,7 +155,7 @@ def test_examples_and_training_are_shown(served: tuple[str, Page]) -> None:
     assert "recall" in table
 
 
-def test_other_files_hosts_and_pages_are_refused(served: tuple[str, Page], runs: Path) -> None:
+def test_other_files_hosts_and_pages_are_refused(served: "tuple[str, Page]", runs: Path) -> None:
     url, page = served
     secret = runs / "pets" / "recipe.yaml"
     for path in (secret, "/etc/passwd", f"{page.folder}/../../../../../../etc/passwd", "pyproject.toml"):
@@ -173,7 +180,7 @@ def test_other_files_hosts_and_pages_are_refused(served: tuple[str, Page], runs:
     assert httpx.get(url, headers={"Host": "evil.example"}).status_code == 400
 
 
-def test_html_names_no_other_host(served: tuple[str, Page]) -> None:
+def test_html_names_no_other_host(served: "tuple[str, Page]") -> None:
     url, _ = served
     answer = httpx.get(url)
     assert answer.status_code == 200
@@ -249,7 +256,7 @@ def test_ctrl_c_ends_it_and_nothing_heavy_is_imported(runs: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_page_in_a_browser_without_a_network(served: tuple[str, Page], photo: Path, tmp_path: Path) -> None:
+def test_page_in_a_browser_without_a_network(served: "tuple[str, Page]", photo: Path, tmp_path: Path) -> None:
     pytest.importorskip("aiohttp")
     from browser import CHROMIUM, Browser
 

@@ -1,6 +1,7 @@
 """`ScalableViT` itself: sizes, channels, heads, precision, knobs, and what it refuses."""
 
 import math
+from functools import cache
 from typing import Any
 
 import pytest
@@ -33,13 +34,18 @@ def lively(model: ScalableViT) -> ScalableViT:
     return model
 
 
+@cache
+def atto() -> ScalableViT:
+    return ScalableViT(**ATTO, num_classes=3).eval()
+
+
 @settings(max_examples=25, deadline=None)
 @given(height=st.integers(1, 130), width=st.integers(1, 130))
 @example(height=1, width=1)
 @example(height=1, width=130)
 @example(height=28, width=32)
 def test_any_height_and_width(height: int, width: int) -> None:
-    model = ScalableViT(**ATTO, num_classes=3).eval()
+    model = atto()
     x = torch.randn(1, 3, height, width)
     with torch.inference_mode():
         assert model(x).isfinite().all()

@@ -68,6 +68,7 @@ def test_recorded_networks_learn(record) -> None:
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_feature_extractors_of_torchvision_and_timm() -> None:
     model, images = classifier(), torch.randn(2, 3, 64, 96)
     found = create_feature_extractor(model, {"stages.1": "second", "head": "logits"})(images)

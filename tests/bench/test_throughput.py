@@ -190,6 +190,7 @@ def test_warm_up_is_discarded_and_failures_say_why(monkeypatch: pytest.MonkeyPat
     assert (found["size"], found["batch"], found["mode"]) == ((32, 40), 1, "eager")
 
 
+@pytest.mark.slow
 def test_one_that_is_not_ready_in_time_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     class NotReady(BaseException):
         """As a timer raises it."""

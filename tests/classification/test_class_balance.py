@@ -180,6 +180,7 @@ def test_the_report_agrees_with_scikit_learn() -> None:
         assert (row["precision"], row["recall"], row["f1"], row["support"]) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_many_classes_are_balanced_at_once() -> None:
     """ImageNet-21k's: a search for the members of each class would take minutes an epoch."""
     classes = np.random.default_rng(0).integers(0, 20_000, 1_000_000).tolist()

@@ -80,6 +80,7 @@ def test_sheets_are_drawn(dataset: ImageFolderDataset, tmp_path: Path) -> None:
         assert np.asarray(image).std() > 5
 
 
+@pytest.mark.slow
 def test_confusion_of_a_thousand_classes(tmp_path: Path) -> None:
     draw_confusion(torch.eye(1000, dtype=torch.int64), [str(i) for i in range(1000)], tmp_path / "big.png")
     assert max(read_image(tmp_path / "big.png").size) < 3000

@@ -267,6 +267,7 @@ def test_too_few_words(words: list[str], message: str) -> None:
     assert outcome.err.startswith(f"scalablevit: error: {message}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("cap", [2, 100])
 def test_no_readable_image_to_train_on(image_folder: Path, tmp_path: Path, workers: int, cap: int) -> None:

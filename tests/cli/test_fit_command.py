@@ -184,6 +184,7 @@ def test_a_moved_run_remembers_its_best_score(run: Path, tmp_path: Path, monkeyp
     assert best[0][1] == pytest.approx(json.loads((run / "results.json").read_text())["top1"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_validating(signum: int, code: int, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = ClassificationTask.validation_step
@@ -309,6 +310,7 @@ def test_validate_gives_the_figure_of_the_results(
     assert text.out.splitlines()[0].split()[0] == "val/loss"
 
 
+@pytest.mark.slow
 def test_validate_takes_the_last_checkpoint_where_there_is_no_best(run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "not validated yet"))
     best, last = (copy / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))

@@ -35,6 +35,7 @@ def graph_of(detector: Any) -> ExportableNetwork:
     return ExportableNetwork(detector_graph(detector), mean=transform.mean, std=transform.std, takes_bytes=False).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_graph_finds_what_the_detector_finds(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = tiny_detector(kind, monkeypatch)
@@ -128,6 +129,7 @@ def test_detectors_take_one_image_and_their_own_normalisation(tmp_path: Path, mo
         export(detector, tmp_path / "m.pt2", format="torch", mean=(0.1,) * 3, std=(0.1,) * 3)
 
 
+@pytest.mark.slow
 def test_a_detector_whose_scores_are_all_alike_cannot_be_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

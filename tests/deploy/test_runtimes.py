@@ -37,6 +37,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "m.xml"
 
 
+@pytest.mark.slow
 def test_ctrl_c_reaches_a_process_that_has_closed_files_of_openvino(file: Path) -> None:
     words = [sys.executable, "-c", OPEN_CLOSE_AND_INTERRUPT, str(file)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)

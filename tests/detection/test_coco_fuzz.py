@@ -68,7 +68,7 @@ def test_damaged_annotations_are_read_or_refused(tmp_path: Path) -> None:
     tracemalloc.start()
     for number in range(NUMBER):
         file.write_bytes(damaged(rng))
-        start = time.monotonic()
+        start = time.process_time()
         try:
             found = read_annotations(file, None, masks=number % 2 == 0)
         except CocoError as error:
@@ -80,7 +80,7 @@ def test_damaged_annotations_are_read_or_refused(tmp_path: Path) -> None:
             if number % 20 == 0:
                 average_precision(found.ground_truth(), [], "box")
         assert "Traceback" not in message
-        assert time.monotonic() - start < 10
+        assert time.process_time() - start < 10
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 200 << 20

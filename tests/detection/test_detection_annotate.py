@@ -152,6 +152,7 @@ def test_letters_beyond_ascii_have_glyphs(tmp_path: Path) -> None:
     assert drawn[0] != drawn[1]
 
 
+@pytest.mark.slow
 def test_thousands_of_objects_are_labelled_at_once() -> None:
     places = np.random.default_rng(0).uniform(0, 500, (3000, 2)).tolist()
     found = [Detection(0, "cell", 1.0, (x, y, x + 12, y + 12)) for x, y in places]

@@ -34,6 +34,7 @@ def fit(folder: Path, task: ToyTask, *callbacks: Any, resume: bool = False, **op
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scores", "losses", "mode", "kept"),
     [

@@ -29,6 +29,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     assert torch.equal(SafeCheckpointIO().load_checkpoint(path)["weights"], torch.arange(5))
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_during_a_run_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saves = 0
     real = torch.save

@@ -111,6 +111,7 @@ def test_a_stopped_run_goes_on_to_the_bit(case: str, tmp_path: Path) -> None:
     assert_equal_runs(train(tmp_path / "cut", resume=True, **options), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal_at", [("step", 26), ("validated", 1)], ids=lambda value: value[0])
 def test_a_run_that_is_stopped_in_its_last_step_is_validated_first(signal_at: tuple[str, int], tmp_path: Path) -> None:
     options = {"trainer": {**BY_STEPS, "val_check_interval": 15}}
@@ -123,6 +124,7 @@ def test_a_run_that_is_stopped_in_its_last_step_is_validated_first(signal_at: tu
     assert_equal_runs(train(tmp_path / "cut", resume=True, **options), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [15, 22], ids=["within an epoch", "at its end"])
 def test_more_steps_for_a_run_that_had_all_of_its_own(steps: int, tmp_path: Path) -> None:
     task = {"schedule": ScheduleSettings("constant", warmup_steps=2)}
@@ -142,6 +144,7 @@ def test_workers_change_nothing_and_may_change_on_resume(tmp_path: Path) -> None
     assert_equal_runs(train(tmp_path / "cut", resume=True), whole)
 
 
+@pytest.mark.slow
 def test_without_the_loaders_state_the_comparison_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(tmp_path / "whole")
     with pytest.raises(TrainingStopped):

@@ -182,10 +182,10 @@ BOMBS = {
 def test_a_bomb_is_refused_at_once(text: str, tmp_path: Path) -> None:
     path = tmp_path / "bomb.yaml"
     path.write_text(text)
-    before = time.monotonic()
+    before = time.process_time()
     with pytest.raises(RecipeError, match=r"bomb\.yaml"):
         read_recipe(path)
-    assert time.monotonic() - before < 5
+    assert time.process_time() - before < 5
     assert not (tmp_path / "owned").exists()
 
 

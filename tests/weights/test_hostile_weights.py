@@ -33,14 +33,14 @@ def atto() -> ScalableViT:
 
 def assert_read_or_refused(attempt: Callable[[], Any]) -> bool:
     """Whether it was read; whatever it raises is one message of ours."""
-    start = time.monotonic()
+    start = time.process_time()
     message = ""
     try:
         attempt()
     except (WeightsError, FileNotFoundError) as error:
         message = str(error)
     assert len(message) < 3000
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     return not message
 
 

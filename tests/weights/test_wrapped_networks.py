@@ -92,6 +92,7 @@ def test_a_whole_model_is_filled_through_its_wrapper(build: Any, wrapper: str) -
         assert all(torch.equal(value, source.state_dict()[key]) for key, value in filled.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [retinanet, semantic_fpn])
 def test_a_model_with_a_compiled_backbone(build: Any) -> None:
     """The mark of torch.compile stands in the middle of the names, here, there, or in both."""
@@ -206,6 +207,7 @@ def test_what_cannot_be_filled_says_what_to_do() -> None:
         load_weights(nn.Linear(2, 2), state)
 
 
+@pytest.mark.slow
 def test_transformers_read_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     transformers = pytest.importorskip("transformers")
