@@ -120,6 +120,8 @@ def test_page_shows_the_files_and_errors_of_predict(served: "tuple[str, Page]", 
 
 
 def test_the_limit_of_pixels_is_the_pages_own(runs: Path, photo: Path, tmp_path: Path) -> None:
+    from scalablevit.app.page import Page, Wording
+
     models = find_models([str(runs / "pets")], on_skipped=pytest.fail)
     wording = Wording(json_text, error_text)
     for most, said in ((5399, "too many pixels"), (5400, "60 × 90 px"), (None, "60 × 90 px")):
