@@ -60,8 +60,9 @@ def main(words: list[str]) -> int:
     if not 0 <= args.threshold <= 1:
         raise UsageError(f"--threshold must lie in [0, 1], got {args.threshold:g}")
     methods = [METHODS[name] for name in dict.fromkeys(args.method or ["cam"])]
-    if getattr(args, "most", 1) < 1:
-        raise UsageError(f"--most must be at least 1, got {args.most}")
+    for name in ("most", "windows"):
+        if getattr(args, name, 1) < 1:
+            raise UsageError(f"--{name} must be at least 1, got {getattr(args, name)}")
     options = _options(args, methods)
     if is_exported_file(weights):
         _refuse_exported(weights, methods)

@@ -2,8 +2,10 @@ from .attention import BlockAttention as BlockAttention
 from .attention import attention_maps as attention_maps
 from .attention import attention_over_image as attention_over_image
 from .cam import layer_cam as layer_cam
+from .features import feature_colours as feature_colours
 from .methods import METHODS as METHODS
 from .methods import Method as Method
+from .occlusion import occlusion_maps as occlusion_maps
 from .receptive_field import ReceptiveField as ReceptiveField
 from .receptive_field import effective_receptive_field as effective_receptive_field
 from .receptive_field import timm_network as timm_network

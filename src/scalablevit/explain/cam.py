@@ -11,12 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scalablevit.backbone import PyramidBackbone
 from scalablevit.explain.energy import heatmaps
 from scalablevit.explain.explainable import Explainable, explainable, frozen, recorded
 from scalablevit.explain.subject import MOST_TARGETS, Explanation, Subject, chosen_targets, sampled
 
-LEVELS = (1, 2, 3)
-"""Stages whose maps are merged: the first one's, at stride 4, shows edges of everything."""
+LEVELS = (0, 1, 2, 3)
+"""Stages whose maps are merged."""
+
+_NEAREST_WEIGHS = 4.0
+"""Weight of the level nearest to the output: a classifier's last, a pyramid's first. The others weigh 1 each."""
 
 Score = Callable[[Any], Tensor]
 """From a network's output for B images to (B,) differentiable numbers."""
@@ -40,7 +44,8 @@ def layer_cam(
             None: the likeliest class, the class of most pixels, the surest object. Of a class, the score is its logit;
             in segmentation the sum of its logits over the pixels where it is the likeliest; in detection the score of
             its surest object, by the label that the detector gives it.
-        levels: stages whose maps are merged, 0 to 3; each map is divided by its maximum.
+        levels: stages whose maps are merged, 0 to 3, as a weighted mean of maps divided by their maxima: the level
+            nearest to the output, a classifier's last and a pyramid's first, counts four times.
 
     Returns:
         (B, H, W) float32 in 0..1 at the size of the images, each map's maximum 1; of a list of images, a list of
@@ -127,14 +132,15 @@ def merged_maps(
     if not levels or not set(levels) <= set(range(len(strides))):
         raise ValueError(f"levels must be some of 0..{len(strides) - 1}, got {list(levels)}")
     height, width = inputs.shape[2:] if size is None else size
+    nearest = 0 if isinstance(found.core, PyramidBackbone) else len(strides) - 1
     merged = []
     for maps in level_maps(found, inputs, scores, levels=levels, compute=compute):
         total = torch.zeros(())
         for level, cam in zip(sorted(set(levels)), maps, strict=True):
-            # The convolutions put token j over pixel j * stride, not over the middle of its patch.
-            rows = torch.arange(height, device=cam.device) / strides[level]
-            columns = torch.arange(width, device=cam.device) / strides[level]
-            total = total.to(cam.device) + normalised(sampled(cam, rows, columns))
+            rows = (torch.arange(height, device=cam.device) + 0.5) / strides[level] - 0.5
+            columns = (torch.arange(width, device=cam.device) + 0.5) / strides[level] - 0.5
+            weight = _NEAREST_WEIGHS if level == nearest else 1.0
+            total = total.to(cam.device) + weight * normalised(sampled(normalised(cam), rows, columns))
         merged.append(normalised(total))
     return merged
 

@@ -77,6 +77,26 @@ def draw_heatmaps(
         return rendered(figure)
 
 
+def draw_colours(image: Image.Image, panels: Sequence[tuple[str, NDArray[Any]]]) -> Image.Image:
+    """Draw an image and, beside it, maps whose colours are features.
+
+    Args:
+        image: RGB.
+        panels: title, and (H, W, 3) in 0..1 of the image's size.
+
+    Returns:
+        RGB image.
+    """
+    figure, axes = panel_grid(image, len(panels) + 1)
+    show_image(axes[0], image, "image")
+    for ax, (title, colours) in zip(axes[1:], panels, strict=True):
+        show_image(ax, Image.fromarray((255 * colours).round().astype(np.uint8)), title)
+    figure.supxlabel(
+        "like colours: like features within a stage (first three principal components; % of variance)", fontsize=8
+    )
+    return rendered(figure)
+
+
 def panel_grid(image: Image.Image, count: int) -> tuple[Figure, list[Axes]]:
     """Make a figure with `count` panels of the image's proportions."""
     columns = min(count, _MOST_COLUMNS)

@@ -64,11 +64,15 @@ def explainable(model: nn.Module) -> Explainable:
             f"{type(found.network).__name__} has no ScalableViT whose maps could be read: explain a network of this "
             "package, not an exported file; occlusion explains any network"
         )
-    network = found.network
-    if any(x.is_floating_point() and x.dtype != torch.float32 for x in network.state_dict().values()):
-        network = copy.deepcopy(network).float()
-        return explainable(network)
-    return Explainable(network, cores[0])
+    network = in_float32(found.network)
+    return Explainable(network, cores[0]) if network is found.network else explainable(network)
+
+
+def in_float32(network: nn.Module) -> nn.Module:
+    """The network itself, or, where some of its weights are in another floating-point type, a copy in float32."""
+    if all(x.dtype == torch.float32 for x in network.state_dict().values() if x.is_floating_point()):
+        return network
+    return copy.deepcopy(network).float()
 
 
 @contextlib.contextmanager
@@ -101,12 +105,14 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def recorded(modules: dict[int, nn.Module], *, change: Callable[[int, Tensor], Tensor]) -> Iterator[dict[int, Tensor]]:
+def recorded(
+    modules: dict[int, nn.Module], *, change: Callable[[int, Tensor], Tensor] = lambda _, output: output
+) -> Iterator[dict[int, Tensor]]:
     """Record the outputs of modules in a `with` block; no hook is left behind.
 
     Args:
         modules: key -> module that is called once in the block.
-        change: from key and output to what goes on in its place, and is recorded.
+        change: from key and output to what goes on in its place, and is recorded; by default the output.
 
     Yields:
         key -> recorded output.

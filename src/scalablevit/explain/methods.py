@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from scalablevit.tasks import Flag
 
 CLASS = Flag("--class", "class to explain (default: what the network finds)", metavar="NAME", fills="class_name")
+WINDOWS = Flag(
+    "--windows", "windows along the shorter side that are hidden in turn (default: 8)", metavar="N", type=int
+)
 MOST = Flag("--most", "largest number of objects or regions to explain in an image (default: 6)", metavar="N", type=int)
 
 
@@ -67,6 +70,18 @@ METHODS: dict[str, Method] = {
             "scalablevit.explain.field_pictures:explain",
             flags=(SIZE, STAGE, TIMM, PRETRAINED),
             over_images=True,
+        ),
+        Method(
+            "features",
+            "first three principal components of each stage's features, as colours",
+            "scalablevit.explain.features:explain",
+        ),
+        Method(
+            "occlusion",
+            "regions whose hiding lowers a score (by Captum; slow; also for exported files)",
+            "scalablevit.explain.occlusion:explain",
+            flags=(CLASS, MOST, WINDOWS),
+            needs_network=False,
         ),
     )
 }

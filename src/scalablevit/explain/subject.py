@@ -56,6 +56,26 @@ class Frame:
         return sampled(shown, y * self.seen[0] - 0.5, x * self.seen[1] - 0.5) * inside
 
 
+def spread_tokens(frame: Frame, tokens: Tensor, stride: int) -> Tensor:
+    """Lay tokens over the image, each pixel with its own.
+
+    Args:
+        frame: of the network's input.
+        tokens: (h, w, ...) of values, each over its patch of the input.
+        stride: pixels per token.
+
+    Returns:
+        (H, W, ...) at the image's size; 0 outside of what the network was shown.
+    """
+    left, top, right, bottom = frame.box_xyxy
+    rows = (torch.arange(frame.image[0], device=tokens.device) + 0.5 - top) / (bottom - top)
+    columns = (torch.arange(frame.image[1], device=tokens.device) + 0.5 - left) / (right - left)
+    inside = ((rows >= 0) & (rows <= 1))[:, None] & ((columns >= 0) & (columns <= 1))  # (H, W)
+    i = (rows * frame.seen[0] / stride).floor().long().clamp(0, tokens.shape[0] - 1)
+    j = (columns * frame.seen[1] / stride).floor().long().clamp(0, tokens.shape[1] - 1)
+    return tokens[i][:, j] * inside.reshape(*inside.shape, *[1] * (tokens.ndim - 2))
+
+
 def sampled(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Read maps bilinearly at positions between their cells; beyond the first and last cell their values go on.
 
