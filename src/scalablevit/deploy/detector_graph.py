@@ -153,8 +153,7 @@ class MaskRCNNGraph(DetectorGraph):
 
     def coarse_levels(self, last_map: Tensor, last_level: Tensor) -> list[Tensor]:
         """The level of stride 64: every second pixel."""
-        # Pooled, as OpenVINO 2026.4 takes every second row of a map of free height to be as many as there were.
-        return [_of_any_size(F.max_pool2d(last_level, kernel_size=1, stride=2))]
+        return [_of_any_size(last_level, step=2)]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(1, C, H, W), normalised -> scores (R,), labels (R,), boxes (R, 4), masks (R, 28, 28); best score first."""
@@ -256,18 +255,23 @@ def detector_graph(detector: nn.Module) -> DetectorGraph:
     raise ValueError(f"{type(detector).__name__} is no detector that can be exported; RetinaNet and Mask R-CNN are")
 
 
-def _of_any_size(level: Tensor) -> Tensor:
-    """The same map, with a height and width that torch.export knows nothing of.
+def _of_any_size(level: Tensor, step: int = 1) -> Tensor:
+    """Every `step`-th row and column of a map, with a height and width that torch.export knows nothing of.
 
     Of sizes that it does know it notes whether they are above 1, in each convolution, and would refuse small images.
+    OpenVINO 2026.4 takes every second row of a map of free height, if it is a slice, to be as many rows as there were.
     """
     if not torch.compiler.is_exporting():
-        return level
-    rows = torch.nonzero(torch.ones_like(level[0, 0, :, 0])).flatten()
-    columns = torch.nonzero(torch.ones_like(level[0, 0, 0, :])).flatten()
+        return level[:, :, ::step, ::step]
+    rows, columns = _every(level[0, 0, :, 0], step), _every(level[0, 0, 0, :], step)
     for side in (rows.shape[0], columns.shape[0]):
         torch._check(side >= 1)  # torch 2.11 asks before a convolution
     return level[:, :, rows][:, :, :, columns]
+
+
+def _every(line: Tensor, step: int) -> Tensor:
+    """Indices 0, step, 2 * step ... of a line (n,)."""
+    return torch.nonzero(torch.remainder(torch.ones_like(line).cumsum(0) - 1, step) == 0).flatten()
 
 
 def _highest(values: Tensor, count: int, padding: float = _PADDING_SCORE) -> tuple[Tensor, Tensor]:
