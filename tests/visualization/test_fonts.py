@@ -11,12 +11,12 @@ import pytest
 import torch
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from scalablevit.classification.annotate import annotate
 from scalablevit.classification.draw import draw_confusion
 from scalablevit.visualization import fonts
-from scalablevit.visualization.fonts import label_fonts, load_font
+from scalablevit.visualization.fonts import NameFont, label_fonts, load_font
 
 CHINESE = ["猫", "狗"]
 
@@ -86,6 +86,23 @@ def test_names_are_drawn_with_the_font_that_has_them(no_fonts, tmp_path, caplog)
     assert load_font(20, "猫  50%").path == str(chinese)
     assert not np.array_equal(drawn(CHINESE[0]), drawn(CHINESE[1]))
     assert caplog.text == ""
+
+
+def test_each_character_is_drawn_with_a_font_that_has_it(no_fonts, tmp_path, caplog):
+    thai, chinese = font_with(tmp_path / "t.ttf", "ไทย", "Thai"), font_with(tmp_path / "c.ttf", "猫狗", "Chinese")
+    no_fonts.setattr(fonts.font_manager, "findSystemFonts", lambda: [str(thai), str(chinese)])
+    for one, other in (("ไทย猫", "ไทย狗"), ("猫ไ", "猫ท"), ("ไทย cat", "ไทย dog"), ("猫 50%", "猫 60%"), ("猫", "猫a")):
+        assert not np.array_equal(drawn(one), drawn(other)), one
+    assert caplog.text == ""
+    assert [part for _, part in NameFont(20, "ไทย")._runs("ไทย 5猫")] == ["ไทย ", "5", "猫"]
+
+
+def test_one_font_draws_as_it_always_did(no_fonts):
+    image, again = Image.new("RGB", (200, 40)), Image.new("RGB", (200, 40))
+    NameFont(20, "näive cat").draw(ImageDraw.Draw(image), (3, 4), "näive cat", fill="white")
+    ImageDraw.Draw(again).text((3, 4), "näive cat", font=load_font(20), fill="white")
+    assert np.array_equal(image, again)
+    assert NameFont(20, "").getlength("") == 0
 
 
 def test_fontconfig_is_asked_for_the_characters(no_fonts, tmp_path):

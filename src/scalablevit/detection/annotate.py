@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scalablevit.data.resizing import resized_size
 from scalablevit.detection.predict import Detection, decode_mask
 from scalablevit.printable import printable
-from scalablevit.visualization.fonts import load_font
+from scalablevit.visualization.fonts import NameFont, load_font
 from scalablevit.visualization.palette import class_colours
 
 _SMALLEST_SIDE = 512
@@ -128,7 +128,7 @@ class _Labels:
 
     def write(self, text: str, box: Box, colour: tuple[int, int, int]) -> None:
         """Write a name at its box, within the image."""
-        pad, font = self._pad, load_font(round(self._font.size), text)
+        pad, font = self._pad, NameFont(round(self._font.size), text)
         text = _fitting(text, self._size[0] - 2 * pad, font)
         width = math.ceil(font.getlength(text)) + 2 * pad
         height = sum(font.getmetrics()) + pad
@@ -151,7 +151,7 @@ class _Labels:
         self._draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
         red, green, blue = colour
         ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
-        self._draw.text((x + pad, y + pad / 2), text, font=font, fill=ink)
+        font.draw(self._draw, (x + pad, y + pad / 2), text, fill=ink)
 
     def _covered(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Pixels of earlier labels that each of (P, 2) corners would cover, (P,)."""
@@ -161,7 +161,7 @@ class _Labels:
         return covered
 
 
-def _fitting(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
+def _fitting(text: str, width: float, font: NameFont) -> str:
     """As much of a text as fits into a width in pixels."""
     text = text[:_LONGEST_NAME]
     if font.getlength(text) <= width:

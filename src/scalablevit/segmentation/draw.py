@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from scalablevit.printable import short_name
 from scalablevit.segmentation.label_map import LabelMap
 from scalablevit.segmentation.labels import class_pixels
-from scalablevit.visualization.fonts import load_font
+from scalablevit.visualization.fonts import NameFont
 
 Colours = Sequence[tuple[int, int, int]]
 
@@ -120,7 +120,7 @@ def _legend(
         share = sum(int(counts[k]) for k in rest) / total
         entries = [*entries[: MOST_LEGEND_ENTRIES - 1], (f"{len(rest)} more  {_percent(share)}", _BACKGROUND)]
     patch = round(text_size * 1.1)
-    cell = math.ceil(max(load_font(text_size, text).getlength(text) for text, _ in entries)) + patch + 2 * text_size
+    cell = math.ceil(max(NameFont(text_size, text).getlength(text) for text, _ in entries)) + patch + 2 * text_size
     columns = min(len(entries), max(1, (width - text_size) // cell))
     rows = math.ceil(len(entries) / columns)
     pitch = round(text_size * 1.5)
@@ -130,7 +130,7 @@ def _legend(
         column, row = divmod(i, rows)  # down, then right: sizes fall as one reads a column
         x, y = text_size + column * cell, text_size // 2 + row * pitch
         draw.rectangle((x, y, x + patch, y + patch), fill=colour)
-        draw.text((x + patch + text_size // 2, y), text, font=load_font(text_size, text), fill="white")
+        NameFont(text_size, text).draw(draw, (x + patch + text_size // 2, y), text, fill="white")
     return band
 
 

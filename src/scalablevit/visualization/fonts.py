@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
-from PIL import ImageFont
+from PIL import ImageDraw, ImageFont
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,63 @@ def load_font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
     """
     path = _DEJAVU if (missing := _missing(text)) == frozenset() else _font_with(missing)
     return ImageFont.truetype(str(path or _DEJAVU), size)
+
+
+class NameFont:
+    """Draws one line of text in any scripts: each character with a font that has it.
+
+    One font serves nearly every name. Two are needed where scripts are mixed, or where a script's font has no Latin
+    letters and digits.
+
+    Args:
+        size: height in pixels, at least 1.
+        text: whose scripts decide on the main font.
+    """
+
+    def __init__(self, size: int, text: str) -> None:
+        self.size = size
+        self.main = load_font(size, text)
+
+    def getlength(self, text: str) -> float:
+        """Width of a text in pixels."""
+        return sum(font.getlength(part) for font, part in self._runs(text))
+
+    def getmetrics(self) -> tuple[int, int]:
+        """Pixels above and below the baseline."""
+        return self.main.getmetrics()
+
+    def draw(self, on: ImageDraw.ImageDraw, place: tuple[float, float], text: str, *, fill: str) -> None:
+        """Draw a text whose left upper corner is at a place, in pixels."""
+        runs = self._runs(text)
+        if len(runs) == 1:
+            on.text(place, text, font=runs[0][0], fill=fill)
+            return
+        x, baseline = place[0], place[1] + self.getmetrics()[0]
+        for font, part in runs:
+            on.text((x, baseline), part, font=font, fill=fill, anchor="ls")
+            x += font.getlength(part)
+
+    def _runs(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
+        """Cut a text where its font changes."""
+        main = Path(str(self.main.path))
+        runs: list[tuple[Path, str]] = []
+        for character in text:
+            # what is drawn onto its neighbour, or not at all, stays with it
+            joins = bool(runs) and unicodedata.category(character)[0] in "CMZ"
+            if joins:
+                path = runs[-1][0]
+            elif character in _characters(main):
+                path = main
+            elif character in _characters(_DEJAVU):
+                path = _DEJAVU
+            else:
+                path = _font_with(_missing(character)) or main
+            if runs and runs[-1][0] == path:
+                runs[-1] = (path, runs[-1][1] + character)
+            else:
+                runs.append((path, character))
+        fonts = {path: ImageFont.truetype(str(path), self.size) for path, _ in runs if path != main}
+        return [(fonts.get(path, self.main), part) for path, part in runs] or [(self.main, text)]
 
 
 @contextmanager
@@ -87,7 +144,7 @@ def _font_with(missing: frozenset[str]) -> Path | None:
             best, found = path, there
         if found == missing:
             break
-    left = sorted(missing - found - _warned)
+    left = sorted(character for character in missing - found - _warned if not _has_a_font(character))
     if left:
         _warned.update(left)
         shown = "".join(left[:20]) + ("…" if len(left) > 20 else "")
@@ -95,6 +152,11 @@ def _font_with(missing: frozenset[str]) -> Path | None:
             "no font on this machine has the characters %s, which are drawn as empty boxes; %s", shown, _INSTALL
         )
     return best
+
+
+def _has_a_font(character: str) -> bool:
+    """Whether some font has a character, though none has it together with the others of its text."""
+    return any(character in _characters(path) for path in _candidates(frozenset(character)))
 
 
 def _candidates(missing: frozenset[str]) -> Iterator[Path]:
