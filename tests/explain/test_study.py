@@ -15,7 +15,7 @@ from scalablevit.explain.annotated import AnnotatedImage, AnnotatedObject
 from scalablevit.explain.bootstrap import bootstrap, bootstrap_of
 from scalablevit.explain.faithfulness import curves, pixel_ranks
 from scalablevit.explain.study import RunStudy, _explained, blobs_by_chance, box_region, differences, measures
-from scalablevit.explain.study_pictures import draw_studies, table
+from scalablevit.explain.study_figures import draw_studies, table
 from scalablevit.explain.subject import Frame, Subject, Target
 
 
@@ -174,6 +174,6 @@ def test_a_study_has_every_figure_and_its_table_and_plot():
     content = json.loads(json.dumps(study.to_dict(), allow_nan=False))
     assert len(content["by_image"]) == 3
     assert set(content["attention_by_block"]) == {f"stages.{i}.blocks.1" for i in range(4)}
-    picture = draw_studies([study, other])
-    assert picture.mode == "RGB"
-    assert min(picture.size) > 400
+    figure = draw_studies([study, other])
+    assert figure.mode == "RGB"
+    assert min(figure.size) > 400

@@ -295,9 +295,9 @@ class Page:
         text = self.wording.json_text(prediction.to_dict())
         files = {"json": stem.with_name(stem.name + ".json")}
         write_atomically(files["json"], text.encode("utf-8", "surrogateescape"))
-        for ending, picture in output_images(prediction, task, view).items():
+        for ending, image in output_images(prediction, task, view).items():
             path = stem.with_name(f"{stem.name}{ending}.png")
-            picture.save(path, format="PNG")
+            image.save(path, format="PNG")
             files[ending.lstrip("-") or "png"] = path
         return files
 

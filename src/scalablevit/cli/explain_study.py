@@ -71,7 +71,7 @@ def run_study(args: argparse.Namespace) -> int:
         raise ValueError(f"--data {args.data}: there is no such folder")
     show_warnings()
     with importing():
-        from scalablevit.explain.study_pictures import draw_studies, table
+        from scalablevit.explain.study_figures import draw_studies, table
     failed = Failures()
     labels = run_labels(args.study)
     studies = []

@@ -1,4 +1,4 @@
-"""Pictures of maps: laid over an image, with a legend, a scale, and what they explain."""
+"""Figures of maps: laid over an image, with a legend, a scale, and what they explain."""
 
 from __future__ import annotations
 

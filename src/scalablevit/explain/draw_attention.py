@@ -1,4 +1,4 @@
-"""Pictures of attention maps: a row for each of the two attentions, a column for each stage."""
+"""Figures of attention maps: a row for each of the two attentions, a column for each stage."""
 
 from __future__ import annotations
 

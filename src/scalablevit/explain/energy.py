@@ -1,4 +1,4 @@
-"""Numbers of heatmaps: how much of a map lies on the object, against chance; and their pictures."""
+"""Numbers of heatmaps: how much of a map lies on the object, against chance; and their figures."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def point(text: str) -> tuple[float, float]:
 AT = Flag(
     "--at", "pixels of the image that look (default: the one in the middle)", metavar="X,Y", type=point, nargs="+"
 )
-GRID = Flag("--grid", "show N x N pixels that look, spread over the image, in one picture", metavar="N", type=int)
+GRID = Flag("--grid", "show N x N pixels that look, spread over the image, in one figure", metavar="N", type=int)
 PER = Flag("--per", "what a panel shows (default: stage, the mean over its blocks)", choices=("stage", "block", "head"))
 SIZE = Flag("--size", "side that images are resized to, in pixels (default: 224)", metavar="N", type=int)
 STAGE = Flag("--stage", "stage whose map is measured, from 1 (default: the last)", metavar="N", type=int)
@@ -61,13 +61,13 @@ METHODS: dict[str, Method] = {
         Method(
             "attention",
             "where a pixel looks, in both attentions",
-            "scalablevit.explain.attention_pictures:explain",
+            "scalablevit.explain.attention_method:explain",
             flags=(AT, GRID, PER),
         ),
         Method(
             "receptive-field",
             "pixels that the middle of a map depends on, over all images",
-            "scalablevit.explain.field_pictures:explain",
+            "scalablevit.explain.receptive_field_method:explain",
             flags=(SIZE, STAGE, TIMM, PRETRAINED),
             over_images=True,
         ),

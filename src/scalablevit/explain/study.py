@@ -16,15 +16,15 @@ from torch import Tensor
 
 from scalablevit.explain.annotated import AnnotatedImage, AnnotatedObject
 from scalablevit.explain.attention import attention_maps
-from scalablevit.explain.attention_pictures import distances, entropies
+from scalablevit.explain.attention_method import distances, entropies
 from scalablevit.explain.bootstrap import Interval, bootstrap, bootstrap_of
 from scalablevit.explain.cam import merged_maps
 from scalablevit.explain.energy import energy_inside, points_inside
 from scalablevit.explain.explainable import explainable
 from scalablevit.explain.faithfulness import curves
-from scalablevit.explain.field_pictures import squared_pixels
 from scalablevit.explain.geometry import grid_points
 from scalablevit.explain.receptive_field import SHARES, effective_receptive_field
+from scalablevit.explain.receptive_field_method import squared_pixels
 from scalablevit.explain.subject import Subject, Target
 from scalablevit.explain.window_interaction import window_interaction
 

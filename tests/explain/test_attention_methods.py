@@ -1,4 +1,4 @@
-"""The methods `attention` and `receptive-field`: points, numbers, pictures."""
+"""The methods `attention` and `receptive-field`: points, numbers, figures."""
 
 import math
 from pathlib import Path
@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from scalablevit.backbone import ScalableViT
-from scalablevit.explain import attention_pictures, field_pictures
+from scalablevit.explain import attention_method, receptive_field_method
 from scalablevit.explain.attention import BlockAttention, attention_maps
-from scalablevit.explain.attention_pictures import distances, entropies
+from scalablevit.explain.attention_method import distances, entropies
 from scalablevit.explain.subject import Frame, Subject
 
 
@@ -43,7 +43,7 @@ def subject_of(network, *, image=(60, 80), seen=(96, 64), box=(10.0, 0.0, 70.0, 
 def test_points_of_the_image_are_those_that_the_network_sees():
     network = tiny()
     subject = subject_of(network)
-    (found,) = attention_pictures.explain(subject, at=[(40, 30)])
+    (found,) = attention_method.explain(subject, at=[(40, 30)])
     x, y = (40.5 - 10) / 60 * 64 - 0.5, 30.5 / 60 * 96 - 0.5
     expected = attention_maps(network, subject.pixels, [(x, y)])
     assert [row["block"] for row in found.numbers["blocks"]] == [block.name for block in expected]
@@ -52,9 +52,9 @@ def test_points_of_the_image_are_those_that_the_network_sees():
         assert row["distance"] == pytest.approx(float(distances(block).mean()), abs=1e-3)
         assert row["largest"] == pytest.approx(float(block.weights.mean(2).max()), abs=1e-5)
     with pytest.raises(ValueError, match=r"point 5,5 is not seen by the network, which cuts out x 10..69 and y 0..59"):
-        attention_pictures.explain(subject, at=[(5, 5)])
+        attention_method.explain(subject, at=[(5, 5)])
     with pytest.raises(ValueError, match=r"point 80,5 lies outside the image of 80 x 60 pixels"):
-        attention_pictures.explain(subject, at=[(80, 5)])
+        attention_method.explain(subject, at=[(80, 5)])
 
 
 def test_entropy_and_distance_of_weights_that_are_known():
@@ -69,12 +69,12 @@ def test_entropy_and_distance_of_weights_that_are_known():
 
 
 @pytest.mark.parametrize(("per", "panels"), [("stage", 8), ("block", 8), ("head", 12)])
-def test_pictures_show_every_panel(per, panels, monkeypatch):
+def test_figures_show_every_panel(per, panels, monkeypatch):
     from scalablevit.explain import draw_attention
 
     shown = []
     monkeypatch.setattr(draw_attention, "draw_rows", lambda image, rows: shown.extend(rows.values()) or image)
-    for found in attention_pictures.explain(subject_of(tiny()), at=[(40, 30), (12, 2)], per=per):
+    for found in attention_method.explain(subject_of(tiny()), at=[(40, 30), (12, 2)], per=per):
         shown.clear()
         found.draw()
         flat = [panel for row in shown for panel in row]
@@ -84,33 +84,33 @@ def test_pictures_show_every_panel(per, panels, monkeypatch):
         assert all(panel.heat.max() > 0 for panel in flat)
 
 
-def test_pictures_are_drawn():
+def test_figures_are_drawn():
     subject = subject_of(tiny())
-    (one,) = attention_pictures.explain(subject)
-    (grid,) = attention_pictures.explain(subject, grid=2)
+    (one,) = attention_method.explain(subject)
+    (grid,) = attention_method.explain(subject, grid=2)
     for found in (one, grid):
-        picture = np.asarray(found.draw())
-        assert picture.ndim == 3
-        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+        figure = np.asarray(found.draw())
+        assert figure.ndim == 3
+        assert len(np.unique(figure.reshape(-1, 3), axis=0)) > 50
     assert len(grid.numbers["points"]) == 4
-    assert len(attention_pictures.explain(subject, at=[(40, 30)], grid=2)) == 2
+    assert len(attention_method.explain(subject, at=[(40, 30)], grid=2)) == 2
     for wrong in ({"grid": 0}, {"grid": 9}, {"per": "window"}, {"grid": 2, "per": "head"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            attention_pictures.explain(subject, **wrong)
+            attention_method.explain(subject, **wrong)
 
 
 def test_the_receptive_field_is_measured_over_images_of_mixed_sizes():
     network = tiny()
     subjects = [subject_of(network), subject_of(network, image=(33, 47), seen=(64, 64), box=(0.0, 0.0, 47.0, 33.0))]
-    (found,) = field_pictures.explain(iter(subjects), size=64)
+    (found,) = receptive_field_method.explain(iter(subjects), size=64)
     numbers = found.numbers["networks"]["this network"]
     assert numbers["images"] == 2
     assert numbers["size"] == [64, 64]
     assert 0 < numbers["squares"]["20%"]["side"] <= numbers["squares"]["99%"]["side"]
     assert np.asarray(found.draw()).std() > 5
-    (first,) = field_pictures.explain(subjects, size=64, stage=1)
+    (first,) = receptive_field_method.explain(subjects, size=64, stage=1)
     assert first.numbers["networks"]["this network"]["stride"] == 4
-    assert field_pictures.explain([]) == []
+    assert receptive_field_method.explain([]) == []
     for wrong, message in (({"size": 8}, "size must be"), ({"stage": 0}, "stage must"), ({"stage": 7}, "stage must")):
         with pytest.raises(ValueError, match=message):
-            field_pictures.explain(subjects, **{"size": 64, **wrong})
+            receptive_field_method.explain(subjects, **{"size": 64, **wrong})

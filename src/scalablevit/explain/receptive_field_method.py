@@ -1,4 +1,4 @@
-"""The method `receptive-field`: pictures and numbers of networks' effective receptive fields."""
+"""The method `receptive-field`: figures and numbers of networks' effective receptive fields."""
 
 from __future__ import annotations
 

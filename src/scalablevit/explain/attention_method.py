@@ -1,4 +1,4 @@
-"""The method `attention`: pictures and numbers of where query points look."""
+"""The method `attention`: figures and numbers of where query points look."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def explain(
 
     Args:
         subject: the image.
-        at: (x, y) in pixels of the image: a picture for each.
-        grid: points along each side: one picture of all of them, with the mean over all blocks of SSA. None, and no
+        at: (x, y) in pixels of the image: a figure for each.
+        grid: points along each side: one figure of all of them, with the mean over all blocks of SSA. None, and no
             `at`: the point in the middle of the image.
         per: "stage", "block" or "head"; see `PER`.
 
