@@ -59,7 +59,7 @@ class Found:
 def words(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str | Path]:
     """A command line whose weights are the stand-in, over images of two folders."""
     weights = TrainedWeights(tmp_path / "model.safetensors", "detection", {})
-    monkeypatch.setattr("scalablevit.weights.open_trained", lambda *_: weights)
+    monkeypatch.setattr("scalablevit.deploy.exported.open_trained", lambda *_: weights)
     monkeypatch.setattr(Detector, "load", lambda *_, **__: Found(with_masks=request.param))
     for name in ("left/0.png", "right/0.png"):
         (tmp_path / "in" / name).parent.mkdir(parents=True)
