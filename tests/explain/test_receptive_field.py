@@ -105,6 +105,7 @@ def test_networks_of_timm(name):
     field = effective_receptive_field(timm_network(name, size=224), torch.randn(1, 3, 224, 224))
     assert field.contribution.shape == (224, 224)
     assert field.stride == (16 if name.startswith("vit") else 32)
+    assert field.centre == {"resnet18": (96, 96), "vit_tiny_patch16_224": (120, 120)}.get(name, (112, 112))
     # of a network whose residual branches start at zero, too
     assert field.square(0.99).side > 50
 

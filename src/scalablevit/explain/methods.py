@@ -26,7 +26,7 @@ AT = Flag(
 )
 GRID = Flag("--grid", "show N x N pixels that look, spread over the image, in one figure", metavar="N", type=int)
 PER = Flag("--per", "what a panel shows (default: stage, the mean over its blocks)", choices=("stage", "block", "head"))
-SIZE = Flag("--size", "side that images are resized to, in pixels (default: 224)", metavar="N", type=int)
+SIZE = Flag("--size", "side that images are resized to, in pixels (default: 256)", metavar="N", type=int)
 STAGE = Flag("--stage", "stage whose map is measured, from 1 (default: the last)", metavar="N", type=int)
 TIMM = Flag("--timm", "networks of timm to measure beside this one, with random weights", metavar="NAME", nargs="+")
 PRETRAINED = Flag("--pretrained", "take timm's pretrained weights, which are downloaded", switch=True)

@@ -139,17 +139,23 @@ def effective_receptive_field(
         raise ValueError("the gradient is zero everywhere: the map's middle does not depend on these images")
     height, width = total.shape
     # Token i of a padded convolution lies at pixel stride * i; of a network that tells no stride, in the middle.
-    centre = (stride * (h // 2), stride * (w // 2)) if found.strides else (height // 2, width // 2)
+    shift = stride // 2 if found.cuts_patches else 0
+    centre = (stride * (h // 2) + shift, stride * (w // 2) + shift) if found.strides else (height // 2, width // 2)
     return ReceptiveField(total / count, (min(centre[0], height - 1), min(centre[1], width - 1)), count, stride)
 
 
 @dataclass(frozen=True)
 class _Maps:
-    """A network, how to get its maps (B, C, h, w), and their strides where they are known."""
+    """A network, how to get its maps (B, C, h, w), and their strides where they are known.
+
+    Attributes:
+        cuts_patches: tokens lie in the middle of patches that do not overlap, as in ViT, Swin and ConvNeXt.
+    """
 
     network: nn.Module
     compute: Callable[[Tensor], list[Tensor]]
     strides: list[int]
+    cuts_patches: bool = False
 
 
 def _find_maps(model: nn.Module) -> _Maps:
@@ -173,7 +179,9 @@ def _find_maps(model: nn.Module) -> _Maps:
             )
         return [x.permute(0, 3, 1, 2) for x in maps] if is_last else maps
 
-    return _Maps(model, compute, list(info.reduction()) if hasattr(info, "reduction") else [])
+    first = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    cuts_patches = first is not None and first.kernel_size == first.stride != (1, 1) and first.padding in (0, (0, 0))
+    return _Maps(model, compute, list(info.reduction()) if hasattr(info, "reduction") else [], cuts_patches)
 
 
 def timm_network(name: str, *, in_chans: int = 3, size: int, pretrained: bool = False) -> nn.Module:

@@ -20,7 +20,7 @@ _SMALLEST = 32
 def explain(
     subjects: Iterable[Subject],
     *,
-    size: int = 224,
+    size: int = 256,
     stage: int | None = None,
     timm: Sequence[str] = (),
     pretrained: bool = False,
@@ -29,7 +29,8 @@ def explain(
 
     Args:
         subjects: the images; what the network sees of each is resized to a square.
-        size: side of the square, in pixels; at least 32.
+        size: side of the square, in pixels; at least 32. The token in the middle of the last map lies in the middle of
+            the image for multiples of 64.
         stage: whose map is measured, from 1; None: the last.
         timm: names of networks in timm; at their own last map.
         pretrained: take timm's pretrained weights, which it downloads; otherwise they are random.
