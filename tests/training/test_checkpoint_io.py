@@ -124,7 +124,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("trained", [5, [], {"task": "x"}, {"task": "x", "variant": "y", "class_names": [1]}])
 def test_what_a_damaged_checkpoint_says_of_itself_is_refused(trained: Any, tmp_path: Path) -> None:
     """validate and resume read these entries; they must not end in a stack trace."""
-    whole = {"pytorch-lightning_version": "2", "state_dict": {}, "epoch": 0, "global_step": 0}
+    whole = {"pytorch-lightning_version": "2", "state_dict": {}, "loops": {}, "epoch": 0, "global_step": 0}
     torch.save({**whole, "trained": trained}, tmp_path / "best.ckpt")
     with pytest.raises(ValueError, match=r"best\.ckpt is damaged: its entry trained .*take another"):
         RunCheckpointIO().load_checkpoint(tmp_path / "best.ckpt")

@@ -1,9 +1,12 @@
 """Checkpoints that a full disk, a crash or a stranger's file cannot turn against the user."""
 
+import contextlib
 import errno
 import logging
 import os
 import pickle
+import traceback
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,11 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from scalablevit.safe_write import WriteError, write_atomically
 from scalablevit.training.invocation import invocation
+from scalablevit.weights.checksums import damaged_part
 
 log = logging.getLogger(__name__)
+
+_RESTORES = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -77,6 +83,11 @@ class SafeCheckpointIO(TorchCheckpointIO):
             ) from error
         if not isinstance(checkpoint, dict):
             raise ValueError(f"{os.fspath(path)} holds a {type(checkpoint).__name__}, not a checkpoint")
+        part = None if mmap else damaged_part(path)
+        if part is not None:
+            raise ValueError(
+                f"{os.fspath(path)} is damaged (the checksum of {part} does not fit): take another file of its folder"
+            )
         return checkpoint
 
 
@@ -107,18 +118,30 @@ class RunCheckpointIO(SafeCheckpointIO):
             ValueError: the file is no checkpoint of a run.
         """
         try:
-            checkpoint = super().load_checkpoint(path, *args, **kwargs)
+            return self._read(path, *args, **kwargs)
         except ValueError as error:
-            best = Path(path).with_name("best.ckpt")
-            if Path(path).name == "best.ckpt" or not self._is_whole(best):
-                raise
-            again = invocation("fit", "--resume", best)
-            raise ValueError(f"{error}. {best} is whole; to resume from it: {again}") from error
-        missing = {"pytorch-lightning_version", "state_dict", "epoch", "global_step"} - checkpoint.keys()
+            raise ValueError(f"{error}{self.way_on(path)}") from error
+
+    def way_on(self, path: str | os.PathLike[str]) -> str:
+        """How to go on where a checkpoint is damaged: by the best one of its folder; empty where that is not whole."""
+        best = Path(path).with_name("best.ckpt")
+        if Path(path).name == best.name or not self._is_whole(best):
+            return ""
+        return f". {best} is whole; to resume from it: {invocation('fit', '--resume', best)}"
+
+    def _read(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        checkpoint = super().load_checkpoint(path, *args, **kwargs)
+        missing = {"pytorch-lightning_version", "state_dict", "loops", "epoch", "global_step"} - checkpoint.keys()
         if missing:
             raise ValueError(
                 f"{os.fspath(path)} is not a checkpoint of a run: it lacks {', '.join(sorted(missing))}. "
                 "Take RUN/checkpoints/last.ckpt or best.ckpt; weights alone go to fit --model.weights"
+            )
+        wrong = next((key for key, is_right in _FORMS.items() if not is_right(checkpoint.get(key))), None)
+        if wrong is not None:
+            raise ValueError(
+                f"{os.fspath(path)} is damaged: its entry {wrong} is not as a run writes it; take another "
+                "checkpoint of its folder"
             )
         if not _names_what_it_trained(checkpoint.get("trained")):
             raise ValueError(
@@ -127,12 +150,106 @@ class RunCheckpointIO(SafeCheckpointIO):
             )
         return checkpoint
 
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Remove a checkpoint that a better one has replaced.
+
+        Its path stands in the checkpoint that the run was resumed from, which may be a stranger's: Lightning would
+        remove whatever that names, folders with all that is in them too.
+        """
+        name = os.fspath(path)
+        if ".." in Path(name).parts or "://" in name or not name.endswith(".ckpt"):
+            log.warning("%s is not removed: no run of ours keeps a checkpoint there", name)
+            return
+        super().remove_checkpoint(name)
+
     def _is_whole(self, path: Path) -> bool:
         try:
-            super().load_checkpoint(path, map_location="cpu")
+            self._read(path, map_location="cpu")
         except (OSError, ValueError):
             return False
         return True
+
+
+@contextlib.contextmanager
+def explained_restoring(checkpoint: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Turn what libraries raise while they take up the state in a damaged checkpoint into a message for the user.
+
+    Args:
+        checkpoint: which is resumed from or evaluated; None: neither.
+
+    Raises:
+        ValueError: names the checkpoint and the remedy.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        if checkpoint is None or not _is_of_restoring(error):
+            raise
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(
+            f"{os.fspath(checkpoint)} is damaged: its state cannot be taken up ({what}); take another checkpoint of "
+            f"its folder{RunCheckpointIO().way_on(checkpoint)}"
+        ) from error
+
+
+def _is_of_restoring(error: BaseException) -> bool:
+    """Whether a library, or code of ours that meant something else, raised it while state was taken up."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [frame.f_globals.get("__name__", "") for frame in frames]
+    # what hooks of ours raise is for the user; a load_state_dict only finds that a value is of another type
+    is_ours = names[-1].startswith("scalablevit.") and frames[-1].f_code.co_name != "load_state_dict"
+    return _RESTORES in names and not (is_ours and isinstance(error, ValueError))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_filled_list(value: Any) -> bool:
+    """Whether it is as a run writes it; a checkpoint of weights alone has none, which Lightning tells."""
+    return value is None or (isinstance(value, list) and len(value) > 0)
+
+
+def _is_position(value: Any) -> bool:
+    """Whether it is the state of a `ResumableLoader`, or there is none."""
+    return value is None or (isinstance(value, dict) and all(_is_count(value.get(key)) for key in ("epoch", "batches")))
+
+
+def _is_pair_of_numbers(value: Any) -> bool:
+    return value is None or (isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value)))
+
+
+def _are_counts(value: Any) -> bool:
+    """Whether the progress in the state of Trainer loops is counted in whole numbers."""
+    if isinstance(value, dict):
+        return all(
+            isinstance(inner, dict) and all(map(_is_count, inner.values()))
+            if key in ("total", "current")
+            else _are_counts(inner)
+            for key, inner in value.items()
+        )
+    return not isinstance(value, list) or all(map(_are_counts, value))
+
+
+_FORMS: dict[str, Callable[[Any], bool]] = {
+    "epoch": _is_count,
+    "global_step": _is_count,
+    "pytorch-lightning_version": lambda value: isinstance(value, str),
+    "state_dict": lambda value: isinstance(value, dict) and all(isinstance(x, torch.Tensor) for x in value.values()),
+    "loops": lambda value: isinstance(value, dict) and _are_counts(value),
+    "callbacks": lambda value: value is None or isinstance(value, dict),
+    "optimizer_states": _is_filled_list,
+    "lr_schedulers": _is_filled_list,
+    "recipe": lambda value: value is None or isinstance(value, dict),
+    "train_loader": _is_position,
+    "train_loss": _is_pair_of_numbers,
+    "last_lr": lambda value: value is None or _is_number(value),
+}
+"""Entry of a run's checkpoint -> whether its value is of the form that a run writes; earlier versions lack some."""
 
 
 def _names_what_it_trained(trained: Any) -> bool:

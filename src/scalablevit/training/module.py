@@ -23,8 +23,10 @@ from scalablevit.data.unreadable import UnreadableFiles
 from scalablevit.moved import forward_moved_names
 from scalablevit.safe_write import write_json
 from scalablevit.training import schedules
+from scalablevit.training.checkpoint_io import RunCheckpointIO
 from scalablevit.training.early_stopping import Patience
 from scalablevit.training.nonfinite_guard import NonFiniteGuard
+from scalablevit.training.optimizer_state import check_optimizer_state
 from scalablevit.training.param_groups import parameter_groups
 from scalablevit.training.resume_rules import check_step
 from scalablevit.training.settings import TrainingSettings
@@ -232,8 +234,11 @@ class TrainingModule(LightningModule):
         fused = device in ("cuda", "cpu") and self.trainer.precision != "16-mixed"
         optimizer = torch.optim.AdamW(groups, lr=self.peak_lr, betas=settings.betas, eps=settings.eps, fused=fused)
         scheduler = LambdaLR(optimizer, self._lr_factor())
-        names = ("initial_lr", "weight_decay", "betas", "eps")
-        self._hyperparameters = [{name: group[name] for name in names} for group in optimizer.param_groups]
+        not_of_the_recipe = ("params", "lr")
+        self._hyperparameters = [
+            {name: value for name, value in group.items() if name not in not_of_the_recipe}
+            for group in optimizer.param_groups
+        ]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _lr_factor(self) -> partial[float]:
@@ -396,6 +401,13 @@ class TrainingModule(LightningModule):
     def on_train_start(self) -> None:
         """Let the training loader resume at the checkpoint's position, under the optimizer settings of the recipe."""
         if self.trainer.ckpt_path is not None:
+            try:
+                check_optimizer_state(self.trainer.optimizers[0])
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.trainer.ckpt_path} is damaged: {error}; take another checkpoint of its folder"
+                    f"{RunCheckpointIO().way_on(str(self.trainer.ckpt_path))}"
+                ) from error
             self._apply_hyperparameters()
         # Lightning restores a loader's state only if the loader is made after the checkpoint was read, which
         # Trainer.estimated_stepping_batches (in configure_optimizers) prevents

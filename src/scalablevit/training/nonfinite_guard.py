@@ -85,8 +85,8 @@ class NonFiniteGuard(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the two counts."""
-        self.in_a_row = state_dict["in_a_row"]
-        self.total = state_dict["total"]
+        self.in_a_row = int(state_dict["in_a_row"])
+        self.total = int(state_dict["total"])
 
 
 def any_nonfinite(gradients: list[Tensor], *, device: torch.device) -> bool:

@@ -21,6 +21,7 @@ from scalablevit.data.workers import kill_workers
 from scalablevit.printable import printable
 from scalablevit.safe_write import write_atomically
 from scalablevit.tasks import entry_of
+from scalablevit.training.checkpoint_io import explained_restoring
 from scalablevit.training.devices import threads_per_process
 from scalablevit.training.early_stopping import why_ended_early
 from scalablevit.training.invocation import invocation
@@ -234,7 +235,7 @@ def explained(checkpoint: Path | None) -> Iterator[None]:
         checkpoint: which is resumed from or evaluated.
     """
     try:
-        with explained_resources():
+        with explained_resources(), explained_restoring(checkpoint):
             yield
     except MisconfigurationException as error:
         done = re.search(r"current_epoch=(\d+), but you have set Trainer\(max_epochs=(\d+)", str(error))

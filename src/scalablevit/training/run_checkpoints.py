@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
@@ -54,5 +55,8 @@ class MovableCheckpoint(ModelCheckpoint):
 
         paths = {name: moved(state_dict[name]) for name in ("best_model_path", "kth_best_model_path")}
         best = {moved(path): score for path, score in state_dict["best_k_models"].items()}
-        self.best_loss = state_dict.get("best_loss", math.inf)  # runs of earlier versions have none
+        if best and paths["kth_best_model_path"] not in best:
+            raise KeyError(paths["kth_best_model_path"])
+        best = {path: torch.as_tensor(score, dtype=torch.float32) for path, score in best.items()}
+        self.best_loss = float(state_dict.get("best_loss", math.inf))  # runs of earlier versions have none
         super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})

@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from scalablevit.weights.checksums import damaged_part
 from scalablevit.weights.containers import Found, find_state_dict
 from scalablevit.weights.formats import weights_format
 from scalablevit.weights.metadata import TrainedWeights, parse_metadata
@@ -154,6 +155,8 @@ def _read_pickle(path: Path, name: str, entry: str | None) -> Checkpoint:
     if not isinstance(checkpoint, Mapping):
         raise WeightsError(f"{name} holds a {type(checkpoint).__name__}, not a state dict")
     trained = checkpoint.get("trained")  # what our tasks add to their checkpoints
+    if trained is not None and (part := damaged_part(path)) is not None:
+        raise WeightsError(f"{name} is damaged: the checksum of {part} does not fit; copy it again")
     names = trained.get("class_names") if isinstance(trained, Mapping) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         names = None
