@@ -1,6 +1,7 @@
 """Each key is applied in full on resume, or refused; nothing in between."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,17 @@ def test_a_damaged_environment_is_no_obstacle(text: str, tmp_path: Path) -> None
     assert folder.earlier_place() == str(tmp_path)
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_stands_in_the_place_of_the_environment_is_not_waited_for(kind: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    if kind == "pipe":
+        os.mkfifo(folder.environment)
+    else:
+        folder.environment.mkdir()
+    assert folder.earlier_place() is None
+
+
 @pytest.mark.parametrize(
     "content", [b"a,b\n1,2\n", b"epoch\nx\n", b"epoch,a\n\x00,1\n", b"\xff\xfe\x00", b"epoch\ninf\n"]
 )
@@ -290,7 +302,11 @@ def test_damaged_metrics_are_set_aside(content: bytes, tmp_path: Path) -> None:
 def test_a_damaged_last_checkpoint_names_the_best(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.checkpoints.mkdir()
-    torch.save({"epoch": 1}, folder.best)
+    whole = {"pytorch-lightning_version": "2", "state_dict": {}, "loops": {}, "epoch": 0, "global_step": 0}
+    torch.save(whole, folder.best)
+    torch.save({**whole, "epoch": "x"}, folder.last)
+    with pytest.raises(ValueError, match=r"its entry epoch is not.*best\.ckpt is whole.*fit --resume .*best\.ckpt"):
+        RunCheckpointIO().load_checkpoint(folder.last)
     folder.last.write_bytes(folder.best.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"last\.ckpt is truncated.*best\.ckpt is whole.*fit --resume .*best\.ckpt"):
         RunCheckpointIO().load_checkpoint(folder.last)

@@ -88,6 +88,24 @@ def test_a_claimed_folder_is_locked_before_anything_is_written(tmp_path: Path, r
     claim(run.path, resume).release()
 
 
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder"])
+def test_what_stands_in_the_place_of_the_lock_file_is_refused(tmp_path: Path, kind: str) -> None:
+    """A run folder may be a stranger's: through a link in it, the user's own files would be emptied."""
+    precious, run = tmp_path / "precious", tmp_path / "run"
+    run.mkdir()
+    if kind == "pipe":
+        os.mkfifo(run / ".lock")
+    elif kind == "folder":
+        (run / ".lock").mkdir()
+    else:
+        (run / ".lock").symlink_to(precious)
+        if kind == "link":
+            precious.write_text("thesis")
+    with pytest.raises(ValueError, match=r"\.lock is not a lock file of ours: remove it"):
+        RunLock(run).acquire()
+    assert precious.read_text() == "thesis" if kind == "link" else not precious.exists()
+
+
 def test_leftovers_of_killed_writes_are_swept_and_nothing_else(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.checkpoints.mkdir(parents=True)

@@ -63,6 +63,10 @@ STRANGE: list[tuple[dict[str, Any], str]] = [
     (callback("lightning.pytorch.callbacks.LambdaCallback", on_fit_start="os.abort"), "names .*LambdaCallback"),
     (callback("lightning.pytorch.callbacks.ModelCheckpoint", dirpath="/tmp/x"), "outside the run folder"),
     (callback("lightning.pytorch.callbacks.ModelCheckpoint", filename="../../x"), "outside the run folder"),
+    # a dot at step 46, and a slash at step 47
+    (callback("ModelCheckpoint", filename="{step:c}{step:c}/{step:c}{step:c}/x"), "outside the run folder"),
+    (callback("ModelCheckpoint", filename="{step:99999999d}"), "outside the run folder"),
+    (callback("ModelCheckpoint", filename="{step.real.__class__}"), "outside the run folder"),
     ({"callbacks": [{"class_path": "ModelCheckpoint", "dict_kwargs": {"dirpath": "/tmp/x"}}]}, "outside the run"),
     ({"callbacks": {"class_path": "ModelCheckpoint", "init_args": {"dirpath": "/tmp/x"}}}, "outside the run folder"),
     (callback("scalablevit.training.stopping.StopOnSignal", checkpoint="/tmp/x"), "names scalablevit.training.stop"),
@@ -85,6 +89,7 @@ STRANGE: list[tuple[dict[str, Any], str]] = [
     (callback("lightning.pytorch.callbacks.early_stopping.torch.load"), "names .*torch.load"),
     ({"strategy": {"class_path": "evil.Evil"}}, "trainer.strategy names evil.Evil"),
     ({"strategy": "evil.Evil"}, "trainer.strategy names evil.Evil"),
+    ({"model_registry": "stranger/models"}, "would upload the checkpoints"),
     ({"profiler": {"class_path": "lightning.pytorch.profilers.SimpleProfiler"}}, "trainer.profiler names"),
     (
         {"model": {"class_path": MODEL, "init_args": {"network_options": {"lim": {"class_path": "evil.Evil"}}}}},

@@ -7,6 +7,7 @@ name. Names are compared whole: nothing else of this package or of theirs passes
 """
 
 import contextlib
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,8 @@ _CALLBACKS = (
     *("DeviceStatsMonitor", "EarlyStopping", "GradientAccumulationScheduler", "LearningRateMonitor", "ModelCheckpoint"),
     *("ModelSummary", "RichModelSummary", "RichProgressBar", "Timer", "TQDMProgressBar"),
 )
+# Metrics in it are written as numbers. Other formats make any character of a number: {step:c} is a dot at step 46.
+_PLAIN_FILENAME = re.compile(r"([^{}]|\{[\w/-]+(:0?\d{0,2}(\.\d{1,2})?[dfeg%]?)?\})*")
 
 
 def lies_in_a_run(recipe: Path) -> bool:
@@ -57,6 +60,11 @@ def check_classes(settings: Mapping[str, Any], *, recipe: Path, allowed: Sequenc
             raise RecipeError(f"{recipe}: {key} must be a mapping with class_path, got {callback!r}")
         _check(described, key, {*_CALLBACKS, *_callback_paths()}, recipe, allowed)
     _check(trainer, "trainer", (), recipe, allowed)
+    if trainer.get("model_registry") is not None:
+        raise RecipeError(
+            f"{recipe}: trainer.model_registry {trainer['model_registry']!r} would upload the checkpoints, and a run "
+            "folder may be a stranger's; set it to null there"
+        )
     for name, value in trainer.items():
         if isinstance(value, str) and "." in value and not value.replace(".", "").isdigit() and value not in allowed:
             raise _refusal(f"trainer.{name}", value, recipe)
@@ -76,13 +84,14 @@ def check_paths(resolved: Mapping[str, Any], *, recipe: Path) -> None:
     for key, callback in _callbacks((resolved.get("trainer") or {}).get("callbacks")):
         arguments = {**(callback.get("init_args") or {}), **(callback.get("dict_kwargs") or {})}
         filename = str(arguments.get("filename") or "")
+        is_plain = _PLAIN_FILENAME.fullmatch(filename) is not None
         for name, is_wrong in (
             ("dirpath", arguments.get("dirpath") is not None),
-            ("filename", ".." in filename or Path(filename).is_absolute()),
+            ("filename", ".." in filename or Path(filename).is_absolute() or not is_plain),
         ):
             if is_wrong:
                 raise RecipeError(
-                    f"{recipe}: {key}.{name} {arguments[name]!r} would write outside the run folder, and a run folder "
+                    f"{recipe}: {key}.{name} {arguments[name]!r} could write outside the run folder, and a run folder "
                     "may be a stranger's; set it to null there, or copy the recipe elsewhere and train with fit "
                     "--config"
                 )

@@ -51,7 +51,7 @@ class RunFolder:
         earlier: list[dict[str, Any]] = []
         if self.environment.is_file():
             try:
-                previous = json.loads(self.environment.read_text())
+                previous = json.loads(self.environment.read_text(encoding="utf-8"))
                 earlier = [*previous.pop("earlier", []), previous]
             except (ValueError, AttributeError, TypeError, RecursionError):
                 log.warning("%s cannot be read and is replaced", self.environment)
@@ -59,8 +59,10 @@ class RunFolder:
 
     def earlier_place(self) -> Any:
         """Where the folder stood when its run was started last, as environment.json has it; None: unknown."""
+        if not self.environment.is_file():  # reading a pipe would wait for ever
+            return None
         with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
-            return json.loads(self.environment.read_text()).get("folder")
+            return json.loads(self.environment.read_text(encoding="utf-8")).get("folder")
         return None
 
     def acquire(self) -> None:

@@ -1,10 +1,12 @@
 """One run at a time writes into a run folder: a lock that ends with the process that holds it."""
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import socket
+import stat
 from pathlib import Path
 from types import ModuleType
 
@@ -43,10 +45,11 @@ class RunLock:
 
         Raises:
             FolderInUseError: another process holds it; names its id and host.
+            ValueError: a link, a pipe or a device stands in the lock file's place: writing would go elsewhere.
             OSError: the lock file cannot be made.
         """
         while True:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT)
+            descriptor = self._open()
             try:
                 _lock(descriptor)
             except (BlockingIOError, PermissionError) as error:
@@ -70,6 +73,22 @@ class RunLock:
         os.write(descriptor, text.encode())
         self._descriptor = descriptor
         _held.add(self)
+
+    def _open(self) -> int:
+        """Open the lock file itself: a run folder may be a stranger's, and a link in it name any file of the user."""
+        try:
+            if self.path.is_symlink():  # O_NOFOLLOW is not known everywhere
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            options = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | options)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                raise
+            raise ValueError(f"{self.path} is not a lock file of ours: remove it") from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise ValueError(f"{self.path} is not a lock file of ours: remove it")
+        return descriptor
 
     def release(self) -> None:
         """Give the lock back and remove its file."""
