@@ -7,6 +7,7 @@ a batch into FOLDER/log-RANK.jsonl.
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -111,10 +112,17 @@ class Journal(Callback):
     def __init__(self, path: Path, signal_at: tuple[str, int, int] | None = None) -> None:
         self.path = path
         self.signal_at = signal_at
+        self.wait_at: int | None = None
         self.validated = 0
         self.validations = 0
 
     def _maybe(self, place: str, count: int) -> None:
+        if self.wait_at is not None and (place, count) == ("step", self.wait_at):
+            (self.path.parent / "waits").touch()
+            while (self.path.parent / "waits").exists():
+                time.sleep(0.01)
+            sys.stdout.write("said to a closed terminal\n")
+            sys.stdout.flush()
         if self.signal_at is not None and (place, count) == (self.signal_at[0], self.signal_at[1]):
             os.kill(os.getpid(), self.signal_at[2])
 
@@ -170,6 +178,7 @@ def main(settings: dict[str, Any]) -> None:
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     signal_at = settings.get("signal_at") if rank == settings.get("signal_rank", 0) else None
     journal = Journal(folder / f"log-{rank}.jsonl", tuple(signal_at) if signal_at else None)
+    journal.wait_at = settings.get("wait_at")
     trainer = make_trainer(folder, [journal, StopOnSignal(folder / "last.ckpt")], **settings.get("trainer", {}))
     try:
         trainer.fit(task, datamodule=ToyData(**settings.get("data", {})), ckpt_path=settings.get("resume"))

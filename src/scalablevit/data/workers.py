@@ -35,13 +35,15 @@ def _end_worker(error: BaseException, batch: object) -> None:
 
 
 def outlive_signals(worker_id: int) -> None:
-    """In a data worker: leave Ctrl-C and SIGTERM, which often go to a whole group, to the main process.
+    """In a data worker: leave Ctrl-C, SIGTERM and SIGHUP, which often go to a whole group, to the main process.
 
     The main process finishes its step with the worker's help, saves, and then ends the worker, by SIGTERM
     too: of that signal only the main process's own counts. Where the system does not tell who sent a signal
     (macOS), SIGTERM ends the worker as usual.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):
         return
     main_process = os.getppid()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save a checkpoint from which the run resumes bit-exactly, stop.
+"""Ctrl-C, SIGTERM, a closed terminal: finish the step, save a checkpoint from which the run resumes bit-exactly, stop.
 
 Lightning (2.6) alone does not: Ctrl-C raises KeyboardInterrupt wherever the program happens to be, between
 the weights of one half of an optimizer step and the other, and ends with exit code 1 and no checkpoint;
@@ -30,7 +30,8 @@ from scalablevit.training.run_folder import RunFolder
 from scalablevit.training.weight_averaging import WarmedUpAveraging
 
 _LONGEST_WAIT = 15.0  # seconds that a stop waits for a batch
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP: the terminal or the connection is closed; Windows has none
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class TrainingStopped(BaseException):
@@ -48,7 +49,7 @@ class TrainingStopped(BaseException):
 
 
 class StopOnSignal(Checkpoint):
-    """Turn SIGINT and SIGTERM into a checkpoint and a `TrainingStopped`, on all ranks together.
+    """Turn SIGINT, SIGTERM and SIGHUP into a checkpoint and a `TrainingStopped`, on all ranks together.
 
     The run stops at the next optimizer step's end or, with one process, the next validation batch's end; a
     validation cut short is run again on resume. With several processes, and in the validation behind the last of
@@ -70,10 +71,11 @@ class StopOnSignal(Checkpoint):
         self._is_global_zero = True
         self._earlier_handlers: dict[int, Any] = {}
         self._is_held = False
+        self._terminals: list[int] = []
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Handle both signals from now until the end of the block, not in training alone.
+        """Handle the signals from now until the end of the block, not in training alone.
 
         Lightning turns Ctrl-C before the first step and behind the last one into a silent exit code of 1.
         """
@@ -90,7 +92,7 @@ class StopOnSignal(Checkpoint):
         self._is_global_zero = trainer.is_global_zero
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over both signals: after Lightning has, and before data workers are forked."""
+        """Take over the signals: after Lightning has, and before data workers are forked."""
         self._take_over()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
@@ -100,10 +102,21 @@ class StopOnSignal(Checkpoint):
         if self._signum or not self._training:
             raise TrainingStopped(signum, None)
         self._signum = signum
+        if signum == getattr(signal, "SIGHUP", None):
+            self._leave_the_terminal()
         if self._is_global_zero:
             # a stream that is being written to must not be entered a second time from a handler: plain write
-            os.write(2, b"\nStopping after this step, with a checkpoint. Once more stops at once.\n")
+            with contextlib.suppress(OSError):  # nobody may be reading it any more
+                os.write(2, b"\nStopping after this step, with a checkpoint. Once more stops at once.\n")
         threading.Thread(target=self._stop_where_data_hang, args=(signum,), daemon=True).start()
+
+    def _leave_the_terminal(self) -> None:
+        """Write nothing more to a terminal that is closed: each write would fail, in the middle of the step."""
+        with contextlib.suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for descriptor in self._terminals:
+                os.dup2(nowhere, descriptor)
+            os.close(nowhere)
 
     def _stop_where_data_hang(self, signum: int) -> None:
         """Stop at once where the step waits for data that do not come."""
@@ -114,7 +127,7 @@ class StopOnSignal(Checkpoint):
             time.sleep(0.5)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over both signals where no sanity check did; from here on there is something to save."""
+        """Take over the signals where no sanity check did; from here on there is something to save."""
         self._take_over()
         self._training = True
 
@@ -209,7 +222,10 @@ class StopOnSignal(Checkpoint):
         if not self._earlier_handlers:
             self._signum = 0
             self._owner = os.getpid()
+            self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
         for signum in _SIGNALS:  # Lightning may have put its own there meanwhile
+            if signum not in (signal.SIGINT, signal.SIGTERM) and signal.getsignal(signum) == signal.SIG_IGN:
+                continue  # started by nohup: the run shall outlive its terminal
             if signal.getsignal(signum) != self._handle:
                 earlier = signal.signal(signum, self._handle)
                 self._earlier_handlers.setdefault(signum, earlier)
@@ -226,7 +242,8 @@ class StopOnSignal(Checkpoint):
 
 
 def leave(stopped: TrainingStopped, *, run: str | os.PathLike[str], is_global_zero: bool = True) -> NoReturn:
-    """End the process as a stopped program does: one line on stderr, exit code 130 (SIGINT) or 143 (SIGTERM).
+    """End the process as a stopped program does: one line on stderr, exit code 130 (SIGINT), 143 (SIGTERM)
+    or 129 (SIGHUP).
 
     Args:
         stopped: what `Trainer.fit` raised.
@@ -246,5 +263,7 @@ def leave(stopped: TrainingStopped, *, run: str | os.PathLike[str], is_global_ze
         said = "nothing was saved"
     hint = f" To resume: {invocation('fit', '--resume', run)}" if can_go_on else ""
     line = f"Stopped by {signal.Signals(stopped.signum).name}: {said}.{hint}"
-    sys.stderr.write(f"{printable(line)}\n")
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{printable(line)}\n")
+        sys.stderr.flush()
     raise SystemExit(128 + stopped.signum)
