@@ -33,6 +33,8 @@ COMMAND = [sys.executable, "-m", "scalablevit", "fit"]
 SETTINGS = ("--model.variant", "scalablevit_atto", "--data.image_size", "32", "--data.batch_size", "8")
 LONGEST = 600  # seconds that a scene may take
 NO_TRACE = "Traceback (most recent call last)"
+BEGIN = "==== begin ===="  # a line before what each command says
+TOLD = ("scalablevit: error: ", "Stopped by SIG")
 
 
 class LostError(Exception):
@@ -62,6 +64,8 @@ def start(command: Sequence[str], folder: Path, **options: object) -> subprocess
     """Start a command in a process group of its own, its output in `folder`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (folder / "output.txt").open("a") as output:
+        output.write(f"{BEGIN}\n")
+        output.flush()
         return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
             command, stdout=output, stderr=output, text=True, env=environment, start_new_session=True, **options
         )
@@ -71,7 +75,7 @@ def finish(process: subprocess.Popen[str], folder: Path) -> int:
     """Wait for the end of a process; its exit code.
 
     Raises:
-        LostError: it does not end, or there is a stack trace.
+        LostError: it does not end, or there is a stack trace, or it fails and does not say why.
     """
     try:
         code = process.wait(LONGEST)
@@ -82,6 +86,9 @@ def finish(process: subprocess.Popen[str], folder: Path) -> int:
     text = (folder / "output.txt").read_text(errors="replace")
     if NO_TRACE in text:
         raise LostError(f"a stack trace: {text[text.index(NO_TRACE) :][-600:]}")
+    said = text.rpartition(BEGIN)[2]
+    if code > 0 and not any(words in said for words in TOLD):
+        raise LostError(f"it ended with {code} and no message: {said[-600:]}")
     return code
 
 

@@ -40,6 +40,15 @@ def test_an_error_with_a_message_is_an_end(tmp_path: Path) -> None:
     assert soak.finish(soak.start([sys.executable, "-c", code], tmp_path), tmp_path) == 1
 
 
+def test_a_failure_in_silence_is_lost(tmp_path: Path) -> None:
+    """What an earlier command of the scene said does not count."""
+    told = "import sys; print('scalablevit: error: told', file=sys.stderr); sys.exit(1)"
+    soak.finish(soak.start([sys.executable, "-c", told], tmp_path), tmp_path)
+    with pytest.raises(soak.LostError, match="ended with 1 and no message"):
+        soak.finish(soak.start([sys.executable, "-c", "print('epoch 1'); exit(1)"], tmp_path), tmp_path)
+    assert soak.finish(soak.start(["sh", "-c", "kill -9 $$"], tmp_path), tmp_path) == -9
+
+
 def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
 

@@ -200,6 +200,13 @@ class Checkpoints(Family):
         torch.save({"state_dict": state}, file, _use_new_zipfile_serialization=False)
         self.samples["old.pt"] = file.getvalue()
         self.samples["weights.safetensors"] = safetensors.torch.save(state, {"format": "pt"})
+        run = {"pytorch-lightning_version": "2.6", "epoch": 1, "global_step": 2, "state_dict": state}
+        run |= {"loops": {"fit_loop": {"epoch_progress": {"total": {"ready": 1}}}}, "train_loss": (1.0, 2.0)}
+        trained = {"task": "classification", "variant": "scalablevit_atto", "class_names": ["a", "b", "c"]}
+        file = io.BytesIO()
+        self.run = {**run, "train_loader": {"epoch": 1, "batches": 2}, "trained": trained}
+        torch.save(self.run, file)
+        self.samples["last.ckpt"] = file.getvalue()
         self.samples["evil.pth"] = pickle.dumps({"model": Call(self.folder.parent / "canary")}, protocol=2)
 
     def mutate(self, name: str, rng: random.Random) -> bytes:
@@ -208,11 +215,20 @@ class Checkpoints(Family):
             (size,) = struct.unpack("<Q", data[:8])
             header = as_json(mutate_data(json.loads(data[8 : 8 + size]), rng))
             return struct.pack("<Q", len(header)) + header + data[8 + size :]
+        if name.endswith(".ckpt") and rng.random() < 0.7:
+            state = self.run["state_dict"]
+            file = io.BytesIO()
+            changed = mutate_data({key: value for key, value in self.run.items() if key != "state_dict"}, rng)
+            torch.save({**changed, "state_dict": state} if isinstance(changed, dict) else changed, file)
+            return file.getvalue()
         return super().mutate(name, rng)
 
     def read(self, path: Path, number: int) -> None:
+        from scalablevit.training.checkpoint_io import RunCheckpointIO
         from scalablevit.weights import load_weights
 
+        if path.suffix == ".ckpt":
+            RunCheckpointIO().load_checkpoint(path)
         load_weights(self.network, path)
 
 
