@@ -71,6 +71,7 @@ def test_names_and_settings_that_no_weights_can_hold_end_a_run_before_it_trains(
         (["--model.optimizer.lr=fast"], "model.optimizer.lr must be a number, got 'fast'"),
         (["--epochs=x"], "trainer.max_epochs must be a whole number, got 'x'"),
         (["--seed=-5"], "--seed (seed_everything) must lie in 0 to 4294967295, got -5"),
+        (["--threads=2000000"], "--threads must be 1 to 1,024 or null, got 2000000"),
         (["--seed=x"], "seed_everything must be a whole number, got 'x'"),
         (["--model.label_smoothing=2"], "model.label_smoothing must be in [0, 1), got 2.0"),
         (["--model.mixup.prob=3"], "mixup.prob must be between 0 and 1, got 3.0"),

@@ -30,3 +30,9 @@ def test_fewer_validation_samples_than_processes_are_an_error_on_all_of_them() -
 def test_an_epoch_has_whole_optimizer_steps() -> None:
     assert len(Numbers(11, 1).train_dataloader()) == 5
     assert len(Numbers(11, 1, accumulate_grad_batches=2).train_dataloader()) == 4
+
+
+@pytest.mark.parametrize("count", [1025, 10**9])
+def test_more_workers_than_any_machine_runs_are_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=rf"num_workers must be at most 1,024, got {count}"):
+        TaskData(batch_size=2, num_workers=count, max_unreadable=0, seed=0, collate_fn=list)

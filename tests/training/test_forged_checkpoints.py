@@ -137,6 +137,20 @@ def test_errors_of_training_and_messages_of_ours_stay_what_they_are(tmp_path: Pa
         make_trainer(tmp_path, max_epochs=2).fit(ToyTask(), datamodule=ToyData(), ckpt_path=str(path))
 
 
+def test_switches_of_the_optimizer_are_those_of_the_run(tmp_path: Path, trained: dict[str, Any]) -> None:
+    """Lightning restores them with the state; a checkpoint of fp16 then runs an AdamW that is not fused, say."""
+
+    def change(checkpoint: dict[str, Any]) -> None:
+        for group in checkpoint["optimizer_states"][0]["param_groups"]:
+            group.update(amsgrad=True, fused=False, maximize=True)
+
+    path = write(tmp_path, trained, change)
+    trainer = make_trainer(tmp_path, max_epochs=2)
+    trainer.fit(ToyTask(), datamodule=ToyData(), ckpt_path=str(path))
+    groups = trainer.optimizers[0].param_groups
+    assert {(group["amsgrad"], group["fused"], group["maximize"]) for group in groups} == {(False, True, False)}
+
+
 def test_moments_are_laid_out_as_their_parameter() -> None:
     """An expanded tensor has one number in memory; a kernel that takes it for contiguous writes beyond it."""
     parameter = nn.Parameter(torch.ones(3, 5))

@@ -121,6 +121,8 @@ def test_training_goes_on_where_tensorboards_log_cannot_be_written(
         (MemoryError(), "out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."), "asked for 99"),
         (OSError(24, "Too many open files"), "ulimit -n"),
+        (RuntimeError("can't start new thread"), "ulimit -u"),
+        (OSError(11, "Resource temporarily unavailable"), "--pids-limit"),
         (RuntimeError("unable to open: Too many open files"), "ulimit -n"),
         (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed. "), r"data\.num_workers"),
         (RuntimeError("a bug"), "^a bug$"),

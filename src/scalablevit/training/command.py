@@ -15,7 +15,7 @@ from scalablevit.data.split import settings_for_evaluation
 from scalablevit.moved import forward_moved_names
 from scalablevit.training.allowed_classes import check_classes, check_paths, lies_in_a_run, only_allowed_imports
 from scalablevit.training.checkpoint_io import RunCheckpointIO
-from scalablevit.training.devices import check_devices
+from scalablevit.training.devices import MOST_THREADS, check_devices
 from scalablevit.training.module import TrainingModule
 from scalablevit.training.null_words import says_null, with_nulls
 from scalablevit.training.recipe_errors import RecipeError, lacking, nullable_keys, origin_of, readable
@@ -203,8 +203,8 @@ class TrainingCommand(LightningCLI):
                 )
         check_devices(trainer["accelerator"], trainer["devices"])
         threads = self.config["threads"]
-        if threads is not None and threads < 1:
-            raise RecipeError(f"--threads must be at least 1 or null, got {threads}")
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise RecipeError(f"--threads must be 1 to {MOST_THREADS:,} or null, got {threads}")
         if trainer["max_epochs"] == 0:
             raise RecipeError("--epochs (trainer.max_epochs) must be at least 1, got 0")
 

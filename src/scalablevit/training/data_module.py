@@ -14,6 +14,7 @@ from scalablevit.data.loaders import eval_loader, train_loader
 _log = logging.getLogger(__name__)
 
 _MOST_WORKERS = 8
+_MOST_TO_ASK_FOR = 1024
 
 
 class TaskData(LightningDataModule):
@@ -57,6 +58,8 @@ class TaskData(LightningDataModule):
             raise ValueError(f"max_unreadable must be at least 0, got {max_unreadable}")
         if num_workers != "auto" and num_workers < 0:
             raise ValueError(f"num_workers must be at least 0 or 'auto', got {num_workers}")
+        if num_workers != "auto" and num_workers > _MOST_TO_ASK_FOR:
+            raise ValueError(f"num_workers must be at most {_MOST_TO_ASK_FOR:,}, got {num_workers}: each is a process")
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size or batch_size
         self.max_unreadable = max_unreadable

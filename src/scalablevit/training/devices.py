@@ -8,6 +8,9 @@ import torch
 from scalablevit.data.cores import available_cores
 from scalablevit.training.recipe_errors import RecipeError
 
+MOST_THREADS = 1024
+"""More than any machine has for one process; OpenMP ends the process without a word where it cannot start them."""
+
 
 def check_devices(accelerator: str, devices: Any) -> None:
     """Refuse more devices than this machine has, in words; Lightning runs any number of CPU processes.

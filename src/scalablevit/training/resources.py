@@ -1,4 +1,4 @@
-"""What a machine runs out of in a run: memory, open files, data workers. Each ends in one message."""
+"""What a machine runs out of in a run: memory, open files, processes, data workers. Each ends in one message."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ def explained_resources() -> Iterator[None]:
     Raises:
         torch.OutOfMemoryError: memory of the CPU; the command line knows what to lower.
         DataWorkerError: a data worker ended or hangs.
-        ValueError: too many open files.
+        ValueError: too many open files, or processes and threads.
     """
     try:
         with explained_workers():
@@ -30,6 +30,11 @@ def explained_resources() -> Iterator[None]:
             raise ValueError(
                 f"too many open files{_open_files_limit()}: raise the limit, such as with ulimit -n 4096, or lower "
                 "data.num_workers"
+            ) from error
+        if isinstance(error, BlockingIOError) or "can't start new thread" in said:
+            raise ValueError(
+                "no more processes or threads can be started: raise the limit, such as with ulimit -u or docker run "
+                "--pids-limit, or lower data.num_workers"
             ) from error
         wanted = re.search(r"tried to allocate ([0-9]+ ?[A-Za-z]*)", said)
         if isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in said or "can't allocate memory" in said):
