@@ -71,6 +71,30 @@ def test_a_terminal_that_closes_is_a_stop_with_a_checkpoint(tmp_path: Path) -> N
     assert (tmp_path / "nohup" / "network.pt").exists()
 
 
+def test_a_signal_that_python_drops_stops_the_run_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python prints and drops what is raised within a __del__, and a signal may come there."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+
+    class Dying:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    class Interrupted(ToyTask):
+        def setup(self, stage: str) -> None:
+            super().setup(stage)
+            Dying()
+
+    stop = StopOnSignal(tmp_path / "last.ckpt")
+    task = Interrupted()
+    with pytest.raises(TrainingStopped) as stopped, stop.held():
+        make_trainer(tmp_path, [stop], max_epochs=1).fit(task, datamodule=ToyData())
+    assert len(task.losses) == 1
+    assert stopped.value.checkpoint == tmp_path / "last.ckpt"
+    assert capsys.readouterr().err == ""
+
+
 def test_nothing_is_lost_where_nobody_reads_what_a_stop_says(tmp_path: Path) -> None:
     """`fit 2>&1 | head`, then Ctrl-C."""
     reader, writer = os.pipe()

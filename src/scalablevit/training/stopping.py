@@ -81,9 +81,17 @@ class StopOnSignal(Checkpoint):
         """
         self._take_over()
         self._is_held = True
+        report = sys.unraisablehook
+
+        def report_others(dropped: Any) -> None:
+            if not issubclass(dropped.exc_type, TrainingStopped):
+                report(dropped)
+
+        sys.unraisablehook = report_others  # a signal that comes within a __del__
         try:
             yield
         finally:
+            sys.unraisablehook = report
             self._is_held = False
             self._give_back()
 
@@ -99,9 +107,10 @@ class StopOnSignal(Checkpoint):
         """Note the signal; a second one, or one outside training, stops at once."""
         if os.getpid() != self._owner:  # a child that was forked and has not set its own handlers yet
             os._exit(128 + signum)
-        if self._signum or not self._training:
+        is_at_once = self._signum or not self._training
+        self._signum = signum  # also where it is raised: where Python drops it, the first step ends the run
+        if is_at_once:
             raise TrainingStopped(signum, None)
-        self._signum = signum
         if signum == getattr(signal, "SIGHUP", None):
             self._leave_the_terminal()
         if self._is_global_zero:
