@@ -12,6 +12,7 @@ import sklearn.datasets
 import torch
 from PIL import Image
 
+import command_line
 from command_line import output_of as scalablevit
 from scalablevit.data.images import read_image
 from scalablevit.detection import Preprocessing
@@ -170,3 +171,11 @@ def test_where_the_memory_ends(
     assert said.startswith("scalablevit: error: CUDA out of memory; ")
     assert remedy in said
     assert not_this not in said
+
+
+@pytest.mark.parametrize("key", ["--model.class_weights", "--data.sampling"])
+def test_keys_of_other_tasks_name_what_detection_has(key: str) -> None:
+    outcome = command_line.scalablevit("fit", "--config", "demo_detection", key, "balanced")
+    assert outcome.code == 1
+    assert f"there is no key {key.removeprefix('--')}" in outcome.err
+    assert "by data.repeat_threshold" in outcome.err

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from scalablevit.data.builtin import data_root
 from scalablevit.data.image_size import sizes_in_headers
 from scalablevit.detection.coco import CocoAnnotations
 from scalablevit.detection.coco.plausibility import strange_sizes
-from scalablevit.detection.data_settings import CocoSettings
+from scalablevit.detection.data_settings import OTHER_KEYS, CocoSettings
 from scalablevit.detection.dataset import CocoDataset, collate
 from scalablevit.detection.split import read_split
 from scalablevit.detection.transforms import Preprocessing, TrainTransform
@@ -59,6 +59,7 @@ class CocoData(TaskData):
             Names the file and the remedy.
     """
 
+    other_keys: ClassVar = OTHER_KEYS
     train_dataset: CocoDataset
     val_dataset: CocoDataset
 

@@ -8,6 +8,10 @@ from scalablevit.detection.coco.source import AnnotationSource
 from scalablevit.detection.transforms import Augmentation, Preprocessing
 
 _FLIP_ONLY = Augmentation()
+OTHER_KEYS = dict.fromkeys(
+    ("class_weights", "sampling", "focal_gamma"), "detection shows rare classes more often by data.repeat_threshold"
+)
+"""What detection has in the place of keys that classification and segmentation have."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,12 @@
 import logging
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from scalablevit.detection.data_settings import OTHER_KEYS
 from scalablevit.detection.dataset import DetectionBatch
 from scalablevit.detection.evaluate import AveragePrecision, Findings, counted_detections, evaluate
 from scalablevit.detection.matching import MatchedFigures
@@ -46,6 +47,7 @@ class DetectionTask(TrainingModule):
         ValueError: no such variant or detector, weights that do not fit, or an argument out of range.
     """
 
+    other_keys: ClassVar = OTHER_KEYS
     task = "detection"
     monitor = ("val/box_ap", "max")
 

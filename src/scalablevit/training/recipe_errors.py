@@ -106,7 +106,16 @@ def _unknown_key(
     dashes = "--" if found["words"] and not prefix else ""
     lists_all = "`scalablevit fit --config NAME --print_config` lists all"
     hint = f"did you mean {dashes}{close[0]}?" if close else lists_all
+    hint = _other_keys(class_path).get(key.rpartition(".")[2], hint)
     return f"there is no key {dashes}{key}{_file_of(key, recipes)}; {hint}"
+
+
+def _other_keys(class_path: str | None) -> dict[str, str]:
+    """What a class has in the place of keys that other tasks have; its attribute `other_keys`."""
+    module, _, name = (class_path or "").rpartition(".")
+    with contextlib.suppress(ImportError, AttributeError, ValueError):
+        return dict(getattr(import_module(module), name).other_keys)
+    return {}
 
 
 def _known_keys(prefix: str, class_path: str | None) -> Iterator[str]:
