@@ -202,7 +202,12 @@ class Report:
     def _save(self, prediction: Any, row: dict[str, Any]) -> None:
         assert self.folder is not None
         try:
-            paths = save(prediction.output_images(), self.folder, self._stems[prediction.path])
+            paths = save(
+                prediction.output_images(),
+                self.folder,
+                self._stems[prediction.path],
+                documents=getattr(prediction, "output_documents", dict)(),
+            )
         except OSError as error:
             if error.errno in _FULL_DISK:
                 raise

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import numpy as np
 from PIL import Image
 
 from scalablevit.abridged import abridged
@@ -205,9 +206,10 @@ def evenly_spread(count: int, most: int) -> list[int]:
     return list(range(count)) if count <= most else [i * count // most for i in range(most)]
 
 
-def pixel_digest(image: Image.Image) -> bytes:
+def pixel_digest(image: Image.Image | np.ndarray) -> bytes:
     """Equal for images of the same size and pixels."""
-    digest = hashlib.blake2b(f"{image.size}".encode(), digest_size=16)
+    size = image.size if isinstance(image, Image.Image) else image.shape
+    digest = hashlib.blake2b(f"{size}".encode(), digest_size=16)
     digest.update(image.tobytes())
     return digest.digest()
 

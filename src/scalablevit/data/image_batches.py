@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from scalablevit.data.bands import read_bands
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_upright
 from scalablevit.data.pixel_values import Loss, ValueRange
@@ -33,14 +34,15 @@ class ReadImage:
 
     Attributes:
         path: the file.
-        image: upright, RGB; None where the file could not be read, or where the image is not kept.
+        image: upright, RGB, or (H, W, C) uint8 where bands are read; None where the file could not be read, or where
+            the image is not kept.
         error: why the file could not be read, or None.
         converted: what `convert` made of the image; None without it.
         losses: what the file holds and the image does not.
     """
 
     path: Path
-    image: Image.Image | None
+    image: Any
     error: str | None = None
     converted: Any = None
     losses: tuple[Loss, ...] = ()
@@ -56,6 +58,7 @@ def read_batches(
     batch_size: int,
     *,
     value_range: ValueRange | None = None,
+    num_bands: int | None = None,
     convert: Convert | None = None,
     keep_images: bool = True,
 ) -> Iterator[list[ReadImage]]:
@@ -69,6 +72,7 @@ def read_batches(
         paths: image files or images in memory, or a single one; those in memory are called `image 0`, `image 1`, ...
         batch_size: images at a time.
         value_range: see `read_image`.
+        num_bands: read so many bands by `read_bands`; None: RGB.
         convert: from an image to what is needed of it, computed where the image is read.
         keep_images: hand the images out as well as what `convert` makes of them.
 
@@ -82,7 +86,7 @@ def read_batches(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if isinstance(paths, str | os.PathLike | Image.Image | np.ndarray):
         paths = [paths]
-    reader = _Reader(value_range, convert, keep_images or convert is None)
+    reader = _Reader(value_range, num_bands, convert, keep_images or convert is None)
     if isinstance(paths, list | tuple) and len(paths) > 1 and all(isinstance(x, str | os.PathLike) for x in paths):
         ahead = ReadAhead(
             reader.read, list(enumerate(paths)), ahead=2 * batch_size, keeps=_has_image, pixels=PIXELS_AHEAD
@@ -133,6 +137,7 @@ def _has_image(file: ReadImage) -> bool:
 @dataclass(frozen=True)
 class _Reader:
     value_range: ValueRange | None
+    num_bands: int | None
     convert: Convert | None
     keep_images: bool
 
@@ -140,9 +145,9 @@ class _Reader:
         """Read one image; called in threads."""
         number, source = numbered
         if isinstance(source, np.ndarray):
-            file = _from_array(Path(f"image {number}"), source)
+            file = _from_array(Path(f"image {number}"), source, self.num_bands)
         elif isinstance(source, Image.Image):
-            file = ReadImage(Path(f"image {number}"), _on_white(source))
+            file = _from_pillow(Path(f"image {number}"), source, self.num_bands)
         else:
             file = self._from_file(Path(source), admit)
         if file.image is None or self.convert is None:
@@ -152,13 +157,27 @@ class _Reader:
 
     def _from_file(self, path: Path, admit: Callable[[int], None] | None) -> ReadImage:
         try:
+            if self.num_bands is not None:
+                pixels, losses = read_bands(path, self.num_bands, value_range=self.value_range, admit=admit)
+                return ReadImage(path, pixels, losses=losses)
             upright = read_upright(path, value_range=self.value_range, admit=admit)
         except ImageError as error:
             return ReadImage(path, None, str(error))
         return ReadImage(path, upright.image, losses=upright.losses)
 
 
-def _from_array(name: Path, pixels: np.ndarray) -> ReadImage:
+def _from_pillow(name: Path, image: Image.Image, num_bands: int | None) -> ReadImage:
+    if num_bands is not None:
+        return ReadImage(name, None, f"{name}: the network takes {num_bands} bands: give uint8 of shape (H, W, C)")
+    return ReadImage(name, _on_white(image))
+
+
+def _from_array(name: Path, pixels: np.ndarray, num_bands: int | None) -> ReadImage:
+    if num_bands is not None and pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == num_bands:
+        return ReadImage(name, pixels)
+    if num_bands is not None:
+        found = f"{pixels.dtype} of shape {pixels.shape}"
+        return ReadImage(name, None, f"{name}: an array must be uint8 of shape (H, W, {num_bands}), got {found}")
     if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
         found = f"{pixels.dtype} of shape {pixels.shape}"
         return ReadImage(name, None, f"{name}: an array must be uint8 of shape (H, W) or (H, W, 3), got {found}")

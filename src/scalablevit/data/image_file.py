@@ -80,7 +80,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     """
     path = Path(path)
     try:
-        with _regular_file(path) as file, _identified(path, file) as image:
+        with regular_file(path) as file, _identified(path, file) as image:
             _refuse_too_large(image)
             yield image
     except ImageError:
@@ -123,7 +123,7 @@ def _identified(path: Path, file: BinaryIO) -> Image.Image:
 
 
 @contextmanager
-def _regular_file(path: Path) -> Iterator[BinaryIO]:
+def regular_file(path: Path) -> Iterator[BinaryIO]:
     """Open a regular file that is not empty, without waiting for whoever writes to a pipe."""
     try:
         _refuse_irregular(path, path.stat())

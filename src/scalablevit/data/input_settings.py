@@ -14,6 +14,8 @@ _IMAGENET: dict[str, dict[int, tuple[float, ...]]] = {
     "mean": {3: IMAGENET_DEFAULT_MEAN, 1: (0.449,)},
     "std": {3: IMAGENET_DEFAULT_STD, 1: (0.226,)},
 }
+MOST_BANDS = 256
+"""Channels of a network's input are at most this."""
 _LONGEST_SIDE = 2**14
 """Pixels: whoever sends weights with a larger size of images than this asks for more memory than machines have."""
 MOST_PIXELS = 2**25
@@ -72,33 +74,49 @@ class InputSettings:
         return cls(**settings)
 
 
-def check_mean_std(mean: Sequence[float], std: Sequence[float]) -> None:
+def check_mean_std(mean: Sequence[float], std: Sequence[float], *, any_bands: bool = False) -> None:
     """Check that each has one value (grayscale) or three (RGB), and that deviations are above 0.
+
+    Args:
+        mean: of each channel.
+        std: likewise.
+        any_bands: another number of channels is right too.
 
     Raises:
         ValueError: they are not.
     """
-    if len(mean) not in (1, 3) or len(mean) != len(std):
+    if any_bands and len(mean) == len(std) and 1 <= len(mean) <= MOST_BANDS:
+        pass
+    elif len(mean) not in (1, 3) or len(mean) != len(std):
         raise ValueError(f"mean and std need one value each (grayscale) or three each (RGB), got {mean} and {std}")
     if min(std) <= 0:
         raise ValueError(f"std must be above 0, got {std}")
 
 
-def per_channel(name: str, values: Sequence[float] | None, in_chans: int) -> tuple[float, ...]:
+def per_channel(
+    name: str, values: Sequence[float] | None, in_chans: int, *, any_bands: bool = False
+) -> tuple[float, ...]:
     """Return a mean or deviation for each channel of images in 0..1.
 
     Args:
         name: "mean" or "std".
         values: None: ImageNet's.
         in_chans: channels of the network's input, 3 (RGB) or 1 (grayscale).
+        any_bands: another number of channels is right too, with values.
 
     Raises:
         ValueError: another number of channels, or of values.
     """
-    if in_chans not in _IMAGENET[name]:
+    if in_chans not in _IMAGENET[name] and not any_bands:
         raise ValueError(
-            f"in_chans must be 3 (RGB) or 1 (grayscale) for image files, got {in_chans}; for other channels write a "
-            "LightningDataModule of your own"
+            f"in_chans must be 3 (RGB) or 1 (grayscale), got {in_chans}; segmentation alone takes other numbers"
+        )
+    if not 1 <= in_chans <= MOST_BANDS:
+        raise ValueError(f"in_chans must be 1 to {MOST_BANDS}, got {in_chans}")
+    if values is None and in_chans not in _IMAGENET[name]:
+        raise ValueError(
+            f"in_chans {in_chans} needs a {name} of each band, for values in 0..1: set data.{name}; `scalablevit "
+            f"check-data FOLDER --in-chans {in_chans}` prints those of a folder"
         )
     if values is None:
         return _IMAGENET[name][in_chans]

@@ -2,10 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from scalablevit.data.check import (
     DataReport,
@@ -44,9 +47,11 @@ class MaskReport(DataReport):
 
     Args:
         ignored_pixels: (training, validation) pixels that are left out of losses and metrics.
+        bands: "mean" and "std" of each band of the training images, for values in 0..1; empty where they are RGB.
     """
 
     ignored_pixels: tuple[int, int] = (0, 0)
+    bands: dict[str, list[float]] = field(default_factory=dict)
 
     def _facts(self) -> list[str]:
         lines = [
@@ -54,6 +59,7 @@ class MaskReport(DataReport):
             f"validation  {self.num_val:,} images with masks",
             f"classes     {len(self.classes):,}",
             *self._sizes(),
+            *(f"{name:<10}  {values}" for name, values in self.bands.items()),
         ]
         return [*lines, "", *self._class_table()] if self.classes else lines
 
@@ -139,6 +145,7 @@ def check_masks(
         largest=largest,
         problems=problems,
         ignored_pixels=counted.ignored,
+        bands=_band_statistics(found),
     )
 
 
@@ -153,6 +160,32 @@ class _Look(NamedTuple):
     unclear: bool
     is_copy: bool  # the mask has the pixels of its image
     losses: tuple[Loss, ...]  # of the image
+    bands: "BandSums | None"  # of an image of several bands
+
+
+class BandSums(NamedTuple):
+    """Sums over the pixels of images, by band, for their mean and deviation.
+
+    Fields:
+        pixels: how many there are.
+        total: (C,) of values in 0..1.
+        squares: (C,) of their squares.
+    """
+
+    pixels: int
+    total: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+
+def _band_statistics(found: "list[_Found]") -> dict[str, list[float]]:
+    """Mean and deviation of each band over the training images; empty where images are RGB."""
+    sums = [one.look.bands for one in found if one.look.bands is not None and one.part == "training"]
+    if not sums:
+        return {}
+    count = sum(one.pixels for one in sums)
+    mean = sum(one.total for one in sums) / count
+    std = np.sqrt(np.maximum(sum(one.squares for one in sums) / count - mean**2, 1e-8))
+    return {"mean": np.round(mean, 4).tolist(), "std": np.round(std, 4).tolist()}
 
 
 class _Found(NamedTuple):
@@ -172,12 +205,22 @@ def _look_at(options: MaskSettings, in_colours: bool, paths: tuple[str, str]) ->
     """Decode an image and its mask."""
     try:
         pair = read_pair(
-            *paths, mask_frame=options.mask_frame, in_colours=in_colours, value_range=options.black_and_white
+            *paths,
+            mask_frame=options.mask_frame,
+            in_colours=in_colours,
+            value_range=options.black_and_white,
+            num_bands=options.num_bands,
         )
     except (ImageError, PairError) as error:
         return Problem("error", error.kind, error.path, str(error))
     facts, copied = facts_of(paths[1], pair.mask), is_copy(pair, in_colours=in_colours)
-    return _Look(pair.image.size, pixel_digest(pair.image), facts, pair.unclear, copied, pair.image_losses)
+    bands = None
+    if isinstance(pair.image, np.ndarray):
+        values = pair.image.reshape(-1, pair.image.shape[2]).astype(np.float32) / 255
+        bands = BandSums(len(values), values.sum(0, dtype=np.float64), (values**2).sum(0, dtype=np.float64))
+    height, width = pair.labels.shape
+    digest = pixel_digest(pair.image)
+    return _Look((width, height), digest, facts, pair.unclear, copied, pair.image_losses, bands)
 
 
 def _count_classes(

@@ -36,7 +36,6 @@ class MaskFolderSettings(MaskSettings):
         short_side: images are resized to this shorter side, in pixels, before they are varied, and in evaluation;
             None: not at all.
         long_side: no more than this for the longer side, in pixels; None: no limit.
-        in_chans: channels of the network's input, 3 (RGB) or 1 (grayscale).
         mean: per channel, of pixels in 0..1; default ImageNet's.
         std: per channel, of pixels in 0..1; default ImageNet's.
         augmentation: how training images are varied; None: not at all, the middle of each is taken.
@@ -48,7 +47,6 @@ class MaskFolderSettings(MaskSettings):
     crop_size: int | list[int] = 512
     short_side: int | None = 512
     long_side: int | None = 2048
-    in_chans: int = 3
     mean: list[float] | None = None
     std: list[float] | None = None
     augmentation: Augmentation | None = _AUGMENTATION
@@ -61,8 +59,8 @@ class MaskFolderSettings(MaskSettings):
     def preprocessing(self, palette: tuple[tuple[int, int, int], ...] = ()) -> Preprocessing:
         """Settings of the network's input, with the colours of the classes."""
         return Preprocessing(
-            mean=per_channel("mean", self.mean, self.in_chans),
-            std=per_channel("std", self.std, self.in_chans),
+            mean=per_channel("mean", self.mean, self.in_chans, any_bands=True),
+            std=per_channel("std", self.std, self.in_chans, any_bands=True),
             short_side=self.short_side,
             long_side=self.long_side,
             palette=palette,
@@ -138,6 +136,7 @@ class MaskFolderData(TaskData):
             "label_map": self._label_map,
             "mask_frame": self.settings.mask_frame,
             "value_range": self.settings.black_and_white,
+            "num_bands": self.settings.num_bands,
         }
         self.train_dataset = MaskDataset(
             root,

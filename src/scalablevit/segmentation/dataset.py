@@ -77,6 +77,7 @@ class MaskDataset(Dataset[SegmentationSample]):
         label_map: which label of a mask file is which class.
         mask_frame: see `read_pair`.
         value_range: see `read_pair`.
+        num_bands: see `read_pair`.
         image_transform: of the image alone, for evaluation: both come at the image's own size.
         pair_transform: of both, for training; in the place of `image_transform`.
         blank_shape: (C, h, w) of the zeros that stand for an image that cannot be read.
@@ -93,6 +94,7 @@ class MaskDataset(Dataset[SegmentationSample]):
         label_map: LabelMap,
         mask_frame: MaskFrame,
         value_range: ValueRange | None = None,
+        num_bands: int | None = None,
         blank_shape: tuple[int, int, int],
         max_substitutes: int,
         image_transform: ImageTransform | None = None,
@@ -103,6 +105,7 @@ class MaskDataset(Dataset[SegmentationSample]):
         self.label_map = label_map
         self.mask_frame: MaskFrame = mask_frame
         self.value_range = value_range
+        self.num_bands = num_bands
         self.image_transform = image_transform
         self.pair_transform = pair_transform
         self.blank_shape = blank_shape
@@ -135,6 +138,7 @@ class MaskDataset(Dataset[SegmentationSample]):
             mask_frame=self.mask_frame,
             in_colours=self.label_map.in_colours,
             value_range=self.value_range,
+            num_bands=self.num_bands,
         )
         try:
             return pair._replace(labels=self.label_map.encode(pair.labels))

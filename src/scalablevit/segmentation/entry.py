@@ -70,6 +70,9 @@ ENTRY = TaskEntry(
                 metavar="FILE",
             ),
             VALUE_RANGE,
+            Flag(
+                "--in-chans", "bands of the images, where they are TIFF files of more than RGB", metavar="N", type=int
+            ),
             frame_flag("--mask-frame", "masks"),
         ),
     ),

@@ -23,7 +23,14 @@ def subject_of(predictor: Segmenter, path: Path, image: Image.Image, threshold: 
         path: of the image.
         image: upright, RGB.
         threshold: lowest mean probability of a class over its region.
+
+    Raises:
+        ValueError: the network takes other bands than RGB or gray.
     """
+    if predictor.preprocessing.in_chans not in (1, 3):
+        raise ValueError(
+            f"{path}: the network takes {predictor.preprocessing.in_chans} bands, and explain shows RGB and gray only"
+        )
     size = (image.height, image.width)
     seen = predictor.inference.resized(*size)
     pixels = predictor.transform(image)[None]  # (1, C, H, W)

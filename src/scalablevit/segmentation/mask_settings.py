@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scalablevit.data.bands import reads_bands
+from scalablevit.data.input_settings import MOST_BANDS
 from scalablevit.data.pixel_values import checked_value_range
 from scalablevit.data.split import check_val_fraction
 from scalablevit.segmentation.label_map import LabelMap
@@ -36,6 +38,8 @@ class MaskSettings:
         class_names_file: text or JSON file with the names of the classes; see `read_class_names`.
         label_map: file that says which colour or number of the masks is which class, see `read_label_map`; "auto":
             CVAT's labelmap.txt in the folder, if there is one; None: labels are class indices.
+        in_chans: channels of the network's input: 3 (RGB), 1 (grayscale), or the number of bands of TIFF files, which
+            are read with rasterio and need `mean` and `std`.
         mask_frame: for images turned by an EXIF orientation: "stored": masks are drawn over the stored pixels;
             "upright": over the upright image; "auto": whichever their size fits, and "stored" if it fits both.
         value_range: values that become black and white, in grayscale images of more than 8 bits a pixel; None: see
@@ -61,6 +65,7 @@ class MaskSettings:
     ignore_labels: list[int] | None = None
     class_names_file: str | Path | None = None
     label_map: str | Path | None = "auto"
+    in_chans: int = 3
     mask_frame: MaskFrame = "auto"
     value_range: list[float] | None = None
     trained_class_names: list[str] | None = None
@@ -75,12 +80,20 @@ class MaskSettings:
         for argument in ("image_pattern", "mask_pattern"):
             self.pattern(argument)
         checked_value_range(self.value_range)
+        if not 1 <= self.in_chans <= MOST_BANDS:
+            raise ValueError(f"in_chans must be 1 to {MOST_BANDS}, got {self.in_chans}")
+        _ = self.num_bands
         _ = self.label_map_of_network
 
     def pattern(self, argument: str) -> NamePattern | None:
         """The pattern that an argument gives."""
         given = getattr(self, argument)
         return None if given is None else NamePattern(given, argument)
+
+    @property
+    def num_bands(self) -> int | None:
+        """Bands that are read of images; None: they are read as RGB."""
+        return self.in_chans if reads_bands(self.in_chans) else None
 
     @property
     def black_and_white(self) -> tuple[float, float] | None:

@@ -1,5 +1,6 @@
 """Run a trained segmenter on image files."""
 
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from scalablevit.data.bands import Pixels, in_colour, reads_bands, resized
+from scalablevit.data.georeference import georeference_of
 from scalablevit.data.image_batches import read_batches
 from scalablevit.deploy.exported import ExportedNetwork, is_exported, on_cpu, open_exported
 from scalablevit.deploy.prediction import prepare_for_prediction
@@ -89,16 +92,38 @@ class Prediction:
             "-mask": the prediction as a mask, in the labels or colours of the training masks.
             Empty where the image was not kept. Keys are added to the names of the files.
         """
-        from scalablevit.segmentation.draw import draw_labels, draw_overlay  # fonts take a while to import
+        from scalablevit.segmentation.draw import draw_overlay  # fonts take a while to import
 
         if self.labels is None or self.image is None:
             return {}
         return {
             "": draw_overlay(self.image, self.labels, class_names=self.class_names, palette=self.palette),
-            "-mask": draw_labels(
-                self.labels, num_classes=len(self.class_names), palette=self.palette, label_map=self.label_map
-            ),
+            "-mask": self._mask(),
         }
+
+    def output_documents(self) -> dict[str, bytes]:
+        """Files that `predict --save` writes beside the images; keys are added to the name.
+
+        Returns:
+            "-mask.tif": the mask with the place on the earth of the file, where it is a TIFF that has one and the image
+            was kept.
+        """
+        if self.labels is None or self.image is None:
+            return {}
+        tags = georeference_of(self.path, self.image.size)
+        if tags is None:
+            return {}
+        content = io.BytesIO()
+        self._mask().save(content, format="TIFF", compression="tiff_adobe_deflate", tiffinfo=tags)
+        return {"-mask.tif": content.getvalue()}
+
+    def _mask(self) -> Image.Image:
+        from scalablevit.segmentation.draw import draw_labels
+
+        assert self.labels is not None
+        return draw_labels(
+            self.labels, num_classes=len(self.class_names), palette=self.palette, label_map=self.label_map
+        )
 
     pictures = former_name("pictures", output_images)
 
@@ -269,13 +294,17 @@ class Segmenter:
         tile: int | None,
     ) -> Iterator[Prediction]:
         named: dict[str, Any] = {"class_names": self.class_names, "palette": self.palette, "label_map": self.label_map}
-        for (file,) in read_batches(paths, 1, value_range=self.preprocessing.value_range):
+        in_chans = self.preprocessing.in_chans
+        read: dict[str, Any] = {"value_range": self.preprocessing.value_range}
+        for (file,) in read_batches(paths, 1, num_bands=in_chans if reads_bands(in_chans) else None, **read):
             if file.image is None:
                 yield Prediction(file.path, None, error=file.error, **named)
                 continue
             labels = self.label(file.image, settings, batch_size=batch_size, tile=tile)
-            yield Prediction(file.path, labels, image=file.image if keep_images else None, **named)
-            del file, labels  # or they would be kept while the next are made
+            image = file.image if keep_images else None
+            image = in_colour(image) if isinstance(image, np.ndarray) else image
+            yield Prediction(file.path, labels, image=image, **named)
+            del file, labels, image  # or they would be kept while the next are made
 
     @property
     def palette(self) -> list[tuple[int, int, int]]:
@@ -284,12 +313,12 @@ class Segmenter:
 
     @torch.inference_mode()
     def label(
-        self, image: Image.Image, settings: InferenceSettings, *, batch_size: int = 1, tile: int | None = None
+        self, image: Image.Image | Pixels, settings: InferenceSettings, *, batch_size: int = 1, tile: int | None = None
     ) -> np.ndarray:
         """Class index of each pixel of an image.
 
         Args:
-            image: RGB image.
+            image: RGB image, or (H, W, C) uint8 for a network of C bands.
             settings: how the network is applied.
             batch_size, tile: as for `predict`.
 
@@ -297,27 +326,27 @@ class Segmenter:
             (H, W) uint8, or uint16 above 255 classes.
         """
         K = len(self.class_names)
-        height, width = settings.resized(image.height, image.width)
+        size = (image.shape[0], image.shape[1]) if isinstance(image, np.ndarray) else (image.height, image.width)
+        height, width = settings.resized(size[0], size[1])
         largest = height * width * max(1.0, *settings.scales) ** 2
         if tile is not None:
             whole = max(height, width) <= tile
         else:
             fits = largest <= _MOST_PIXELS or settings.mode == "slide"
-            kept = min(image.height * image.width, shown_pixels(settings, image.height, image.width))
+            kept = min(size[0] * size[1], shown_pixels(settings, *size))
             whole = fits and K * max(largest, kept) <= MOST_SCORES
         if whole:
-            size = (image.height, image.width)
             if needs_bands(settings, *size, num_classes=K):
                 # A large image would take four times its memory again as numbers for the network.
-                seen = settings.resized(*size, max(1.0, *settings.scales))
+                seen = settings.resized(size[0], size[1], max(1.0, *settings.scales))
                 if seen[0] < size[0] and seen[1] < size[1]:
-                    image = image.resize((seen[1], seen[0]), Image.Resampling.BILINEAR)
+                    image = _resized(image, *seen)
             pixels = self.transform(image).to(self.device)
             labels = most_likely_classes(self.network, pixels, settings, num_classes=K, size=size).cpu().numpy()
             return labels if K <= 255 else labels.astype(np.uint16)
-        shown = image if self.preprocessing.in_chans == 3 else image.convert("L")
-        if (width, height) != image.size:
-            shown = shown.resize((width, height), Image.Resampling.BILINEAR)
+        shown = image.convert("L") if isinstance(image, Image.Image) and self.preprocessing.in_chans == 1 else image
+        if (height, width) != size:
+            shown = _resized(shown, height, width)
         tiled_inference = TiledInference(
             num_classes=K,
             mean=self.preprocessing.mean,
@@ -328,7 +357,7 @@ class Segmenter:
             device=self.device,
         )
         tiled = segment_large(self.network, shown, tiled_inference)
-        return tiled if shown.size == image.size else _nearest(tiled, image.height, image.width)
+        return tiled if (height, width) == size else _nearest(tiled, size[0], size[1])
 
 
 def build_network(metadata: Mapping[str, Any]) -> nn.Module:
@@ -351,6 +380,12 @@ def _read_label_map(metadata: Mapping[str, Any]) -> LabelMap | None:
     if label_map.num_classes != len(metadata["class_names"]):
         raise ValueError(f"label_map has {label_map.num_classes} classes, class_names {len(metadata['class_names'])}")
     return label_map
+
+
+def _resized(image: Image.Image | Pixels, height: int, width: int) -> Image.Image | Pixels:
+    if isinstance(image, np.ndarray):
+        return resized(image, height, width)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def _nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:

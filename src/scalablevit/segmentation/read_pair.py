@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from scalablevit.data.bands import Pixels, read_bands
 from scalablevit.data.images import read_upright
 from scalablevit.data.masks import UprightMask, read_upright_mask
 from scalablevit.data.orientation import turn_upright
@@ -40,14 +41,14 @@ class ReadPair(NamedTuple):
     """An image and its mask, both upright and of the same size.
 
     Fields:
-        image: mode RGB.
+        image: mode RGB; of several bands, (H, W, C) uint8.
         labels: (H, W) integers as the mask file has them, or packed colours; turned as the image is.
         mask: the mask as it was read, before it was turned.
         unclear: the image has an EXIF orientation, and the sizes do not tell whether the mask follows it.
         image_losses: what the image's file holds and `image` does not.
     """
 
-    image: Image.Image
+    image: Image.Image | Pixels
     labels: np.ndarray
     mask: UprightMask
     unclear: bool
@@ -78,12 +79,14 @@ def is_copy(pair: ReadPair, *, in_colours: bool) -> bool:
         in_colours: as for `read_pair`.
     """
     labels = pair.mask.labels
-    if labels.shape != (pair.image.height, pair.image.width) or labels.min() == labels.max():
+    pixels = np.asarray(pair.image)  # (H, W, C)
+    if labels.shape != pixels.shape[:2] or labels.min() == labels.max():
         return False
-    pixels = np.asarray(pair.image)  # (H, W, 3)
     if in_colours:
+        if pixels.shape[2] != 3:
+            return False
         return bool((pixels[..., 0] == labels >> 16).all()) and bool((pack_colours(pixels) == labels).all())
-    return all(bool((pixels[..., channel] == labels).all()) for channel in range(3))
+    return all(bool((pixels[..., channel] == labels).all()) for channel in range(pixels.shape[2]))
 
 
 def read_pair(
@@ -93,6 +96,7 @@ def read_pair(
     mask_frame: MaskFrame = "auto",
     in_colours: bool = False,
     value_range: ValueRange | None = None,
+    num_bands: int | None = None,
 ) -> ReadPair:
     """Read an image and its mask so that their pixels lie on each other.
 
@@ -106,25 +110,33 @@ def read_pair(
         mask_frame: "auto" goes by the size, as above; "stored" always turns the mask as the image is, "upright" never.
         in_colours: labels are the mask's colours, packed as by `pack_colours`, not its numbers.
         value_range: of the image; see `read_image`.
+        num_bands: of the image, which is read by `read_bands`; None: it is read as RGB.
 
     Raises:
         ImageError: the image or the mask cannot be read, or the mask has colours instead of labels.
         PairError: the mask has another size than the image.
     """
-    image, orientation, stored_size, losses = read_upright(image_path, value_range=value_range)
+    image: Image.Image | Pixels
+    if num_bands is None:
+        image, orientation, stored_size, losses = read_upright(image_path, value_range=value_range)
+        height, width = image.height, image.width
+    else:
+        image, losses = read_bands(image_path, num_bands, value_range=value_range)
+        height, width = image.shape[:2]
+        orientation, stored_size = 1, (width, height)
     mask = read_upright_mask(mask_path, in_colours=in_colours)
     labels, unclear = mask.labels, False
     if mask.orientation == 1 and orientation != 1:
         size = labels.shape[1], labels.shape[0]
-        unclear = mask_frame == "auto" and size == image.size == stored_size
+        unclear = mask_frame == "auto" and size == (width, height) == stored_size
         if mask_frame == "stored" or (mask_frame == "auto" and size == stored_size):
             labels = turn_upright(labels, orientation)
-    if labels.shape != (image.height, image.width):
+    if labels.shape != (height, width):
         raise PairError(
             mask_path,
             kind="other-size",
             reason=f"the mask has {labels.shape[1]} x {labels.shape[0]} pixels, but its image {image_path} has "
-            f"{image.width} x {image.height}",
+            f"{width} x {height}",
             remedy="export it at the image's size, or resize it by nearest neighbour",
         )
     return ReadPair(image, labels, mask, unclear, losses)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from scalablevit.data.bands import in_colour
 from scalablevit.segmentation.bands import probability_bands
 from scalablevit.segmentation.dataset import SegmentationBatch
 from scalablevit.segmentation.evaluate import Example, PixelConfusion, evaluate
@@ -305,7 +306,7 @@ class SegmentationTask(TrainingModule):
         """Image, mask and labels of a sheet's size, and a title."""
         mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (self.preprocessing.mean, self.preprocessing.std))
         pixels = ((example.image * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0)  # (H, W, C)
-        thumbnail = Image.fromarray(pixels.expand(-1, -1, 3).numpy())  # grayscale has one channel
+        thumbnail = in_colour(pixels.numpy())
         thumbnail.thumbnail((_THUMBNAIL, _THUMBNAIL))
         step = -(-max(example.mask.shape) // _THUMBNAIL)
         known = example.mask != IGNORED

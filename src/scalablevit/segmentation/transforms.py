@@ -13,16 +13,17 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from scalablevit.data.bands import Pixels
 from scalablevit.data.input_settings import InputSettings, check_mean_std
 from scalablevit.data.resizing import resized_size
 from scalablevit.segmentation.labels import IGNORED
 from scalablevit.visualization.palette import class_colours
 
-ImageTransform = Callable[[Image.Image], Tensor]
-"""RGB image -> (C, H, W) float32."""
+ImageTransform = Callable[[Image.Image | Pixels], Tensor]
+"""RGB image, or (H, W, C) pixels of C bands -> (C, H, W) float32."""
 
-PairTransform = Callable[[Image.Image, NDArray[np.uint8]], tuple[Tensor, Tensor]]
-"""RGB image and (H, W) class indices -> (C, h, w) float32 and (h, w) int64."""
+PairTransform = Callable[[Image.Image | Pixels, NDArray[np.uint8]], tuple[Tensor, Tensor]]
+"""RGB image, or pixels of several bands, and (H, W) class indices -> (C, h, w) float32 and (h, w) int64."""
 
 _CROP_TRIES = 10
 
@@ -77,7 +78,8 @@ class Preprocessing(InputSettings):
     """What a network was trained to be fed and how its classes are drawn; it travels with the weights.
 
     Args:
-        mean: per channel, of pixels in 0..1. One value: the network takes grayscale; three: RGB.
+        mean: per channel, of pixels in 0..1. One value: the network takes grayscale; three: RGB; another number: that
+            many bands.
         std: per channel, of pixels in 0..1.
         short_side: images were resized to this shorter side, in pixels, before they were varied; None: not at all.
         long_side: no more than this for the longer side, in pixels; None: no limit.
@@ -96,7 +98,7 @@ class Preprocessing(InputSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         mean, std = tuple(self.mean), tuple(self.std)
-        check_mean_std(mean, std)
+        check_mean_std(mean, std, any_bands=True)
         for name in ("short_side", "long_side"):
             side = getattr(self, name)
             if side is not None and side < 1:
@@ -112,7 +114,7 @@ class Preprocessing(InputSettings):
 
     @property
     def in_chans(self) -> int:
-        """Channels of the network's input: 1 or 3."""
+        """Channels of the network's input: 1 (grayscale), 3 (RGB) or a number of bands."""
         return len(self.mean)
 
     def colours(self, count: int) -> list[tuple[int, int, int]]:
@@ -168,7 +170,9 @@ class TrainTransform(nn.Module):
         self.to_input = v2.Compose(preprocessing._input_steps())
         self.crop_size = crop_size
 
-    def forward(self, image: Image.Image, mask: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Image.Image | Pixels, mask: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        if isinstance(image, np.ndarray):
+            image = F.to_image(image)  # (H, W, C) -> (C, H, W)
         pixels, labels = self.vary(*self.crop(image, tv_tensors.Mask(torch.from_numpy(mask))))
         pixels = self.to_input(pixels).as_subclass(Tensor)  # (C, h, w)
         labels = labels.as_subclass(Tensor).to(torch.int64)  # (h, w)
@@ -259,6 +263,8 @@ class PhotometricDistortion(nn.Module):
     Each change comes with the same probability; contrast at random before or after saturation and hue. Brightness is
     added and contrast is a factor on the pixels, as in SSD. Unlike there, saturation is blended with gray.
 
+    Saturation and hue are those of RGB, and are left out for other bands.
+
     Source: SSD, arXiv:1512.02325, section 3.6, without its exchange of channels, which is not used for ADE20K.
     """
 
@@ -272,6 +278,8 @@ class PhotometricDistortion(nn.Module):
         use = (torch.rand(4) < settings.photometric_prob).tolist()
         amount = torch.rand(4).tolist()
         contrast_first = bool(torch.rand(()) < 0.5)
+        if image.shape[0] != 3:
+            use[2:] = [False, False]
         if not any(use):
             return image, mask
         pixels = F.to_dtype(image, torch.float32, scale=True)  # (3, H, W)
