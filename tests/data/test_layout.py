@@ -101,6 +101,14 @@ def masks_of_other_names(root: Path) -> None:
         image(root / "labels" / f"{i}_P.png")
 
 
+def cityscapes(root: Path) -> None:
+    for part in ("train", "val"):
+        image(root / "leftImg8bit" / part / "bonn" / "0_leftImg8bit.png")
+        image(root / "gtFine" / part / "bonn" / "0_gtFine_labelIds.png")
+        text(root / "gtFine" / part / "bonn" / "0_gtFine_polygons.json", "{}")
+    text(root / "ids.json", '{"7": "road"}')
+
+
 def masks_two_folders_deeper(root: Path) -> None:
     masks(root / "VOCdevkit" / "VOC2012")
 
@@ -141,6 +149,7 @@ def too_deep(root: Path) -> None:
         (masks_among_images, "masks", "--config finetune_upernet .*--data.images . --data.masks masks"),
         (masks_in_the_folder_of_images, "masks", "--data.images images --data.masks images/masks"),
         (masks_of_other_names, "masks", "labels lies beside .*images.*--data.mask_pattern"),
+        (cityscapes, "masks", r"--data.mask_pattern '\{name\}_gtFine_labelIds.png' --data.label_map FILE"),
         (masks_two_folders_deeper, "masks", "--data.root [^ ]*VOCdevkit/VOC2012"),
         (parts_of_other_names, "parts", "--data.train training_set --data.val test_set"),
         (table, "table", r"labels\.csv.*folder of its class"),

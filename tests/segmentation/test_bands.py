@@ -106,7 +106,11 @@ def test_what_is_no_tiff_of_so_many_bands_is_an_image_error(tmp_path, write, wor
 
 
 def test_giant_files_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
-    path = write_bands(tmp_path / "x.tif", five())
+    path = write_bands(tmp_path / "x.tif", np.concatenate([five()] * 4, axis=2))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16 * 24 // 2)
+    read_bands(path, 9)
+    with pytest.raises(ImageError, match="too many pixels"):
+        read_bands(path, 20)  # bytes count, not pixels alone
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ImageError, match="too many pixels"):
         read_bands(path, 5)

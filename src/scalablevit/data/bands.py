@@ -21,6 +21,7 @@ Pixels = NDArray[np.uint8]
 
 _DRIVER = "GTiff"  # GDAL reads some hundred formats, and follows links to the network from a few of them
 _ROWS_AT_ONCE = 512
+_USUAL_BANDS = 9
 _DARK_16_BIT = 65535 // 4
 
 
@@ -100,11 +101,12 @@ def _read(
                 remedy="export all bands, or lower in_chans",
             )
         limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and file.width * file.height > 2 * limit:
+        # As many bytes as other formats may take, see `open_image`.
+        if limit is not None and file.width * file.height * max(1.0, count / _USUAL_BANDS) > 2 * limit:
             raise ImageError(
                 path,
                 kind="huge",
-                reason=f"too many pixels to decode safely ({file.width} x {file.height})",
+                reason=f"too many pixels to decode safely ({file.width} x {file.height}, {count} bands)",
                 remedy="cut it, or, if you trust it, raise the limit: predict --max-pixels",
             )
         dtypes = set(file.dtypes[:count])

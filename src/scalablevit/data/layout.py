@@ -206,11 +206,22 @@ def _masks(root: Path) -> Layout | None:
             remedy = f"{_fit_masks(root)} --data.mask_pattern '{pattern}'"
             return Layout("masks", root, f"{first} beside the image of its name", remedy)
     for images, masks in itertools.product(by_name.get("images", []), by_name.get("annotations", [])):
-        if images.parent == masks.parent and _image_files(images) and _image_files(masks):
-            remedy = _fit_masks(masks.parent) + " --data.mask_pattern PATTERN, such as '{name}_mask.png'"
+        if images.parent == masks.parent and _hold_images(images) and _hold_images(masks):
+            flags = _CITYSCAPES if masks.name == "gtFine" else " --data.mask_pattern PATTERN, such as '{name}_mask.png'"
+            remedy = _fit_masks(masks.parent) + flags
             found = f"{masks} lies beside {images}, and its files have other names"
             return Layout("masks", masks.parent, found, remedy)
     return None
+
+
+_CITYSCAPES = (
+    " --data.images leftImg8bit --data.masks gtFine --data.image_pattern '{name}_leftImg8bit.png' "
+    "--data.mask_pattern '{name}_gtFine_labelIds.png' --data.label_map FILE, which says which of its labels are classes"
+)
+
+
+def _hold_images(folder: Path) -> bool:
+    return any(_image_files(inner) for inner in _near(folder))
 
 
 def _images_and_masks(root: Path, images: Path, masks: Path, found: str) -> Layout:
