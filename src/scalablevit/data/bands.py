@@ -19,6 +19,9 @@ from scalablevit.data.pixel_values import Loss, ValueRange
 Pixels = NDArray[np.uint8]
 """An image of any number of bands: (H, W, C), 8 bits a band."""
 
+MOST_BANDS = 256
+"""Channels of a network's input are at most this."""
+
 _DRIVER = "GTiff"  # GDAL reads some hundred formats, and follows links to the network from a few of them
 _ROWS_AT_ONCE = 512
 _USUAL_BANDS = 9

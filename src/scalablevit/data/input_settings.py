@@ -7,6 +7,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from scalablevit.data.bands import MOST_BANDS
 from scalablevit.data.pixel_values import checked_value_range
 
 # By channels of the network's input. For grayscale: ImageNet's over the three colours.
@@ -14,8 +15,6 @@ _IMAGENET: dict[str, dict[int, tuple[float, ...]]] = {
     "mean": {3: IMAGENET_DEFAULT_MEAN, 1: (0.449,)},
     "std": {3: IMAGENET_DEFAULT_STD, 1: (0.226,)},
 }
-MOST_BANDS = 256
-"""Channels of a network's input are at most this."""
 _LONGEST_SIDE = 2**14
 """Pixels: whoever sends weights with a larger size of images than this asks for more memory than machines have."""
 MOST_PIXELS = 2**25

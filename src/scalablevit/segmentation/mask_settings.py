@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalablevit.data.bands import reads_bands
-from scalablevit.data.input_settings import MOST_BANDS
+from scalablevit.data.bands import MOST_BANDS, reads_bands
 from scalablevit.data.pixel_values import checked_value_range
 from scalablevit.data.split import check_val_fraction
 from scalablevit.segmentation.label_map import LabelMap
