@@ -55,7 +55,16 @@ def classifier(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Semantic FPN on rectangles; not to be written to."""
-    root = tmp_path_factory.mktemp("exported") / "segmenter"
+    return _trained_segmenter(tmp_path_factory.mktemp("exported") / "segmenter", "semantic_fpn")
+
+
+@pytest.fixture(scope="session")
+def upernet(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """UperNet on the same; not to be written to."""
+    return _trained_segmenter(tmp_path_factory.mktemp("exported") / "upernet", "upernet")
+
+
+def _trained_segmenter(root: Path, kind: str) -> Exported:
     rng = np.random.default_rng(0)
     for part, count in (("train", 4), ("val", 3)):
         for kind in ("images", "masks"):
@@ -70,7 +79,7 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     (root / "data" / "classes.txt").write_text("ground\nred thing\ngrün\n")
     model = {
         "variant": "scalablevit_atto",
-        "segmenter": "semantic_fpn",
+        "segmenter": kind,
         "segmenter_options": {"channels": 32},
         "optimizer": {"lr": 2e-3, "lr_batch": None},
         "schedule": {"name": "poly", "warmup_steps": 1, "warmup_lr": 1e-4, "min_lr": 0.0},
@@ -132,6 +141,23 @@ def test_tiles_scales_and_flips_go_through_an_exported_file(segmenter: Exported)
     expected, _ = scalablevit("predict", *segmenter.images, "--weights", segmenter.run, *options, "--device", "cpu")
     found, _ = scalablevit("predict", *segmenter.images, _file(segmenter.run, ".onnx"), *options)
     assert_same(_json_lines(found), _json_lines(expected), off=2e-3)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_an_exported_upernet_labels_pixels_as_its_run(upernet: Exported, suffix: str, tmp_path: Path) -> None:
+    """Its pyramid pooling is what exporters get wrong at sizes that they did not see."""
+    file = _file(upernet.run, suffix)
+    for options in ((), ("--tile", "32", "--flip")):
+        masks = []
+        for name, weights in (("run", upernet.run), ("file", file)):
+            folder = tmp_path / f"{name}{len(options)}"
+            scalablevit("predict", *upernet.images, "--weights", weights, *options, "--save", folder, "--device", "cpu")
+            masks.append([np.asarray(Image.open(path)) for path in sorted(folder.glob("*-mask.png"))])
+        assert len(masks[0]) == len(masks[1]) == len(upernet.images)
+        for found, expected in zip(*masks, strict=True):
+            assert (found != expected).mean() <= 1e-3
+    expected_figures = json.loads(scalablevit("validate", upernet.run, "--json")[0])
+    assert json.loads(scalablevit("validate", file, "--json")[0]) == pytest.approx(expected_figures, abs=1e-3)
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])

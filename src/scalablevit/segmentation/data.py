@@ -237,6 +237,9 @@ class MaskFolderData(TaskData):
             short, long = (side if side is not None else "any" for side in (settings.short_side, settings.long_side))
             resized = f"resized to {short} px (short side), at most {long} px (long side)"
         height, width = self.crop_size
+        network_input = f"{settings.in_chans} x {height} x {width} in training"
+        if self.settings.is_evaluation:  # crops are of training
+            network_input = f"{settings.in_chans} channels"
         return "\n".join(
             [
                 f"data        {scan.root}",
@@ -245,7 +248,7 @@ class MaskFolderData(TaskData):
                 f"classes     {self.num_classes:,}: {abridged(self._class_names, 8)}",
                 f"masks       {self.label_map.describe()}",
                 f"images      {resized}",
-                f"input       {settings.in_chans} x {height} x {width} in training",
+                f"input       {network_input}",
             ]
         )
 
