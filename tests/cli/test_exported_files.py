@@ -64,7 +64,7 @@ def upernet(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return _trained_segmenter(tmp_path_factory.mktemp("exported") / "upernet", "upernet")
 
 
-def _trained_segmenter(root: Path, kind: str) -> Exported:
+def _trained_segmenter(root: Path, decoder: str) -> Exported:
     rng = np.random.default_rng(0)
     for part, count in (("train", 4), ("val", 3)):
         for kind in ("images", "masks"):
@@ -79,7 +79,7 @@ def _trained_segmenter(root: Path, kind: str) -> Exported:
     (root / "data" / "classes.txt").write_text("ground\nred thing\ngrün\n")
     model = {
         "variant": "scalablevit_atto",
-        "segmenter": kind,
+        "segmenter": decoder,
         "segmenter_options": {"channels": 32},
         "optimizer": {"lr": 2e-3, "lr_batch": None},
         "schedule": {"name": "poly", "warmup_steps": 1, "warmup_lr": 1e-4, "min_lr": 0.0},

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from scalablevit.data.check import evenly_spread
 from scalablevit.data.image_file import ImageError
@@ -59,5 +60,6 @@ def annotated_images(
             on_unreadable(str(error))
             continue
         present = [int(k) for k in np.unique(pair.labels) if k < len(names)]
+        assert isinstance(pair.image, Image.Image)  # it is read as RGB
         objects = [AnnotatedObject(names[k], pair.labels == k) for k in present]
         yield AnnotatedImage(dataset.path(i), pair.image, objects)
