@@ -192,7 +192,7 @@ def test_csv_of_classes_and_no_boxes_of_classes(tmp_path: Path) -> None:
     assert sum(float(row["probability"]) for row in rows) == pytest.approx(1, abs=1e-5)
     refused = scalablevit("predict", image, "--weights", weights, "--format", "coco", "--output", tmp_path / "x.json")
     assert refused.code == 2
-    assert "classification has --format csv" in refused.err
+    assert "classification has none: choose --format csv" in refused.err
 
 
 def test_regions_of_a_segmentation() -> None:
