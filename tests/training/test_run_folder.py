@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from toy_run import ToyData, ToyTask, make_trainer
 
 from scalablevit.training.environment import git_state
 from scalablevit.training.metrics_csv import CSVMetrics
+from scalablevit.training.run import Run
 from scalablevit.training.run_folder import RunFolder, claim
 from scalablevit.visualization.curves import plot_curves
 from scalablevit.visualization.metrics_file import read_metrics
@@ -149,3 +151,16 @@ def test_curves_of_nothing(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step\n")
     with pytest.raises(ValueError, match="holds no epoch yet"):
         plot_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
+
+
+def test_a_damaged_log_does_not_make_a_failure_of_a_finished_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_text("null")
+    module = SimpleNamespace(write_results=lambda *_: ["top-1 90%"])
+    data = SimpleNamespace(example_inputs=lambda: ["a.png"])
+    Run(folder, module=module, data=data, trainer=None, recipe_text="", seed=0).write_results()  # type: ignore[arg-type]
+    assert "has no column epoch; no curves are drawn" in caplog.text
+    assert "top-1 90%" in (said := capsys.readouterr().out)
+    assert "predict a.png" in said

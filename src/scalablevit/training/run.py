@@ -1,6 +1,7 @@
 """A run that can begin: its task, data and trainer, and the folder that it fills."""
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ from scalablevit.training.run_folder import RunFolder
 from scalablevit.training.stopping import StopOnSignal
 from scalablevit.training.terminal import rank
 from scalablevit.visualization.curves import plot_curves
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -217,7 +220,10 @@ class Run:
         best = self.folder.best if self.folder.best.is_file() else None
         lines = self.module.write_results(self.folder.path, best)
         if self.folder.metrics.is_file():  # fast_dev_run logs nothing
-            plot_curves(self.folder.metrics, self.folder.curves)
+            try:
+                plot_curves(self.folder.metrics, self.folder.curves)
+            except ValueError as error:  # the weights are written: a damaged log shall not make a failure of the run
+                log.warning("%s; no curves are drawn", error)
         made = sorted(p.name for p in self.folder.path.iterdir() if not p.name.startswith("."))
         _print("\n".join([*lines, f"in {self.folder.path}: {', '.join(made)}"]))
         commands = [invocation("predict", *self.data.example_inputs(), "--weights", self.folder.path)]
