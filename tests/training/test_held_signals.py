@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from toy_run import ToyData, ToyTask, make_trainer
 
 from scalablevit.training.resources import explained_resources
@@ -69,6 +70,20 @@ def test_a_terminal_that_closes_is_a_stop_with_a_checkpoint(tmp_path: Path) -> N
     assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] in (4, 5)
     assert in_a_terminal(ignoring=True, folder=tmp_path / "nohup") == 0
     assert (tmp_path / "nohup" / "network.pt").exists()
+
+
+def test_a_signal_behind_the_last_epoch_is_a_stop(tmp_path: Path) -> None:
+    """The results are not written yet, which takes as long as a validation."""
+
+    class Late(Callback):
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stop = StopOnSignal(tmp_path / "last.ckpt")
+    with pytest.raises(TrainingStopped) as stopped, stop.held():
+        make_trainer(tmp_path, [Late(), stop], max_epochs=1).fit(ToyTask(), datamodule=ToyData())
+    assert stopped.value.checkpoint == tmp_path / "last.ckpt"
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 11
 
 
 def test_a_signal_that_python_drops_stops_the_run_all_the_same(

@@ -214,6 +214,8 @@ class StopOnSignal(Checkpoint):
         """Stop behind the last epoch; else nothing is left to save: give the signals back, before Lightning does."""
         if self._saved_between_epochs:
             self._raise()
+        if self._is_asked(trainer):  # since the end of the last epoch, whose checkpoint is there
+            raise TrainingStopped(self._signum, self.checkpoint if self.checkpoint.is_file() else None)
         self._give_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
