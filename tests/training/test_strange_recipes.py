@@ -256,6 +256,12 @@ def test_a_null_where_none_may_be_is_named(tmp_path: Path) -> None:
         TrainingCommand("fit", [find_recipe("finetune_folder")], words, run=tmp_path / "r")
 
 
+@pytest.mark.parametrize("words", [["--seed_everything", "null"], ["--seed_everything=~"], ["--trainer", "null"]])
+def test_a_null_at_the_top_is_named_too(words: list[str]) -> None:
+    with pytest.raises(RecipeError, match=r"--\w+ cannot be null; leave it out"):
+        with_nulls(words, {"data": DATA}, {})
+
+
 def test_words_that_are_no_null_stay() -> None:
     words = ["--print_config", "--data.root", "none", "--data.x=1", "--a"]
     assert with_nulls(words, {"data": DATA}, {}) == words

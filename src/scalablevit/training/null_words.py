@@ -9,6 +9,7 @@ from scalablevit.training.recipe_errors import RecipeError
 _NULL = ("null", "Null", "NULL", "~")
 _ALSO_NULL = ("none", "None", "")
 _PARTS = ("model", "data")
+_NEVER_NULL = ("seed_everything", "trainer")
 
 
 def says_null(words: list[str]) -> bool:
@@ -45,7 +46,7 @@ def with_nulls(words: list[str], class_paths: Mapping[str, str], nullable: Mappi
                 break
             value = following
         is_null = value in _NULL or (value in _ALSO_NULL and nullable.get(name, False))
-        if is_null and not nullable.get(name, True):
+        if is_null and not nullable.get(name, name not in _NEVER_NULL):
             raise RecipeError(f"{key} cannot be null; leave it out for its default")
         if is_null and part in _PARTS and rest and part in class_paths and not rest.startswith("help"):
             result += ["--config", json.dumps({part: _piece(class_paths[part], rest.split("."))})]
