@@ -121,6 +121,11 @@ def test_found_boxes_go_with_the_annotated_objects_of_their_class():
     assert np.array_equal(pairs[1][1], other)
     assert found is None
     assert _explained(subject_of(BrightnessOf(), []), objects) == ([], 0.0)
+    behind = target_of("Background", region=~region())
+    objects.append(AnnotatedObject("background", ~region()))
+    pairs, found = _explained(subject_of(BrightnessOf(), [behind, target_of(region=region())]), objects)
+    assert [t.name for t, _ in pairs] == ["disk"]  # the background is no object
+    assert found == 0.5
     assert [t.name for t, _ in _explained(subject_of(BrightnessOf(), classes), None)[0]] == ["disk"]
 
 

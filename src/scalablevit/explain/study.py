@@ -28,6 +28,7 @@ from scalablevit.explain.receptive_field_method import squared_pixels
 from scalablevit.explain.subject import Subject, Target
 from scalablevit.explain.window_interaction import window_interaction
 
+_NO_OBJECTS = ("background", "_background_", "unlabeled", "unlabelled")
 _SAME_OBJECT = 0.5
 """IoU from which on a found box is that of an annotated object."""
 _MOST_OBJECTS = 5
@@ -196,12 +197,13 @@ def _explained(
     """Pair scores with the annotated pixels that they are of, and give the share of the objects that is found.
 
     A detection goes with the object of its class that it overlaps most, a region or a class with all objects of its
-    class. Without annotations there is the most important score alone.
+    class; the background is no object. Without annotations there is the most important score alone.
     """
     if objects is None:
         return [(target, None) for target in subject.find_targets(None)[:1]], None
+    objects = [one for one in objects if one.name.lower() not in _NO_OBJECTS]
     names = list(dict.fromkeys(one.name for one in objects))
-    found = subject.find_targets(None)
+    found = [target for target in subject.find_targets(None) if target.name.lower() not in _NO_OBJECTS]
     if not found:
         return [], 0.0 if objects else None
     if not any(target.box_xyxy is not None or target.region is not None for target in found):
