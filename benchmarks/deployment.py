@@ -25,8 +25,9 @@ from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.bench.conditions import conditions
 from scalablevit.bench.contenders import find_contender
 from scalablevit.bench.turns import Timing, compare, interleave
+from scalablevit.deploy.detector_graph import detector_graph, is_detector, layer_weights
 from scalablevit.deploy.export import export
-from scalablevit.deploy.exported import open_exported
+from scalablevit.deploy.exported import ExportedNetwork, open_exported
 from scalablevit.deploy.int8 import file_bytes
 from scalablevit.deploy.optimize import fold, optimize
 from scalablevit.deploy.precision import native_bfloat16
@@ -37,6 +38,7 @@ from scalablevit.safe_write import write_atomically, write_json
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 PAGE = ROOT / "docs" / "deployment.md"
+MASK_AP = "val/mask_ap"
 EAGER, PLAIN = "PyTorch, eager", "plain definition"
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 _BLOCK = re.compile(r"(<!-- table: deployment -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -60,12 +62,25 @@ class Part:
     Args:
         network: PyTorch's, in evaluation mode.
         mean, std: of its images.
-        images: normalised (N, C, H, W), to be timed.
+        images: normalised (N, C, H, W), to be timed; of a detector a list of (C, H, W) in 0..1.
         folder: for exported files.
+        metadata: of the run.
+        opened: an exported file that is open, in the place of the network.
     """
 
-    def __init__(self, network: torch.nn.Module, *, mean: Any, std: Any, images: torch.Tensor, folder: Path) -> None:
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        *,
+        mean: Any,
+        std: Any,
+        images: Any,
+        folder: Path,
+        metadata: Mapping[str, Any] | None = None,
+        opened: Callable[[ExportedNetwork], torch.nn.Module] = lambda exported: exported,
+    ) -> None:
         self.network, self.mean, self.std, self.images, self.folder = network, mean, std, images, folder
+        self.metadata, self.opened = metadata, opened
         self.networks: dict[str, torch.nn.Module] = {EAGER: network}
         self.bytes: dict[str, int] = {EAGER: sum(x.nbytes for x in network.state_dict().values())}
 
@@ -83,13 +98,13 @@ class Part:
         """
         for format, suffix, title in (("onnx", ".onnx", "ONNX Runtime"), ("openvino", ".xml", "OpenVINO")):
             path = self.folder / f"m{suffix}"
-            export(self.network, path, format=format, mean=self.mean, std=self.std)
+            export(self.network, path, format=format, mean=self.mean, std=self.std, metadata=self.metadata)
             print(f"exported {path.name}", flush=True)
             for file, kind in ((path, "fp32"), (quantized(path), "int8")):
                 for precision in precisions_of(file):
                     label = {"fp32": {"f32": "fp32", "bf16": "bf16"}, "int8": {"f32": "int8", "bf16": "int8 + bf16"}}
                     name = f"{title}, {label[kind][precision]}"
-                    self.networks[name] = open_exported(file, precision=precision)
+                    self.networks[name] = self.opened(open_exported(file, precision=precision))
                     self.bytes[name] = file_bytes(file)
 
     def measure(self, *, rounds: int, others: Mapping[str, torch.nn.Module] | None = None) -> dict[str, Any]:
@@ -103,13 +118,25 @@ class Part:
         found = compare(times, first=PLAIN if PLAIN in times else EAGER, batch=len(self.images))
         for name, figures in found.items():
             if name != PLAIN:
-                figures["difference"] = float((outputs[name] - expected).abs().max() / expected.abs().max())
+                found_here, wanted = _of_one_length(outputs[name], expected)
+                figures["difference"] = float((found_here - wanted).abs().max() / wanted.abs().max())
             figures["bytes"] = self.bytes.get(name)
-        return {"images": list(self.images.shape), "rounds": rounds, "forms": found}
+        shape = [len(self.images), *self.images[0].shape]
+        return {"images": shape, "rounds": rounds, "forms": found}
 
 
 def _first(outputs: Any) -> torch.Tensor:
-    return outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+    """What is compared: the first output, of a detector the scores of the first image."""
+    first = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+    return first["scores"] if isinstance(first, Mapping) else first
+
+
+def _of_one_length(found: torch.Tensor, expected: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores of detections, filled up with zeros where there are more of the other; other outputs as they are."""
+    if found.ndim != 1:
+        return found, expected
+    length = max(len(found), len(expected))
+    return tuple(torch.nn.functional.pad(x, (0, length - len(x))) for x in (found, expected))  # type: ignore[return-value]
 
 
 def measure_small(*, rounds: int, folder: Path) -> dict[str, Any]:
@@ -133,7 +160,7 @@ def measure_small(*, rounds: int, folder: Path) -> dict[str, Any]:
 
 
 def measure_run(run: str, *, data: str | None, rounds: int, folder: Path, calibration: int) -> dict[str, Any]:
-    """A run of classification or segmentation, with the metric of its validation set."""
+    """A run, with the metrics of its validation set."""
     from scalablevit.cli.int8 import Evaluator
     from scalablevit.tasks import entries, load
     from scalablevit.weights import open_trained
@@ -146,16 +173,27 @@ def measure_run(run: str, *, data: str | None, rounds: int, folder: Path, calibr
     alike = [x for x in images if x.shape == images[0].shape][: 8 if trained.task == "classification" else 1]
     mean, std = predictor.preprocessing.mean, predictor.preprocessing.std
     settings: dict[str, str] = {}
-    part = Part(predictor.network, mean=mean, std=std, images=torch.cat(alike), folder=folder)
+    shown: Any = torch.cat(alike)
+    folded = fold(predictor.network)
+    weights, detections = folded.state_dict(), 0
+    if is_detector(predictor.network):
+        shown = [images[0][0] * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]]
+        graph = detector_graph(folded)
+        weights, detections = layer_weights(graph), graph.detections_per_image
+    metadata = {**trained.metadata, "task": trained.task}
+    part = Part(
+        predictor.network, mean=mean, std=std, images=shown, folder=folder, metadata=metadata,
+        opened=lambda exported: load(entry.predictor).load(exported).network,
+    )  # fmt: skip
     part.add_prepared()
-    metrics = {EAGER: evaluator.measure(predictor.network)}
+    metrics = {EAGER: evaluator.metrics(predictor.network)}
 
     def quantized(path: Path) -> Path:
         opened = open_exported(path)
         trial = best_quantization(
             path, folder, images=[opened.as_taken(image).numpy() for image in images],
-            weights=fold(predictor.network).state_dict(),
-            measure=lambda file: evaluator.measure(open_exported(file)), floor=metrics[EAGER] - 0.003,
+            weights=weights, measure=lambda file: evaluator.measure(open_exported(file)),
+            floor=evaluator.measure(opened) - 0.003, detections=detections,
         )  # fmt: skip
         settings[path.suffix] = str(trial.settings)
         return trial.path
@@ -163,10 +201,15 @@ def measure_run(run: str, *, data: str | None, rounds: int, folder: Path, calibr
     part.add_exported(quantized)
     found = part.measure(rounds=rounds)
     for name, network in part.networks.items():
-        metrics.setdefault(name, evaluator.measure(network))
-        found["forms"][name]["metric"] = metrics[name]
+        metrics.setdefault(name, evaluator.metrics(network))
+        found["forms"][name]["metric"] = metrics[name][evaluator.monitor]
+        if MASK_AP in metrics[name]:
+            found["forms"][name]["mask_ap"] = metrics[name][MASK_AP]
     about = trained.metadata
-    kind, variant = about.get("segmenter") or "classifier", about.get("variant") or about.get("architecture")
+    kind, variant = (
+        about.get("segmenter") or about.get("detector") or "classifier",
+        about.get("variant") or about.get("architecture"),
+    )
     return {**found, "title": f"{kind}, {variant}", "metric": entry.int8_metric, "int8_settings": settings}
 
 
@@ -191,7 +234,9 @@ def table(result: Mapping[str, Any]) -> str:
             "",
         ]
         metric = part.get("metric")
-        header = ["", f"speed, {base} = 1", "images/s", "MB", *([metric] if metric else []), "largest difference"]
+        with_masks = any("mask_ap" in found for found in forms.values())
+        accuracy = [*([metric] if metric else []), *(["mask AP"] if with_masks else [])]
+        header = ["", f"speed, {base} = 1", "images/s", "MB", *accuracy, "largest difference"]
         lines.append("| " + " | ".join(header) + " |")
         lines.append("|" + "---|" * len(header))
         for name, found in forms.items():
@@ -199,6 +244,7 @@ def table(result: Mapping[str, Any]) -> str:
             row = [name, f"{1 / found['median_of_ratios']:.2f}", f"{found['images_per_second']:.1f}"]
             row.append("" if size is None else f"{size / 1e6:.1f}")
             row += [f"{found['metric']:.2%}" if "metric" in found else ""] if metric else []
+            row += [f"{found['mask_ap']:.2%}" if "mask_ap" in found else ""] if with_masks else []
             row.append("" if difference is None else f"{difference:.0e}")
             lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)

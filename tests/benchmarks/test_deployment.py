@@ -51,3 +51,28 @@ def test_forms_are_timed_in_turns_and_compared(tmp_path) -> None:
 
 def test_features_are_known_ones() -> None:
     assert set(cpu_features()) <= set(deployment.FEATURES)
+
+
+def test_detectors_are_compared_by_their_scores(tmp_path) -> None:
+    class Detector(torch.nn.Module):
+        def __init__(self, scores: list[float]) -> None:
+            super().__init__()
+            self.scores = scores
+
+        def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+            return [{"scores": torch.tensor(self.scores)} for _ in images]
+
+    images = [torch.rand(3, 8, 9)]
+    part = Part(Detector([0.8, 0.4]), mean=(0.0,) * 3, std=(1.0,) * 3, images=images, folder=tmp_path)
+    part.networks["one less"] = Detector([0.8])
+    part.networks["one more"] = Detector([0.8, 0.4, 0.1])
+    found = part.measure(rounds=2)
+    assert found["images"] == [1, 3, 8, 9]
+    differences = [found["forms"][name]["difference"] for name in (EAGER, "one less", "one more")]
+    assert differences == pytest.approx([0, 0.5, 0.125])
+    about = {"date": "2026-01-02T03:04:05", "commit": "abc", "torch": "2", "threads": 2}
+    forms = {EAGER: {**found["forms"][EAGER], "metric": 0.5, "mask_ap": 0.25}}
+    part_found = {"title": "net", **found, "forms": forms, "conditions": about, "metric": "box AP"}
+    text = table({"device": "a CPU", "features": [], "parts": {"x": part_found}})
+    assert "| box AP | mask AP |" in text
+    assert "| 50.00% | 25.00% |" in text

@@ -20,9 +20,9 @@ from scalablevit.deploy.detector_check import (
     largest_detection_difference,
 )
 from scalablevit.deploy.detector_graph import detector_graph
-from scalablevit.deploy.export import ExportError, export
+from scalablevit.deploy.export import ExportError, export, record
 from scalablevit.deploy.exportable import ExportableNetwork, InputShape
-from scalablevit.deploy.runtimes import OPENVINO_SETTINGS
+from scalablevit.deploy.runtimes import OPENVINO_SETTINGS, onnx_session
 from scalablevit.detection.transforms import Preprocessing
 from scalablevit.weights import save_network
 
@@ -91,6 +91,32 @@ def test_openvino_tells_a_level_from_every_second_row_of_it(tmp_path: Path, monk
         batch=1,
     )  # fmt: skip
     assert len(done.checks) == 4
+
+
+class MasksOfNothing(torch.nn.Module):
+    """(1, 3, H, W) -> the masks of the boxes in an image that has none."""
+
+    def __init__(self, detector: Any) -> None:
+        super().__init__()
+        self.graph = detector_graph(detector)
+        self.conv = torch.nn.Conv2d(3, 8, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = torch.nonzero(images[0, 0, 0, :4] > 1e6).flatten()
+        boxes, labels = torch.ones_like(images[0, 0, :4, :4])[rows], torch.zeros_like(rows)
+        return self.graph.masks([self.conv(images)] * 4, boxes, labels, images)
+
+
+def test_onnx_runtime_normalises_the_masks_of_no_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    network = MasksOfNothing(tiny_detector("mask_rcnn", monkeypatch, head_norm=True))
+    graph = ExportableNetwork(network, mean=(0.5,) * 3, std=(0.5,) * 3, takes_bytes=False).eval()
+    images = torch.rand(1, 3, 32, 32)
+    program = record(graph, images, InputShape(3, size=(32, 32), batch=1))
+    model = export_formats._onnx_model(program, ["masks"], {})
+    (masks,) = onnx_session(model.SerializeToString()).run(None, {"images": images.numpy()})
+    assert masks.shape == (0, 28, 28)
 
 
 @pytest.mark.parametrize("num_classes", [1, 80])

@@ -77,6 +77,17 @@ def test_a_fixed_batch_of_bytes_is_obeyed(form: str, count: int, tmp_path: Path)
         exported(images[..., :32])
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_bytes_of_any_size_are_taken(form: str, tmp_path: Path) -> None:
+    network = TinySegmenter().eval()
+    exported = open_exported(write_exported(tmp_path, form, network=network, metadata=segmenter_metadata(), uint8=True))
+    for shape in ((1, 3, 33, 47), (3, 3, 64, 40), (1, 3, 128, 70)):
+        bytes_ = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
+        images = (bytes_ / 255 - exported._mean) / exported._std
+        with torch.inference_mode():
+            torch.testing.assert_close(exported(images), network(images), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_classifier_feeds_the_size_that_its_file_is_fixed_to(tmp_path: Path) -> None:
     file = write_exported(tmp_path, "onnx", size=(64, 48))

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from exported_files import write_exported
 from test_export import MEAN, METADATA, STD, tiny
+from tiny_networks import tiny_detector
 from torch import Tensor, nn
 
 from scalablevit.backbone import PyramidBackbone
 from scalablevit.deploy import quantize as quantize_module
-from scalablevit.deploy.graph_parts import part_of
-from scalablevit.deploy.int8 import Quantization, export_int8
+from scalablevit.deploy.graph_parts import part_of, without_weights
+from scalablevit.deploy.int8 import Quantization, _stacked, export_int8
 from scalablevit.deploy.quantize import (
     TRIALS,
     QuantizationError,
@@ -95,6 +97,58 @@ def test_a_segmentation_model_is_quantized_in_onnx(tmp_path: Path) -> None:
     model = onnx.load(str(tmp_path / "m.onnx"))
     assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) > 10
     assert "int8" in json.loads(model.metadata_props[0].value)
+
+
+@pytest.mark.slow
+@needs_nncf
+def test_only_the_layers_of_a_detector_are_quantized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    detector = tiny_detector("retinanet", monkeypatch)
+    transform = detector.transform
+    seen: list[str] = []
+
+    def measure(network: nn.Module) -> float:
+        seen.append(network.output_names[0])
+        return 0.5
+
+    done = export_int8(
+        detector, tmp_path / "m.xml", Quantization(images_of(2, (64, 96)), measure, "box AP"),
+        format="openvino", mean=transform.mean, std=transform.std, metadata={"task": "detection"},
+    )  # fmt: skip
+    assert set(seen) == {"scores"}
+    assert not done.differences, "numbers of objects may differ"
+    assert len(done.batch) == 1
+    layers = {"Convolution", "GroupConvolution", "MatMul"}
+    moved = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "VariadicSplit", "Split", "Pad", "Gather"}
+    quantized = 0
+    for operator in openvino.Core().read_model(tmp_path / "m.xml").get_ordered_ops():
+        if operator.get_type_name() == "FakeQuantize":
+            quantized += 1
+            users = {port.get_node().get_type_name() for port in operator.output(0).get_target_inputs()}
+            assert users <= layers | moved, users
+    assert quantized > 10
+
+
+def test_a_batch_that_is_fixed_is_timed_as_it_is() -> None:
+    batches = [np.full((2, 3, 4, 4), i, np.float32) for i in range(3)]
+    assert _stacked(batches, 2).shape == (2, 3, 4, 4)
+    assert _stacked(batches[:1], None).shape == (2, 3, 4, 4)
+    assert _stacked([batch[:1] for batch in batches], None).shape == (3, 3, 4, 4)
+    assert _stacked([batch[:1] for batch in batches], 1).shape == (1, 3, 4, 4), "a detector takes one image"
+
+
+@needs_nncf
+def test_operators_without_weights_are_told(tmp_path: Path) -> None:
+    path = write_exported(tmp_path, "openvino")
+    names = without_weights(path)
+    import openvino
+
+    operators = openvino.Core().read_model(path).get_ordered_ops()
+    layers = [x for x in operators if x.get_type_name() in ("Convolution", "MatMul")]
+    assert len(layers) == 2
+    assert not names & {x.get_friendly_name() for x in layers}
+    assert {x.get_friendly_name() for x in operators if x.get_type_name() in ("Relu", "ReduceMean")} <= names
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from scalablevit.cli.errors import UsageError
 from scalablevit.cli.importing import importing
 from scalablevit.cli.terminal import tell
 from scalablevit.cli.validate_exported import ON_CPU
-from scalablevit.tasks import entries
+from scalablevit.tasks import entries, load
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -104,16 +104,20 @@ class Evaluator:
             ValueError: none of them can be read.
         """
         from scalablevit.data.check import evenly_spread
+        from scalablevit.deploy.detector_graph import is_detector
 
         dataset: Any = self.command.datamodule.train_dataset
         paths = [dataset.path(i) for i in evenly_spread(len(dataset), count)]
-        recorder = _recorder(predictor.network)
-        original, predictor.network = predictor.network, recorder
+        images: list[Tensor] = []
+        network = predictor.network
+        # A detector resizes and normalises by itself: its backbone sees what the graph will see.
+        seen = network.backbone if is_detector(network) else network
+        handle = seen.register_forward_pre_hook(lambda module, inputs: images.extend(inputs[0].detach().cpu().split(1)))
         try:
             failed = [found.error for found in predictor.predict(paths) if found.error is not None]
         finally:
-            predictor.network = original
-        if not recorder.images:
+            handle.remove()
+        if not images:
             raise ValueError(
                 f"none of {len(paths)} training images can be read for calibration. The first: {failed[0]}"
             )
@@ -122,17 +126,25 @@ class Evaluator:
                 "%d of %d calibration images cannot be read and are left out. The first: %s",
                 len(failed), len(paths), failed[0],
             )  # fmt: skip
-        return recorder.images[:count]
+        return images[:count]
 
     def measure(self, network: "nn.Module") -> float:
-        """The metric of a network on the validation set, as `scalablevit validate` has it."""
+        """The metric of a network, or of an exported file that is open, on the validation set."""
+        return self.metrics(network)[self.monitor]
+
+    def metrics(self, network: "nn.Module") -> dict[str, float]:
+        """All metrics of a network on the validation set, as `scalablevit validate` has them."""
+        from scalablevit.deploy.exported import ExportedNetwork
+
+        if isinstance(network, ExportedNetwork):
+            network = load(entries()[network.task].predictor).load(network).network
         module: Any = self.command.model
         original, module.network = module.network, network
         try:
             (metrics,) = self.command.trainer.validate(module, self.command.datamodule, verbose=False)
         finally:
             module.network = original
-        return float(metrics[self.monitor])
+        return {name: float(value) for name, value in metrics.items()}
 
 
 def export_run(args: argparse.Namespace, source: Any, predictor: Any, output: Path) -> int:
@@ -193,23 +205,6 @@ def table(done: "Int8Exported", metric: str) -> list[str]:
     if len(done.variants) == 2:
         lines.append("bf16: not run natively by this runtime on this processor")
     return lines
-
-
-def _recorder(network: "nn.Module") -> Any:
-    """A network that keeps the images it gets."""
-    from torch import Tensor, nn
-
-    class Recorder(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-            self.images: list[Tensor] = []
-
-        def forward(self, images: Tensor) -> Any:
-            self.images += [image[None].detach().cpu() for image in images]
-            return self.network(images)
-
-    return Recorder().eval()
 
 
 def _without_builtin(recipe: Path) -> list[str]:

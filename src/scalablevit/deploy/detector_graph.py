@@ -172,9 +172,15 @@ class MaskRCNNGraph(DetectorGraph):
         keep = _nms_by_group(boxes, scores, labels, num_classes, self.nms_threshold, images)
         keep = _first(keep, self.detections_per_image)
         scores, labels, boxes = scores[keep], labels[keep], boxes[keep]
-        masks = self.mask_predictor(self.mask_head(self.mask_pool(levels, boxes)))  # (R, K + 1, 28, 28)
+        return scores, labels, boxes, self.masks(levels, boxes, labels, images)
+
+    def masks(self, levels: Sequence[Tensor], boxes: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        """Probabilities (R, 28, 28) of the pixels of boxes (R, 4), each for its label (R,)."""
+        # With the whole image as one box more: ONNX Runtime cannot normalise the maps of no box at all.
+        some = torch.cat([_whole(images)[None], boxes])
+        masks = self.mask_predictor(self.mask_head(self.mask_pool(levels, some)))[1:]  # (R, K + 1, 28, 28)
         chosen = (labels + 1)[:, None, None, None].expand(-1, 1, masks.shape[2], masks.shape[3])
-        return scores, labels, boxes, masks.gather(1, chosen)[:, 0].sigmoid()
+        return masks.gather(1, chosen)[:, 0].sigmoid()
 
     def proposals(self, levels: Sequence[Tensor], images: Tensor) -> Tensor:
         """Where objects may be: (P, 4) corners xyxy in pixels, P at least 1."""
@@ -253,6 +259,11 @@ def detector_graph(detector: nn.Module) -> DetectorGraph:
     if isinstance(detector, MaskRCNN):
         return MaskRCNNGraph(detector).eval()
     raise ValueError(f"{type(detector).__name__} is no detector that can be exported; RetinaNet and Mask R-CNN are")
+
+
+def layer_weights(graph: DetectorGraph) -> dict[str, Tensor]:
+    """Weights of a graph by name, without the anchors."""
+    return {name: value for name, value in graph.state_dict().items() if not name.startswith("cell_anchors_")}
 
 
 def _of_any_size(level: Tensor, step: int = 1) -> Tensor:

@@ -75,6 +75,23 @@ def parts_of_openvino(path: Path, weights: Mapping[str, Tensor]) -> dict[str, li
     return found
 
 
+_LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Convolution", "ConvolutionBackpropData", "GroupConvolution"}
+
+
+def without_weights(path: Path) -> set[str]:
+    """Names of the operators of an exported .onnx or .xml file that are no convolution or matrix product.
+
+    Among them is all that a detector computes with boxes: pixels and scores for which eight bits are too few.
+    """
+    if path.suffix == ".onnx":
+        import onnx
+
+        return {node.name for node in onnx.load(str(path)).graph.node if node.op_type not in _LAYERS}
+    operators = openvino_core().read_model(str(path)).get_ordered_ops()
+    kept = _LAYERS | {"Constant", "Parameter", "Result"}
+    return {operator.get_friendly_name() for operator in operators if operator.get_type_name() not in kept}
+
+
 def parts_of_graph(path: Path, weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """Names of the operators of an exported .onnx or .xml file, by the part of the network."""
     found = parts_of_onnx(path) if path.suffix == ".onnx" else parts_of_openvino(path, weights)

@@ -16,8 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from scalablevit.deploy.detector_check import blocks
+from scalablevit.deploy.detector_graph import detector_graph, is_detector, layer_weights
 from scalablevit.deploy.export import export, relative_difference
 from scalablevit.deploy.export_formats import FORMATS, METADATA_KEY, Run
+from scalablevit.deploy.exportable import InputShape
 from scalablevit.deploy.exported import open_exported
 from scalablevit.deploy.exported_graphs import open_graph
 from scalablevit.deploy.optimize import fold
@@ -62,7 +65,8 @@ class Int8Exported:
         trial: what was taken.
         variants: fp32 first.
         batch: images as the graph takes them, for timing.
-        differences: shape of images -> largest difference to the fp32 file, relative to the largest output.
+        differences: shape of images -> largest difference to the fp32 file, relative to the largest output; empty for
+            a detector, whose numbers of objects may differ.
     """
 
     path: Path
@@ -138,7 +142,11 @@ def export_int8(
         on_step("exported in fp32 and checked")
         opened = open_exported(source)
         taken = [opened.as_taken(images).numpy() for images in quantization.images]
-        weights = fold(network).cpu().float().state_dict()
+        folded = fold(network).cpu().float()
+        weights = folded.state_dict()
+        if is_detector(folded):
+            weights = layer_weights(detector_graph(folded))
+        detections = int(opened.metadata.get("detections", {}).get("detections_per_image", 0))
         measured = _Measured(quantization.measure)
         fp32 = measured.variants(source)
         on_step(f"fp32: {quantization.metric} {fp32[0].metric:.2%}")
@@ -152,21 +160,27 @@ def export_int8(
             measure=measured.metric,
             floor=fp32[0].metric - quantization.max_drop / 100,
             exclude=quantization.exclude,
+            detections=detections,
             on_trial=lambda trial: on_step(f"int8, {trial.settings}: {quantization.metric} {trial.metric:.2%}"),
         )
         drop = 100 * (fp32[0].metric - trial.metric)
         if not drop <= quantization.max_drop:
             on_step("looking for the parts that int8 harms most")
             gains = gains_by_part(
-                source, folder, images=taken, weights=weights, settings=trial.settings, exclude=quantization.exclude
-            )
+                source, folder, images=taken, weights=weights, settings=trial.settings, exclude=quantization.exclude,
+                detections=detections,
+            )  # fmt: skip
             raise QuantizationError(_too_much(quantization, fp32[0].metric, trial, gains))
-        differences = dict(_differences(source, trial.path, opened.input.examples()))
+        if detections:
+            differences = {}
+            _check_detections(trial.path, opened.input)
+        else:
+            differences = dict(_differences(source, trial.path, opened.input.examples()))
         _describe(trial, quantization, fp32[0].metric)
         variants = (*fp32, *measured.variants(trial.path, is_int8=True))
         suffixes = [".bin"] * (format == "openvino") + [path.suffix]
         write_together({path.with_suffix(x): trial.path.with_suffix(x).read_bytes() for x in suffixes})
-    return Int8Exported(path, trial, variants, _stacked(taken), differences)
+    return Int8Exported(path, trial, variants, _stacked(taken, opened.input.batch), differences)
 
 
 def file_bytes(path: Path) -> int:
@@ -244,6 +258,25 @@ def _differences(source: Path, quantized: Path, examples: Iterable[Tensor]) -> I
         yield shape, largest
 
 
+def _check_detections(quantized: Path, shape: InputShape) -> None:
+    """Run a quantized detector at several sizes.
+
+    Raises:
+        QuantizationError: it fails, or its outputs do not fit together or are not finite.
+    """
+    run = open_graph(quantized).run
+    for size in shape.sizes():
+        images = blocks(shape, size, seed=0)
+        try:
+            outputs = run(images)
+        except Exception as error:  # each runtime's own
+            raise QuantizationError(
+                f"the int8 graph fails for images {tuple(images.shape)} ({first_line(error)}); nothing was written"
+            ) from error
+        if len({len(output) for output in outputs}) > 1 or not all(output.isfinite().all() for output in outputs):
+            raise QuantizationError(f"the int8 graph is wrong for images {tuple(images.shape)}; nothing was written")
+
+
 def _describe(trial: Trial, quantization: Quantization, before: float) -> None:
     """Have the file tell how it was quantized."""
     told = {
@@ -275,7 +308,9 @@ def _describe(trial: Trial, quantization: Quantization, before: float) -> None:
         described.with_suffix(suffix).replace(path.with_suffix(suffix))
 
 
-def _stacked(batches: Sequence[NDArray[Any]]) -> Tensor:
-    """The first images of one shape, as a batch."""
+def _stacked(batches: Sequence[NDArray[Any]], fixed: int | None) -> Tensor:
+    """The first images of one shape, as a batch of as many as the graph is fixed to."""
+    if fixed is not None:
+        return torch.from_numpy(batches[0])
     alike = [batch for batch in batches if batch.shape[1:] == batches[0].shape[1:]]
     return torch.from_numpy(batches[0] if len(batches[0]) > 1 else np.concatenate(alike[:TIMED_IMAGES]))

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from scalablevit.deploy.export_formats import METADATA_KEY
 from scalablevit.deploy.exportable import INPUT_NAME
 from scalablevit.deploy.exported_graphs import open_graph
-from scalablevit.deploy.graph_parts import PIXELS, parts_of_graph
+from scalablevit.deploy.graph_parts import PIXELS, parts_of_graph, without_weights
 from scalablevit.deploy.runtimes import openvino_core
 from scalablevit.weights.source import first_line
 
@@ -101,6 +102,7 @@ def best_quantization(
     measure: Callable[[Path], float],
     floor: float,
     exclude: Sequence[str] = (),
+    detections: int = 0,
     on_trial: Callable[[Trial], None] = lambda trial: None,
     trials: Sequence[Settings] = TRIALS,
 ) -> Trial:
@@ -114,6 +116,8 @@ def best_quantization(
         measure: a file's metric; higher is better.
         floor: lowest metric that is accepted.
         exclude: parts of the network that stay in floating point, as `part_of` names them.
+        detections: most objects in an image, of a detector: its convolutions and matrix products alone are quantized;
+            0: it is none.
         on_trial: called after each.
         trials: settings, the cheapest to compute with first.
 
@@ -127,6 +131,7 @@ def best_quantization(
     if not images:
         raise ValueError("int8 needs at least one image for calibration")
     parts = parts_of_graph(source, weights)
+    always = without_weights(source) if detections else set()
     if unknown := [name for name in exclude if name not in parts]:
         raise ValueError(f"the network has no part {', '.join(unknown)}; its parts are {', '.join(parts)}")
     done: list[Trial] = []
@@ -135,7 +140,7 @@ def best_quantization(
         path = folder / f"{i}{source.suffix}"
         ends = {PIXELS, list(parts)[-1]} if settings.float_ends else set()
         try:
-            quantize(source, path, images, settings, keep=_names(parts, ends.union(exclude)))
+            quantize(source, path, images, settings, keep=always | _names(parts, ends.union(exclude)))
         except Exception as error:  # NNCF's own, of many kinds
             failed = f"{type(error).__name__}: {first_line(error)}"
             continue
@@ -196,27 +201,30 @@ def gains_by_part(
     weights: Mapping[str, Tensor],
     settings: Settings,
     exclude: Sequence[str] = (),
+    detections: int = 0,
     most_images: int = 16,
 ) -> list[tuple[str, float]]:
     """Find the parts of a network that int8 harms most.
 
     Args:
-        source, folder, images, weights, exclude: as for `best_quantization`.
+        source, folder, images, weights, exclude, detections: as for `best_quantization`.
         settings: of NNCF.
         most_images: batches that are compared.
 
     Returns:
-        (part, share of the outputs' squared error that is gone where it stays in floating point), the largest first.
+        (part, share of the squared error of the outputs, or of the scores of a detector, that is gone where it stays in
+        floating point), the largest first.
     """
     parts = parts_of_graph(source, weights)
     shown = images[:most_images]
-    expected = _outputs(source, shown)
+    always = without_weights(source) if detections else set()
+    expected = _outputs(source, shown, detections)
 
     def error(more: Sequence[str], name: str) -> float:
         path = folder / f"{name}{source.suffix}"
         ends = [PIXELS, list(parts)[-1]] if settings.float_ends else []
-        quantize(source, path, images, settings, keep=_names(parts, {*ends, *exclude, *more}))
-        found = _outputs(path, shown)
+        quantize(source, path, images, settings, keep=always | _names(parts, {*ends, *exclude, *more}))
+        found = _outputs(path, shown, detections)
         return sum(_squared_error(outputs, wanted) for outputs, wanted in zip(found, expected, strict=True))
 
     whole = error([], "all")
@@ -225,10 +233,11 @@ def gains_by_part(
     return sorted(gains, key=lambda gain: -gain[1])
 
 
-def _outputs(path: Path, images: Sequence[NDArray[Any]]) -> list[list[Tensor]]:
-    """Run a file on batches as its graph takes them."""
+def _outputs(path: Path, images: Sequence[NDArray[Any]], detections: int) -> list[list[Tensor]]:
+    """Run a file on batches as its graph takes them; of a detector the scores, filled up to its most detections."""
     run = open_graph(path).run
-    return [run(torch.from_numpy(batch)) for batch in images]
+    outputs = [run(torch.from_numpy(batch)) for batch in images]
+    return [[F.pad(found[0], (0, detections - len(found[0])))] for found in outputs] if detections else outputs
 
 
 def _squared_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:

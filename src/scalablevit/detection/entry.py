@@ -38,6 +38,7 @@ ENTRY = TaskEntry(
     columns=("object", "score"),
     csv_columns=("class", "score", "x_min", "y_min", "x_max", "y_max"),
     exports=True,
+    int8_metric="box AP",
     explained="scalablevit.detection.explained:subject_of",
     annotated="scalablevit.detection.annotated:annotated_images",
     found="scalablevit.detection.found:found_in",
