@@ -15,10 +15,11 @@ from scalablevit.data import bands
 from scalablevit.data.bands import read_bands
 from scalablevit.data.georeference import georeference_of
 from scalablevit.data.image_file import ImageError
-from scalablevit.segmentation import Preprocessing, Segmenter
+from scalablevit.segmentation import InferenceSettings, Preprocessing, Segmenter, semantic_fpn
 from scalablevit.segmentation.check import check_masks
 from scalablevit.segmentation.data import MaskFolderData
 from scalablevit.segmentation.transforms import Augmentation
+from scalablevit.weights import save_network
 
 rasterio = pytest.importorskip("rasterio")
 from rasterio.transform import from_origin  # noqa: E402
@@ -231,3 +232,25 @@ def test_files_without_a_place_have_no_tiff(tmp_path, last_band):
     assert georeference_of(tmp_path / "y.tif", (8, 8)) is not None
     assert georeference_of(tmp_path / "y.tif", (4, 8)) is None
     assert georeference_of(tmp_path / "missing.tif", (8, 8)) is None
+
+
+@pytest.mark.slow
+def test_a_network_of_bands_is_exported_and_predicts(tmp_path):
+    torch.manual_seed(0)
+    options = {"in_chans": 5, "fpn_channels": 16, "channels": 16}
+    preprocessing = Preprocessing(mean=(0.2,) * 5, std=(0.5,) * 5, short_side=None, long_side=None)
+    metadata = {
+        "task": "segmentation",
+        "variant": "scalablevit_atto",
+        "segmenter": "semantic_fpn",
+        "class_names": ["a", "b"],
+        "model_args": options,
+        "inference": InferenceSettings().to_dict(),
+        "preprocessing": preprocessing.to_dict(),
+    }
+    save_network(semantic_fpn("scalablevit_atto", num_classes=2, **options).eval(), tmp_path, metadata=metadata)
+    assert main(["export", str(tmp_path), "--format", "onnx"]) == 0
+    path = write_bands(tmp_path / "x.tif", five())
+    (expected,) = Segmenter.load(tmp_path, device="cpu").predict([path])
+    (found,) = Segmenter.load(tmp_path / "model.onnx").predict([path])
+    assert (found.labels != expected.labels).mean() <= 5e-3

@@ -65,7 +65,7 @@ class ExportedNetwork(nn.Module):
 
     @property
     def in_chans(self) -> int:
-        """Channels of an image: 1 or 3."""
+        """Channels of an image: 1, 3 or a number of bands."""
         return self.input.channels
 
     @property

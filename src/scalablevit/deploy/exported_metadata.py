@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalablevit.data.bands import MOST_BANDS
 from scalablevit.deploy.export_formats import METADATA_KEY
 from scalablevit.deploy.exportable import FORMAT_VERSION, InputShape
 from scalablevit.weights.metadata import parse_metadata
@@ -91,8 +92,8 @@ def _input(export: Mapping[str, Any]) -> GraphInput:
     if (layout, dtype) not in (("NHWC", "uint8"), ("NCHW", "float32")):
         raise ValueError(f"layout {shortened(layout, 20)} of {shortened(dtype, 20)} is unknown")
     mean, std = (_numbers(name, normalisation[name]) for name in ("mean", "std"))
-    if len(mean) != len(std) or len(mean) not in (1, 3) or min(std) <= 0:
-        raise ValueError("mean and std are not of one or three channels, std above 0")
+    if len(mean) != len(std) or min(std) <= 0:
+        raise ValueError("mean and std are not of the same channels, std above 0")
     size, batch = given["size"], given["batch"]
     if size != "free":
         if (
@@ -124,7 +125,7 @@ def _outputs(export: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _numbers(name: str, values: Any) -> tuple[float, ...]:
-    if not isinstance(values, list) or not 0 < len(values) <= 4:
+    if not isinstance(values, list) or not 0 < len(values) <= MOST_BANDS:
         raise ValueError(f"{name} is no list of numbers")
     if not all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in values):
         raise ValueError(f"{name} holds more than numbers")
