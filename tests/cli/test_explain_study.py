@@ -84,6 +84,7 @@ def masks_in(root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_over_boxes(classifiers: list[Path], tmp_path: Path) -> None:
     data, saved = boxes_in(tmp_path / "boxes"), tmp_path / "saved"
     out, err = output_of("explain", "--study", *classifiers, "--data", data, "--save", saved)

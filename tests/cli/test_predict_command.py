@@ -130,7 +130,7 @@ def test_weights_that_are_none_of_a_run(run: Path, image_folder: Path, tmp_path:
     assert "no weights at" in nowhere.err
     checkpoint = scalablevit("predict", image_folder, "--weights", run / "checkpoints" / "best.ckpt")
     assert checkpoint.code == 1
-    assert "takes a run folder or its model.safetensors" in checkpoint.err
+    assert "is a checkpoint to resume from; predicting takes its run" in checkpoint.err
     missing = scalablevit("predict", image_folder)
     assert missing.code == 2
     assert "--weights" in missing.err

@@ -83,6 +83,7 @@ class Anchors(torch.nn.Module):
         return self.graph.anchors([level, *self.graph.coarse_levels(level, level)])
 
 
+@pytest.mark.slow
 def test_openvino_tells_a_level_from_every_second_row_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino")
     network = Anchors(tiny_detector("mask_rcnn", monkeypatch)).eval()

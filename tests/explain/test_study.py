@@ -154,6 +154,7 @@ def tiny_study(label, seed=0, **options):
     return study
 
 
+@pytest.mark.slow
 def test_a_study_has_every_figure_and_its_table_and_plot():
     study, other = tiny_study("with"), tiny_study("without", lim=False)
     found = study.summary()
