@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import scalablevit
 from scalablevit.backbone import PyramidBackbone, ScalableViT
+from scalablevit.explain import cam
 from scalablevit.explain.cam import layer_cam, level_maps, merged_maps
 from scalablevit.explain.explainable import explainable
 from scalablevit.segmentation.decoders import SemanticFPNDecoder
@@ -203,3 +204,15 @@ def test_other_networks_are_refused(classifier: ScalableViT) -> None:
         layer_cam(nn.Sequential(nn.Conv2d(3, 4, 3)), IMAGES)
     with pytest.raises(ValueError, match=r"prepared for inference by optimize\(\)"):
         layer_cam(scalablevit.optimize(copy.deepcopy(classifier), backend="eager"), IMAGES)
+
+
+def test_large_images_give_the_same_map_in_less_memory(
+    classifier: ScalableViT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = layer_cam(classifier, IMAGES, target=1)
+    monkeypatch.setattr(cam, "_MOST_PIXELS_KEPT", 0)
+    torch.testing.assert_close(layer_cam(classifier, IMAGES, target=1), kept)
+    assert not any("forward" in vars(module) for module in classifier.modules())
+    with pytest.raises(RuntimeError, match="of the caller"):
+        layer_cam(classifier, IMAGES, target=_fails)
+    assert not any("forward" in vars(module) for module in classifier.modules())

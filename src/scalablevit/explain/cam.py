@@ -5,6 +5,7 @@ Source: LayerCAM, IEEE Transactions on Image Processing 30, 2021, doi:10.1109/TI
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from scalablevit.backbone import PyramidBackbone
 from scalablevit.explain.energy import heatmaps
-from scalablevit.explain.explainable import Explainable, explainable, frozen, recorded
+from scalablevit.explain.explainable import Explainable, explainable, frozen, recomputed, recorded
 from scalablevit.explain.subject import MOST_TARGETS, Explanation, Subject, chosen_targets, sampled
 
 LEVELS = (0, 1, 2, 3)
@@ -21,6 +22,9 @@ LEVELS = (0, 1, 2, 3)
 
 _NEAREST_WEIGHS = 4.0
 """Weight of the level nearest to the output: a classifier's last, a pyramid's first. The others weigh 1 each."""
+
+_MOST_PIXELS_KEPT = 600**2
+"""Pixels of images up to which what the backward pass needs is kept; above, it is computed again."""
 
 Score = Callable[[Any], Tensor]
 """From a network's output for B images to (B,) differentiable numbers."""
@@ -159,13 +163,15 @@ def level_maps(
         for each score, and in it for each level from the finest on, (B, H_l, W_l) float32 of at least 0.
     """
     first, modules = min(levels), found.map_modules
+    pixels = sum(x.numel() // x.shape[-3] for x in ([inputs] if isinstance(inputs, Tensor) else inputs))
+    saves = recomputed(found.core) if pixels > _MOST_PIXELS_KEPT else contextlib.nullcontext()
     with frozen(found.network):
 
         def start(level: int, output: Tensor) -> Tensor:
             # what lies before the first map needs no gradient, and so no memory
             return output.detach().requires_grad_() if level == first else output
 
-        with recorded({level: modules[level] for level in sorted(set(levels))}, change=start) as maps:
+        with recorded({level: modules[level] for level in sorted(set(levels))}, change=start) as maps, saves:
             inputs = _ready(inputs)
             output = found.network(inputs) if compute is None else compute(found.network, inputs)
         return [_cams(score, list(maps.values())) for score in scores(output)]

@@ -6,9 +6,11 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from scalablevit.backbone import PyramidBackbone, ScalableViT, typed
 from scalablevit.weights.source import WeightsError
@@ -102,6 +104,25 @@ def frozen(network: nn.Module) -> Iterator[None]:
             module.training = mode
         for parameter, mode in wanted.items():
             parameter.requires_grad_(mode)
+
+
+@contextlib.contextmanager
+def recomputed(core: ScalableViT | PyramidBackbone) -> Iterator[None]:
+    """In a `with` block, have blocks recompute their insides in the backward pass instead of keeping them.
+
+    `set_grad_checkpointing` does so in training alone, where networks drop paths.
+    """
+    blocks = [block for stage in typed(core.stages) for block in stage.blocks]
+    earlier = [vars(block).get("forward") for block in blocks]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, earlier, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
 
 
 @contextlib.contextmanager
