@@ -24,7 +24,7 @@ from scalablevit.visualization.fonts import label_fonts
 
 _PANEL_INCHES = 3.4
 _DPI = 110
-_MOST_COLUMNS = 4
+_MOST_COLUMNS = 5
 _OPACITY = 0.85  # of the highest values; the lowest leave the image as it is
 
 

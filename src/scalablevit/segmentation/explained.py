@@ -22,7 +22,7 @@ def subject_of(predictor: Segmenter, path: Path, image: Image.Image, threshold: 
         predictor: the segmenter.
         path: of the image.
         image: upright, RGB.
-        threshold: lowest mean probability of a class over its region.
+        threshold: has no effect: a region is what the network labels so.
 
     Raises:
         ValueError: the network takes other bands than RGB or gray.
@@ -51,7 +51,7 @@ def subject_of(predictor: Segmenter, path: Path, image: Image.Image, threshold: 
         for k in classes[order].tolist():
             region = labels == k
             value = float(probabilities[k][region].mean())
-            if wanted not in (None, k) or (wanted is None and value < threshold):
+            if wanted not in (None, k):
                 continue
             shown = F.interpolate(region[None, None].float(), size, mode="nearest-exact")[0, 0] > 0
             words = f"{float(region.float().mean()):.1%} of the image"
