@@ -327,9 +327,10 @@ class _Reader:
         into.has_masks = masks
         store.pack()
         into.masks = store if masks else into.masks
-        hints = [shifted_ids(used_categories, class_of), *(source.hint for source in self.sources)]
-        if hint := next(filter(None, hints), ""):
-            self.log.note("shifted-ids", self.path, f"{self.path}: categories: {hint}")
+        hints = {source.file: source.hint for source in self.sources if source.hint}
+        for file, hint in (hints or {self.path: shifted_ids(used_categories, class_of)}).items():
+            if hint:
+                self.log.note("shifted-ids", file, f"{file}: categories: {hint}")
         if hint := shifted_ids(used_images, index):
             self.log.note("shifted-ids", self.path, f"{self.path}: images: {hint}")
         positions = np.array(numbers, np.int64)
