@@ -25,6 +25,7 @@ from scalablevit.visualization.fonts import label_fonts
 _PANEL_INCHES = 3.4
 _DPI = 110
 _MOST_COLUMNS = 5
+_DIMMED = 0.6  # of the gray image: the bright colours of high values show on white, too
 _OPACITY = 0.85  # of the highest values; the lowest leave the image as it is
 
 
@@ -63,7 +64,7 @@ def draw_heatmaps(
     with label_fonts([panel.title for panel in panels]):
         figure, axes = panel_grid(image, len(panels) + 1)
         show_image(axes[0], image, "image")
-        gray = image.convert("L").convert("RGB")
+        gray = image.convert("L").point(lambda value: round(_DIMMED * value)).convert("RGB")
         for ax, panel in zip(axes[1:], panels, strict=True):
             show_image(ax, gray, panel.title)
             ax.imshow(
