@@ -202,10 +202,10 @@ def test_one_image_that_cannot_be_written_is_one_line(
         write_image(tmp_path / "in" / name)
     original = save_images.save
 
-    def refuse_a(images: Any, folder: Path, stem: Path) -> list[Path]:
+    def refuse_a(images: Any, folder: Path, stem: Path, **options: Any) -> list[Path]:
         if stem.name == "a":
             raise OSError(errno.EACCES, "Permission denied")
-        return original(images, folder, stem)
+        return original(images, folder, stem, **options)
 
     monkeypatch.setattr("scalablevit.cli.predict.save", refuse_a)
     outcome = scalablevit("predict", tmp_path / "in", "--weights", weights, "--save", tmp_path / "out", "--top", "1")

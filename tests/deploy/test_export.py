@@ -14,6 +14,7 @@ from scalablevit.deploy import export as export_module
 from scalablevit.deploy import export_formats
 from scalablevit.deploy.export import ExportError, export
 from scalablevit.deploy.exportable import ExportableNetwork, InputShape
+from scalablevit.deploy.runtimes import openvino_core
 from scalablevit.segmentation.models import SegmentationModel, UperNetDecoder
 
 pytestmark = pytest.mark.slow
@@ -47,10 +48,8 @@ def run_onnx(path: Path) -> tuple[Callable[[Tensor], list[Tensor]], dict]:
 
 
 def run_openvino(path: Path) -> tuple[Callable[[Tensor], list[Tensor]], dict]:
-    import openvino
-
-    model = openvino.Core().read_model(path)
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = openvino_core().read_model(path)
+    compiled = openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     metadata = json.loads(model.get_rt_info(["scalablevit"]).astype(str))
     return lambda x: [torch.tensor(y) for y in compiled({"images": x.numpy()}).values()], metadata
 

@@ -133,7 +133,7 @@ def test_errors_of_training_and_messages_of_ours_stay_what_they_are(tmp_path: Pa
     with pytest.raises(KeyError, match="not restored"), explained_restoring(tmp_path):
         raise KeyError("not restored")
     path = write(tmp_path, trained, put("another", "trained", "task"))
-    with pytest.raises(ValueError, match=r"^the checkpoint is not one of toy"), explained_restoring(path):
+    with pytest.raises(ValueError, match=r"^this is not a checkpoint of toy"), explained_restoring(path):
         make_trainer(tmp_path, max_epochs=2).fit(ToyTask(), datamodule=ToyData(), ckpt_path=str(path))
 
 

@@ -81,6 +81,11 @@ class SafeCheckpointIO(TorchCheckpointIO):
             raise ValueError(
                 f"{os.fspath(path)} is truncated or not a checkpoint ({reason}): take another file of its folder"
             ) from error
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, AssertionError) as error:
+            # torch's unpickler trusts the order of its instructions
+            raise ValueError(
+                f"{os.fspath(path)} is damaged or not a checkpoint: take another file of its folder"
+            ) from error
         if not isinstance(checkpoint, dict):
             raise ValueError(f"{os.fspath(path)} holds a {type(checkpoint).__name__}, not a checkpoint")
         part = None if mmap else damaged_part(path)
