@@ -282,7 +282,8 @@ def _of_any_size(level: Tensor, step: int = 1) -> Tensor:
 
 def _every(line: Tensor, step: int) -> Tensor:
     """Indices 0, step, 2 * step ... of a line (n,)."""
-    return torch.nonzero(torch.remainder(torch.ones_like(line).cumsum(0) - 1, step) == 0).flatten()
+    steps = (torch.ones_like(line).cumsum(0) - 1) / step  # OpenVINO 2026.0 has no remainder
+    return torch.nonzero(steps == steps.floor()).flatten()
 
 
 def _highest(values: Tensor, count: int, padding: float = _PADDING_SCORE) -> tuple[Tensor, Tensor]:
