@@ -64,7 +64,7 @@ def draw_heatmaps(
     with label_fonts([panel.title for panel in panels]):
         figure, axes = panel_grid(image, len(panels) + 1)
         show_image(axes[0], image, "image")
-        gray = image.convert("L").point(lambda value: round(_DIMMED * value)).convert("RGB")
+        gray = dimmed(image)
         for ax, panel in zip(axes[1:], panels, strict=True):
             show_image(ax, gray, panel.title)
             ax.imshow(
@@ -140,6 +140,11 @@ def rendered(figure: Figure) -> Image.Image:
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return Image.open(stream).convert("RGB")
+
+
+def dimmed(image: Image.Image) -> Image.Image:
+    """The image in gray and darker, to lie under a map."""
+    return image.convert("L").point(lambda value: round(_DIMMED * value)).convert("RGB")
 
 
 def transparent_colours() -> ListedColormap:

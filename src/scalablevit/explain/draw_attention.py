@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from scalablevit.explain.draw import Panel, mark, rendered, show_image, transparent_colours
+from scalablevit.explain.draw import Panel, dimmed, mark, rendered, show_image, transparent_colours
 
 _PANEL_INCHES = 2.6
 _DPI = 110
@@ -39,7 +39,7 @@ def draw_rows(image: Image.Image, rows: Mapping[str, Sequence[Panel | None]]) ->
     for ax in axes.flat:
         ax.set_axis_off()
     show_image(axes[0, 0], image, "image")
-    gray = image.convert("L").convert("RGB")
+    gray = dimmed(image)
     for line, (title, panels) in zip(axes, rows.items(), strict=True):
         for i, panel in enumerate(panels):
             if panel is None:
