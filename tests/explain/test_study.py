@@ -14,7 +14,8 @@ from scalablevit.backbone import ScalableViT
 from scalablevit.explain.annotated import AnnotatedImage, AnnotatedObject
 from scalablevit.explain.bootstrap import bootstrap, bootstrap_of
 from scalablevit.explain.faithfulness import curves, pixel_ranks
-from scalablevit.explain.study import RunStudy, _explained, blobs_by_chance, box_region, differences, measures
+from scalablevit.explain.regions import box_around, pixels_in
+from scalablevit.explain.study import RunStudy, _explained, blobs_by_chance, differences, measures
 from scalablevit.explain.study_figures import draw_studies, table
 from scalablevit.explain.subject import Frame, Subject, Target
 
@@ -132,7 +133,9 @@ def test_found_boxes_go_with_the_annotated_objects_of_their_class():
 def test_the_box_around_a_region_and_the_map_by_chance():
     parts = region()
     parts[20, 25] = True
-    assert np.argwhere(box_region(parts)).tolist() == [[y, x] for y in range(8, 21) for x in range(8, 26)]
+    assert np.argwhere(pixels_in(box_around(parts) or (0, 0, 0, 0), parts.shape)).tolist() == [
+        [y, x] for y in range(8, 21) for x in range(8, 26)
+    ]
     noise = blobs_by_chance((64, 96))
     assert noise.shape == (64, 96)
     assert np.array_equal(noise, blobs_by_chance((64, 96)))

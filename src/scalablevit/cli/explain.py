@@ -108,7 +108,7 @@ def _options(args: argparse.Namespace, methods: Sequence[Method]) -> dict[str, d
         UsageError: a flag of a method that is not asked for.
     """
     options: dict[str, dict[str, Any]] = {method.name: {} for method in methods}
-    for flag in {flag.name: flag for method in METHODS.values() for flag in method.flags}.values():
+    for flag in explain_study.method_flags():
         if not hasattr(args, flag.dest):
             continue
         users = [method for method in methods if flag in method.flags]

@@ -15,6 +15,7 @@ from scalablevit.detection.coco import AnnotationSource
 from scalablevit.detection.dataset import CocoDataset
 from scalablevit.detection.split import read_split
 from scalablevit.explain.annotated import AnnotatedImage, AnnotatedObject
+from scalablevit.explain.regions import pixels_in
 
 
 def annotated_images(
@@ -64,7 +65,5 @@ def _region(image: Image.Image, box_xyxy: NDArray[Any], mask: Callable[[], NDArr
     """(H, W) bool pixels of an object."""
     if mask is not None:
         return np.asarray(mask(), dtype=bool)
-    region = np.zeros((image.height, image.width), dtype=bool)
-    left, top, right, bottom = box_xyxy
-    region[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = True
-    return region
+    left, top, right, bottom = box_xyxy.tolist()
+    return pixels_in((left, top, right, bottom), (image.height, image.width))

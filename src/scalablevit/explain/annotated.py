@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from scalablevit.explain.regions import box_around
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,7 @@ class AnnotatedObject:
     @property
     def box_xyxy(self) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of the smallest box around the pixels; zeros where there is none."""
-        rows, columns = np.flatnonzero(self.region.any(axis=1)), np.flatnonzero(self.region.any(axis=0))
-        if not len(rows):
-            return 0.0, 0.0, 0.0, 0.0
-        return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+        return box_around(self.region) or (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scalablevit.explain.regions import box_around, pixels_in
 from scalablevit.explain.subject import Explanation, Subject, Target
 
 
@@ -31,23 +32,19 @@ def points_inside(heat: NDArray[Any], region: NDArray[Any]) -> bool:
     Of several maxima, the first counts, row by row. Source: Zhang et al., arXiv:1608.00507; without its tolerance of 15
     pixels.
     """
-    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    if not heat.max() > 0 or not len(rows):
+    box = box_around(region)
+    if not heat.max() > 0 or box is None:
         return False
     row, column = divmod(int(heat.argmax()), heat.shape[1])
-    return bool(rows[0] <= row <= rows[-1] and columns[0] <= column <= columns[-1])
+    left, top, right, bottom = box
+    return left <= column < right and top <= row < bottom
 
 
 def region_of(target: Target, size: tuple[int, int]) -> NDArray[Any] | None:
     """(H, W) bool pixels of a target's object: its mask, else its box; None where the score has no place."""
     if target.region is not None:
         return np.asarray(target.region, dtype=bool)
-    if target.box_xyxy is None:
-        return None
-    region = np.zeros(size, dtype=bool)
-    left, top, right, bottom = target.box_xyxy
-    region[max(0, int(top)) : int(np.ceil(bottom)), max(0, int(left)) : int(np.ceil(right))] = True
-    return region
+    return None if target.box_xyxy is None else pixels_in(target.box_xyxy, size)
 
 
 def heatmap_numbers(target: Target, heat: NDArray[Any]) -> dict[str, Any]:

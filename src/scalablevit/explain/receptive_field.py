@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scalablevit.backbone import PyramidBackbone, ScalableViT
@@ -66,9 +68,7 @@ class ReceptiveField:
 
     def square(self, share: float) -> SquareHolding:
         """Find the smallest square around the centre that holds `share` of the contribution, in (0, 1]."""
-        held = self.ring_sums().cumsum(0)
-        # A hair below the share: the sum of all rings may differ from itself in the last bit.
-        radius = int(torch.searchsorted(held, share * float(held[-1]) * (1 - 1e-12)))
+        radius = radius_holding(self.ring_sums().numpy(), share)
         rows, columns = self._offsets()
         inside = int((rows <= radius).sum() * (columns <= radius).sum())
         return SquareHolding(2 * radius + 1, inside / self.contribution.numel())
@@ -91,6 +91,18 @@ class ReceptiveField:
                 for name, s in squares.items()
             },
         }
+
+
+def radius_holding(rings: NDArray[Any], share: float) -> int:
+    """Find the smallest radius whose rings hold a share of the contribution.
+
+    Args:
+        rings: (R,) contribution of the ring of each radius, from 0.
+        share: in (0, 1].
+    """
+    held = rings.cumsum()
+    # A hair below the share: the sum of all rings may differ from itself in the last bit.
+    return int(np.searchsorted(held, share * held[-1] * (1 - 1e-12)))
 
 
 def effective_receptive_field(

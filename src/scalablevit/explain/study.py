@@ -23,8 +23,9 @@ from scalablevit.explain.energy import energy_inside, points_inside
 from scalablevit.explain.explainable import explainable
 from scalablevit.explain.faithfulness import curves
 from scalablevit.explain.geometry import grid_points
-from scalablevit.explain.receptive_field import SHARES, effective_receptive_field
+from scalablevit.explain.receptive_field import SHARES, effective_receptive_field, radius_holding
 from scalablevit.explain.receptive_field_method import squared_pixels
+from scalablevit.explain.regions import box_around, pixels_in
 from scalablevit.explain.subject import Subject, Target
 from scalablevit.explain.window_interaction import window_interaction
 
@@ -248,11 +249,12 @@ def _objects(
     """Mean over an image's objects."""
     rows = []
     for (_, region), heat in zip(pairs, maps, strict=True):
-        if region is None or not region.any():
+        box = None if region is None else box_around(region)
+        if region is None or box is None:
             continue
         laid = subject.pixels_frame.to_image(heat)[0].cpu().numpy()
         share, chance = energy_inside(laid, region)
-        boxed = box_region(region)
+        boxed = pixels_in(box, region.shape)
         numbers = [share, chance, share / chance, float(points_inside(laid, region))]
         rows.append([*numbers, *energy_inside(laid, boxed), float(points_inside(laid, boxed))])
     if not rows:
@@ -329,22 +331,12 @@ def _side(rings: NDArray[Any], share: float, size: int) -> float:
         share: in (0, 1].
         size: side of the input.
     """
-    held = rings.mean(axis=0).cumsum()
-    radius = int(np.searchsorted(held, share * held[-1] * (1 - 1e-12)))
-    return min(2 * radius + 1, size) / size
+    return min(2 * radius_holding(rings.mean(axis=0), share) + 1, size) / size
 
 
 def _union(objects: Sequence[AnnotatedObject], name: str) -> NDArray[Any] | None:
     regions = [one.region for one in objects if one.name == name]
     return np.logical_or.reduce(regions) if regions else None
-
-
-def box_region(region: NDArray[Any]) -> NDArray[Any]:
-    """(H, W) bool pixels of the smallest box around a region that has some."""
-    rows, columns = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
-    boxed = np.zeros_like(region)
-    boxed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
-    return boxed
 
 
 def _iou(a: Sequence[float], b: Sequence[float]) -> float:

@@ -47,13 +47,21 @@ class Frame:
         Returns:
             (B, H, W) at the image's size, bilinear between pixels; 0 outside of what the network was shown.
         """
-        height, width = self.image
-        left, top, right, bottom = self.box_xyxy
-        x = (torch.arange(width, device=maps.device) + 0.5 - left) / (right - left)
-        y = (torch.arange(height, device=maps.device) + 0.5 - top) / (bottom - top)
-        inside = ((y >= 0) & (y <= 1))[:, None] & ((x >= 0) & (x <= 1))  # (H, W)
+        y, x, inside = self.places(maps.device)
         shown = maps[:, : self.seen[0], : self.seen[1]]
         return sampled(shown, y * self.seen[0] - 0.5, x * self.seen[1] - 0.5) * inside
+
+    def places(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Place the image's pixels in the part that is shown.
+
+        Returns:
+            for each row (H,) and column (W,) where it lies between the part's edges, 0 to 1; and (H, W) bool: inside.
+        """
+        height, width = self.image
+        left, top, right, bottom = self.box_xyxy
+        y = (torch.arange(height, device=device) + 0.5 - top) / (bottom - top)
+        x = (torch.arange(width, device=device) + 0.5 - left) / (right - left)
+        return y, x, ((y >= 0) & (y <= 1))[:, None] & ((x >= 0) & (x <= 1))
 
 
 def spread_tokens(frame: Frame, tokens: Tensor, stride: int) -> Tensor:
@@ -67,10 +75,7 @@ def spread_tokens(frame: Frame, tokens: Tensor, stride: int) -> Tensor:
     Returns:
         (H, W, ...) at the image's size; 0 outside of what the network was shown.
     """
-    left, top, right, bottom = frame.box_xyxy
-    rows = (torch.arange(frame.image[0], device=tokens.device) + 0.5 - top) / (bottom - top)
-    columns = (torch.arange(frame.image[1], device=tokens.device) + 0.5 - left) / (right - left)
-    inside = ((rows >= 0) & (rows <= 1))[:, None] & ((columns >= 0) & (columns <= 1))  # (H, W)
+    rows, columns, inside = frame.places(tokens.device)
     i = (rows * frame.seen[0] / stride).floor().long().clamp(0, tokens.shape[0] - 1)
     j = (columns * frame.seen[1] / stride).floor().long().clamp(0, tokens.shape[1] - 1)
     return tokens[i][:, j] * inside.reshape(*inside.shape, *[1] * (tokens.ndim - 2))

@@ -17,8 +17,15 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from scalablevit.safe_write import WriteError, write_atomically
 from scalablevit.training.invocation import invocation
 from scalablevit.weights.checksums import damaged_part
+from scalablevit.weights.source import first_line
 
 log = logging.getLogger(__name__)
+
+_ERRORS_OF_DAMAGE = (
+    *(RuntimeError, EOFError, OSError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError),
+    AssertionError,
+)
+"""What torch raises of damaged archives and pickles; not MemoryError, which has an advice of its own."""
 
 _RESTORES = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 
@@ -76,15 +83,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 f"{os.fspath(path)} is not a checkpoint of a run of ours, or is damaged: it holds objects "
                 "other than tensors and plain values, and they are not loaded because that can run code"
             ) from error
-        except (RuntimeError, EOFError, OSError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+        except _ERRORS_OF_DAMAGE as error:
             raise ValueError(
-                f"{os.fspath(path)} is truncated or not a checkpoint ({reason}): take another file of its folder"
-            ) from error
-        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, AssertionError) as error:
-            # torch's unpickler trusts the order of its instructions
-            raise ValueError(
-                f"{os.fspath(path)} is damaged or not a checkpoint: take another file of its folder"
+                f"{os.fspath(path)} is truncated or not a checkpoint ({first_line(error)}): take another file of its "
+                "folder"
             ) from error
         if not isinstance(checkpoint, dict):
             raise ValueError(f"{os.fspath(path)} holds a {type(checkpoint).__name__}, not a checkpoint")

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from scalablevit.training.recipe_errors import TOP_KEYS, RecipeError
+from scalablevit.weights.source import first_line
 
 _MOST_BYTES = 500_000
 _MOST_VALUES = 20_000  # aliases counted as often as they are used
@@ -40,7 +41,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise RecipeError(f"{path}: it is nested deeper than a recipe; correct it") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: a date or a number that is none
-        raise RecipeError(f"{path}: not valid YAML ({_first_line(error)}); correct it") from error
+        raise RecipeError(f"{path}: not valid YAML ({first_line(error)}); correct it") from error
     if not isinstance(settings, dict):
         raise RecipeError(
             f"{path}: a recipe is a mapping with the keys model, data and trainer, this is "
@@ -108,7 +109,3 @@ def _count_values(node: yaml.Node, counts: dict[int, int], depth: int) -> int:
         )
     counts[id(node)] = total
     return total
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
