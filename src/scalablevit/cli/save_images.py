@@ -49,19 +49,18 @@ def save(
     from scalablevit.safe_write import WriteError, write_atomically
 
     target = folder / stem.parent / _short(stem.name)
-    writers: dict[str, Callable[[Any], Any]] = {
+    contents: dict[str, bytes | Callable[[Any], Any]] = {
         f"{ending}.png": functools.partial(image.save, format="PNG") for ending, image in images.items()
     }
-    for ending, content in (documents or {}).items():
-        writers[ending] = functools.partial(_write, content)
+    contents.update(documents or {})
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        paths = _claim(target, list(writers))
+        paths = _claim(target, list(contents))
     except OSError as error:
         raise WriteError(error.errno, f"{target}.png could not be written ({error.strerror})") from error
     try:
-        for path, write in zip(paths, writers.values(), strict=True):
-            write_atomically(path, write)
+        for path, content in zip(paths, contents.values(), strict=True):
+            write_atomically(path, content)
     except BaseException as error:
         for path in paths:
             with contextlib.suppress(OSError):
@@ -72,10 +71,6 @@ def save(
             raise WriteError(error.errno, f"{target}.png could not be written ({reason})") from error
         raise
     return paths
-
-
-def _write(content: bytes, file: Any) -> None:
-    file.write(content)
 
 
 def _claim(target: Path, endings: Sequence[str]) -> list[Path]:

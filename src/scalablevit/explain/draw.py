@@ -19,12 +19,13 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
-from scalablevit.printable import plot_text
+from scalablevit.printable import plot_text, short_name
 from scalablevit.visualization.fonts import label_fonts
 
 _PANEL_INCHES = 3.4
 _DPI = 110
 _MOST_COLUMNS = 5
+_LONGEST_TITLE = 36
 _DIMMED = 0.6  # of the gray image: the bright colours of high values show on white, too
 _OPACITY = 0.85  # of the highest values; the lowest leave the image as it is
 
@@ -113,7 +114,7 @@ def show_image(ax: Axes, image: Image.Image, title: str) -> None:
     """Show an image in its own pixels: positions count from its upper left corner."""
     smooth = "antialiased" if max(image.size) > 128 else "nearest"
     ax.imshow(np.asarray(image), extent=(0, image.width, image.height, 0), interpolation=smooth)
-    ax.set_title(plot_text(_shortened(title)), fontsize=9)
+    ax.set_title(plot_text(short_name(title, _LONGEST_TITLE)), fontsize=9)
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
@@ -152,7 +153,3 @@ def transparent_colours() -> ListedColormap:
     colours = colormaps["inferno"](np.linspace(0.15, 1, 256))
     colours[:, 3] = _OPACITY * np.linspace(0, 1, 256) ** 0.6
     return ListedColormap(colours, name="heat")
-
-
-def _shortened(title: str, most: int = 36) -> str:
-    return title if len(title) <= most else title[: most - 1] + "…"
