@@ -1,12 +1,15 @@
 """Exported detectors: their graphs find what the detectors find, at any size, with and without objects."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tiny_networks import tiny_detector
 from torch import Tensor
 
@@ -256,3 +259,9 @@ def test_a_run_of_a_detector_is_exported(
             x for x in (blocks(shape, (64, 96), i) for i in range(8)) if is_decided(definition, x, definition.threshold)
         )
         assert largest_detection_difference(module(images), definition(images)) < 1e-4
+
+    # In a process of its own: here torchvision's operators are registered already.
+    Image.new("RGB", (96, 64)).save(tmp_path / "image.png")
+    words = ["predict", str(tmp_path / "image.png"), "--weights", str(tmp_path / "run" / "model.pt2")]
+    done = subprocess.run([sys.executable, "-m", "scalablevit", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

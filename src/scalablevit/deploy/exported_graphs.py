@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -192,10 +193,15 @@ def _openvino_shape(port: Any) -> Shape | None:
 
 
 def _open_torch(content: bytes, path: Path) -> Graph:
+    import torchvision  # noqa: F401 - registers the operators of detectors, without which the graph cannot be read
+
     text = check_archive(content, path)
+    log = logging.getLogger("torch.export")
+    level = log.level
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a buffer that PyTorch copies anyway
+            log.setLevel(logging.CRITICAL)  # it would log the whole trace of what is raised below
             program = torch.export.load(io.BytesIO(content))
         module = program.module(check_guards=False)  # guards are Python code of the file
         values = {node.name: node.meta.get("val") for node in program.graph.nodes}
@@ -207,6 +213,8 @@ def _open_torch(content: bytes, path: Path) -> Graph:
         raise
     except Exception as error:  # whatever a damaged graph makes of PyTorch
         raise _damaged(path, "torch.export", error) from error
+    finally:
+        log.setLevel(level)
 
     @torch.no_grad()
     def run(x: Tensor) -> list[Tensor]:
