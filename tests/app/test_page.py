@@ -7,14 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
+from untrained_models import MAX_UPLOAD
 
 from command_line import output_of, scalablevit
 
@@ -28,29 +27,6 @@ from scalablevit.cli.app import error_text, json_text
 
 if TYPE_CHECKING:
     from scalablevit.app.page import Page
-
-MAX_UPLOAD = 2**20
-
-
-@pytest.fixture(scope="module")
-def served(runs: Path) -> "Iterator[tuple[str, Page]]":
-    """Address of a page with all models, and the page."""
-    import uvicorn  # Gradio and its server take seconds to import
-
-    from scalablevit.app.page import Page, Wording
-    from scalablevit.app.server import listen, private_folder, web_app
-
-    models = find_models([str(runs / name) for name in ("pets", "boxes", "deeper/pixels")], on_skipped=pytest.fail)
-    found = listen("127.0.0.1", 0)
-    with private_folder() as folder:
-        page = Page(models, folder=folder, wording=Wording(json_text, error_text), device="cpu", max_upload=MAX_UPLOAD)
-        server = uvicorn.Server(uvicorn.Config(web_app(page), log_level="error", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [found]}, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{found.getsockname()[1]}", page
-        server.should_exit = True
-        thread.join(20)
-    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from scalablevit.segmentation.models import build_segmenter
 from scalablevit.segmentation.transforms import Preprocessing as SegmenterPreprocessing
 from scalablevit.weights import save_model, save_network
 
+MAX_UPLOAD = 2**20
+"""Bytes that the served page takes."""
 NAMES = ["<b>cat</b>", "grün", "dog"]
 DETECTOR_ARGS: dict[str, Any] = {
     "fpn_channels": 16, "box_head_channels": 16, "mask_convs": 1, "mask_channels": 16, "rpn_post_nms_top_n_test": 50,

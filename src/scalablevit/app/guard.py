@@ -13,6 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _PAGE = ("/assets/", "/static/", "/svelte/", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/config")
 _API = ("info", "file=/", "heartbeat/", "queue/", "upload", "startup-events", "theme.css", "app_id", "reset", "cancel")
 """What the page needs of Gradio; its other routes fetch files of other hosts, edit the program or keep a history."""
+_FOR_PROGRAMS = ("/predict", "/explain")
+"""Paths whose body is an image."""
 _LARGEST_BODY = 2**20
 """Bytes of JSON that the page sends: names of files and settings, never an image."""
 
@@ -90,14 +92,14 @@ class Guard:
 def _is_needed(path: str) -> bool:
     """Whether the page sends requests to a path."""
     api = path.removeprefix("/gradio_api/")
-    return path in ("/", "/predict") or path.startswith(_PAGE) or (api != path and api.startswith(_API))
+    return path in ("/", *_FOR_PROGRAMS) or path.startswith(_PAGE) or (api != path and api.startswith(_API))
 
 
 def _is_upload(scope: Scope, headers: Headers) -> bool:
     """Whether the body is a file: it has a limit of its own, and is no JSON."""
     path = str(scope["path"])
     is_form = headers.get("content-type", "").startswith("multipart/form-data")
-    return path == "/predict" or (path.rstrip("/").endswith("/upload") and is_form)
+    return path in _FOR_PROGRAMS or (path.rstrip("/").endswith("/upload") and is_form)
 
 
 def _objects(content: Any) -> Iterator[dict[str, Any]]:

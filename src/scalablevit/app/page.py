@@ -8,20 +8,31 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
+from scalablevit.app import explaining
 from scalablevit.app.examples import examples_of
+from scalablevit.app.explain_tabs import ExplainTabs
 from scalablevit.app.models import Loaded, Model
-from scalablevit.app.results import LOWEST_THRESHOLD, View, output_images, rows, run_predictor, seen, table_html
+from scalablevit.app.results import (
+    LOWEST_THRESHOLD,
+    View,
+    error_html,
+    note_html,
+    output_images,
+    rows,
+    run_predictor,
+    seen,
+    status_html,
+    table_html,
+)
 from scalablevit.app.training_report import training_report
 from scalablevit.data.image_file import ImageError, pixel_limit
 from scalablevit.data.images import read_image
-from scalablevit.printable import printable
 from scalablevit.safe_write import write_atomically
 
 TITLE = "ScalableViT"
@@ -109,24 +120,32 @@ class Page:
                     file = gr.File(label=f"Image, up to {self.max_upload / 2**20:g} MB", height=150, type="filepath")
                     sliders = self._sliders(first)
                     gallery, remark = self._gallery(first)
-                with gr.Column(scale=7, min_width=400):
-                    status = gr.HTML(_note(_HINTS[first.entry.name]), elem_id="sv-status")
-                    image = gr.Image(
-                        show_label=False, interactive=False, format="png", buttons=["fullscreen"], elem_id="sv-image"
-                    )
-                    table = gr.HTML("", elem_id="sv-result")
-                    with gr.Row():
-                        downloads = [
-                            gr.DownloadButton(label, visible=False, size="sm", elem_id=f"sv-{key}")
-                            for key, label in zip(
-                                _DOWNLOADS, ("Download JSON", "Download image", "Download mask"), strict=True
-                            )
-                        ]
+                with gr.Column(scale=7, min_width=400), gr.Tabs():
+                    with gr.Tab("Result"):
+                        status = gr.HTML(note_html(_HINTS[first.entry.name]), elem_id="sv-status")
+                        image = gr.Image(
+                            show_label=False,
+                            interactive=False,
+                            format="png",
+                            buttons=["fullscreen"],
+                            elem_id="sv-image",
+                        )
+                        table = gr.HTML("", elem_id="sv-result")
+                        with gr.Row():
+                            downloads = [
+                                gr.DownloadButton(label, visible=False, size="sm", elem_id=f"sv-{key}")
+                                for key, label in zip(
+                                    _DOWNLOADS, ("Download JSON", "Download image", "Download mask"), strict=True
+                                )
+                            ]
+                    explain_tabs = ExplainTabs(self)
+                    explain_tabs.build(first)
             with gr.Tab("Training") as training:
                 report = self._report_parts()
             outputs = [shown, status, image, table, *downloads]
             inputs = [file, choice, *sliders]
             self._connect(file, choice, sliders, shown, gallery, remark, inputs=inputs, outputs=outputs)
+            explain_tabs.connect(file, choice, sliders[1])
             training.select(self.report, choice, report, api_visibility="private", show_progress="minimal")
             choice.change(self.report, choice, report, api_visibility="private", show_progress="hidden")
         blocks.queue(default_concurrency_limit=1, max_size=64)
@@ -178,7 +197,7 @@ class Page:
 
     def _gallery(self, model: Model) -> tuple[gr.Gallery, gr.HTML]:
         examples, remark = self._examples_of(model)
-        note = gr.HTML(_note(remark))
+        note = gr.HTML(note_html(remark))
         gallery = gr.Gallery(
             [thumbnail for thumbnail, _ in examples], show_label=False, columns=4,  allow_preview=False,
             interactive=False, buttons=[],
@@ -208,7 +227,7 @@ class Page:
             gr.update(visible=task == "detection"),
             gr.update(visible=task == "segmentation"),
             gr.update(value=[thumbnail for thumbnail, _ in examples], visible=bool(examples)),
-            _note(remark),
+            note_html(remark),
         ]
 
     def take_example(self, label: str, event: gr.SelectData) -> str:
@@ -219,13 +238,13 @@ class Page:
         """Predict for a file, and show the result or what is wrong with the file."""
         model = self.model(label)
         if path is None:
-            return [None, _note(_HINTS[model.entry.name]), *_NOTHING]
+            return [None, note_html(_HINTS[model.entry.name]), *_NOTHING]
         try:
             shown = self.predicted(path, model)
         except Exception as error:
-            return [None, _error(self.message(error)), *_NOTHING]
+            return [None, error_html(self.message(error)), *_NOTHING]
         if shown.prediction.error is not None:
-            return [None, _error(shown.prediction.error), *_NOTHING]
+            return [None, error_html(shown.prediction.error), *_NOTHING]
         return self._outputs(shown, top, threshold, opacity)
 
     def redraw(self, shown: Shown | None, top: float, threshold: float, opacity: float) -> list[Any]:
@@ -245,6 +264,28 @@ class Page:
             begin = time.perf_counter()
             prediction = run_predictor(predictor, model.entry.name, Path(path))
             return Shown(model, prediction, time.perf_counter() - begin)
+
+    def explained(self, path: str, model: Model, wish: explaining.Wish) -> explaining.Explained:
+        """Explain a file with a model, one at a time.
+
+        Raises:
+            ValueError, OSError: as `explaining.explain`, and as loading the model.
+        """
+        with self.loaded.lock, self._pixel_limit():
+            said = explaining.refusal(model, wish.method)
+            if said:
+                raise ValueError(said)
+            return explaining.explain(model, self.loaded.predictor(model), Path(path), wish)
+
+    def preview(self, path: str, model: Model) -> tuple[Image.Image, tuple[int, int]]:
+        """The upright image of a file at a size to click on, and the size of the file's own.
+
+        Raises:
+            ValueError, OSError: as `explained`.
+        """
+        with self.loaded.lock, self._pixel_limit():
+            image = explaining.upright(Path(path), self.loaded.predictor(model))
+        return _enlarged(explaining.scaled_down(image)[0], _CLICKABLE), image.size
 
     def message(self, error: Exception) -> str:
         """What the page says of an error; of a defect of ours, the terminal has the trace."""
@@ -271,7 +312,7 @@ class Page:
         shown = found.figures[:_MOST_FIGURES]
         figures: list[Any] = [gr.update(value=str(path), label=title, visible=True) for path, title in shown]
         figures += [gr.update(value=None, visible=False)] * (_MOST_FIGURES - len(figures))
-        return [_note(self._described(model)) + _note(found.remark), *figures, found.table]
+        return [note_html(self._described(model)) + note_html(found.remark), *figures, found.table]
 
     def _outputs(self, shown: Shown, top: float, threshold: float, opacity: float) -> list[Any]:
         task = shown.model.entry.name
@@ -282,7 +323,7 @@ class Page:
         lines = rows(prediction, task)
         return [
             shown,
-            _status(shown.prediction.path.name, f"{width} × {height} px", f"{1000 * shown.seconds:,.0f} ms"),
+            status_html(shown.prediction.path.name, f"{width} × {height} px", f"{1000 * shown.seconds:,.0f} ms"),
             str(files["png"]),
             table_html(lines, prediction.table_rows()[0][0] if not lines else ""),
             *(gr.update(value=str(files[key]) if key in files else None, visible=key in files) for key in _DOWNLOADS),
@@ -319,9 +360,8 @@ class Page:
             if path.stat().st_size > self.max_upload:
                 return None
             image = read_image(path)
-            factor = max(1, 128 // max(image.size))
-            image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-            image.thumbnail((256, 256))
+            image = _enlarged(image, _THUMBNAIL // 2)
+            image.thumbnail((_THUMBNAIL, _THUMBNAIL))
             image.save(thumbnail)
             shutil.copyfile(path, copy)
         except (ImageError, OSError):
@@ -339,7 +379,15 @@ class Page:
         return len(model.weights.metadata.get("class_names") or [""])
 
 
+def _enlarged(image: Image.Image, side: int) -> Image.Image:
+    """A small image with its pixels as squares, its longer side at most `side`; others as they are."""
+    factor = max(1, side // max(image.size))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
 _MOST_FIGURES = 5
+_THUMBNAIL = 256
+_CLICKABLE = 512
 _DOWNLOADS = ("json", "png", "mask")
 _NOTHING: tuple[Any, ...] = (None, "", *(gr.update(value=None, visible=False) for _ in _DOWNLOADS))
 
@@ -352,16 +400,3 @@ def theme() -> gr.themes.Base:
 def stylesheet() -> str:
     """CSS of the parts that are ours."""
     return (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-
-
-def _note(text: str) -> str:
-    return f'<p class="sv-note">{escape(printable(text))}</p>' if text else ""
-
-
-def _error(text: str) -> str:
-    return f'<p class="sv-error" role="alert">{escape(printable(text))}</p>'
-
-
-def _status(name: str, size: str, seconds: str) -> str:
-    parts = (f"<b>{escape(printable(name))}</b>", escape(size), escape(seconds))
-    return f'<p class="sv-status">{" · ".join(parts)}</p>'

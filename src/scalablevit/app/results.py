@@ -134,6 +134,22 @@ def _detection_rows(prediction: Any) -> list[Row]:
     return found
 
 
+def note_html(text: str) -> str:
+    """A remark as HTML; empty for an empty text."""
+    return f'<p class="sv-note">{escape(printable(text))}</p>' if text else ""
+
+
+def error_html(text: str) -> str:
+    """What is wrong, as HTML that screen readers announce."""
+    return f'<p class="sv-error" role="alert">{escape(printable(text))}</p>'
+
+
+def status_html(name: str, *others: str) -> str:
+    """A line about an image: its name, and what else is to be said."""
+    parts = (f"<b>{escape(printable(name))}</b>", *(escape(text) for text in others))
+    return f'<p class="sv-status">{" · ".join(parts)}</p>'
+
+
 def table_html(lines: Sequence[Row], nothing: str) -> str:
     """A table with a bar in each line, as HTML in which names are text.
 
@@ -142,7 +158,7 @@ def table_html(lines: Sequence[Row], nothing: str) -> str:
         nothing: text where there are none.
     """
     if not lines:
-        return f'<p class="sv-note">{escape(printable(nothing))}</p>'
+        return note_html(nothing)
     cells = []
     for row in lines[:_MOST_ROWS]:
         red, green, blue = row.colour or _BLUE

@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from scalablevit.app.api import add_predict_route
+from scalablevit.app.api import add_routes
 from scalablevit.app.guard import Guard
 from scalablevit.app.models import Model
 from scalablevit.app.page import Page, Wording, stylesheet, theme
@@ -95,7 +95,7 @@ def web_app(page: Page, *, hosts: Sequence[str] = _LOOPBACK) -> FastAPI:
             browser read the page.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    add_predict_route(app, page)
+    add_routes(app, page)
 
     @app.middleware("http")
     async def stay_at_home(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:

@@ -83,7 +83,7 @@ def per_class_table(results: Path) -> str:
     for title, part in [("", content), ("Boxes", content.get("box")), ("Masks", content.get("mask"))]:
         lines = _class_lines(part.get("per_class") or part.get("classes")) if isinstance(part, dict) else []
         if lines:
-            tables.append(_table(title, lines))
+            tables.append(metrics_table(title, lines))
     return "".join(tables)
 
 
@@ -93,11 +93,18 @@ def _class_lines(per_class: Any) -> list[dict[str, Any]]:
         per_class = [{"class": name, **(v if isinstance(v, dict) else {"value": v})} for name, v in per_class.items()]
     if not isinstance(per_class, list):
         return []
-    return [line for line in per_class if isinstance(line, dict) and "class" in line]
+    found = [line for line in per_class if isinstance(line, dict) and "class" in line]
+    return [{"class": line["class"], **line} for line in found]
 
 
-def _table(title: str, lines: list[dict[str, Any]]) -> str:
-    columns = ["class", *(name for name in lines[0] if name != "class")]
+def metrics_table(title: str, lines: list[dict[str, Any]]) -> str:
+    """Numbers by name as an HTML table.
+
+    Args:
+        title: above it; empty: none.
+        lines: what each line holds, with the names of the first; up to 200 are shown.
+    """
+    columns = list(lines[0])
     head = "".join(f"<th>{escape(printable(name.replace('_', ' ')))}</th>" for name in columns)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(_cell(line.get(name)))}</td>" for name in columns) + "</tr>"

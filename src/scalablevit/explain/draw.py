@@ -22,8 +22,8 @@ from PIL import Image
 from scalablevit.printable import plot_text, short_name
 from scalablevit.visualization.fonts import label_fonts
 
-_PANEL_INCHES = 3.4
-_DPI = 110
+_PANEL_INCHES = 2.7
+_DPI = 140
 _MOST_COLUMNS = 5
 _LONGEST_TITLE = 36
 _DIMMED = 0.6  # of the gray image: the bright colours of high values show on white, too
@@ -101,8 +101,8 @@ def draw_colours(image: Image.Image, panels: Sequence[tuple[str, NDArray[Any]]])
 
 def panel_grid(image: Image.Image, count: int) -> tuple[Figure, list[Axes]]:
     """Make a figure with `count` panels of the image's proportions."""
-    columns = min(count, _MOST_COLUMNS)
-    rows = math.ceil(count / columns)
+    rows = math.ceil(count / _MOST_COLUMNS)
+    columns = math.ceil(count / rows)
     ratio = min(max(image.height / image.width, 1 / 3), 3)
     width = _PANEL_INCHES * min(1.0, 1 / ratio + 0.25)
     figure = Figure(figsize=(columns * width + 0.9, rows * (width * ratio + 0.35)), layout="constrained", dpi=_DPI)

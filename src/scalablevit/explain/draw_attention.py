@@ -13,8 +13,8 @@ from PIL import Image
 
 from scalablevit.explain.draw import Panel, dimmed, mark, rendered, show_image, transparent_colours
 
-_PANEL_INCHES = 2.6
-_DPI = 110
+_PANEL_INCHES = 2.1
+_DPI = 140
 
 
 def draw_rows(image: Image.Image, rows: Mapping[str, Sequence[Panel | None]]) -> Image.Image:

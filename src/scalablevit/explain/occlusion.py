@@ -42,9 +42,7 @@ def occlusion_maps(subject: Subject, targets: Sequence[Target], *, windows: int 
         raise ValueError("--method occlusion needs Captum; install it: pip install 'scalablevit[explain]'") from None
     inputs, network = subject.inputs.float(), in_float32(subject.network)
     C, h, w = inputs.shape[1:]
-    side = max(1, math.ceil(min(h, w) / windows))
-    step = max(1, side // 2)
-    sides = (min(side, h), min(side, w))
+    side, step = _window(h, w, windows)
     baseline = inputs.new_tensor(subject.mean)[None, :, None, None]
 
     def scores(images: Tensor) -> Tensor:
@@ -54,12 +52,24 @@ def occlusion_maps(subject: Subject, targets: Sequence[Target], *, windows: int 
     with frozen(network), torch.no_grad():
         falls: Tensor = Occlusion(scores).attribute(
             inputs,
-            sliding_window_shapes=(C, *sides),
-            strides=(C, min(step, sides[0]), min(step, sides[1])),
+            sliding_window_shapes=(C, side, side),
+            strides=(C, step, step),
             baselines=baseline.expand_as(inputs),
         )  # (T, C, h, w): the same in every channel
     maps = normalised(falls.mean(dim=1).clamp(min=0).float())
     return list(subject.frame.to_image(maps))
+
+
+def num_passes(height: int, width: int, windows: int) -> int:
+    """Count the passes through the network that occlusion of an input takes: one for each window, and one without."""
+    side, step = _window(height, width, windows)
+    return math.prod(math.ceil((length - side) / step) + 1 for length in (height, width)) + 1
+
+
+def _window(height: int, width: int, windows: int) -> tuple[int, int]:
+    """Side of a window and step to the next one, in pixels."""
+    side = max(1, math.ceil(min(height, width) / windows))
+    return side, max(1, side // 2)
 
 
 def explain(
