@@ -124,7 +124,7 @@ def test_options_reach_the_network() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variant": "resnet50"}, "there is no variant 'resnet50'"),
+        ({"variant": "resnet999"}, "there is no variant 'resnet999'"),
         ({"detector": "yolo"}, "there is no detector 'yolo'"),
         ({"weights": "nowhere.pth"}, "nowhere.pth"),
         ({"detector_options": {"wings": 2}}, "has no option wings"),

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.classification.data import NOTHING_READABLE_TARGET, ClassificationBatch, why_unreadable
 from scalablevit.classification.losses import soft_cross_entropy, soft_targets
 from scalablevit.classification.transforms import Preprocessing
+from scalablevit.networks import build_classifier, check_logits, own_settings, recompute_blocks, size_options
 from scalablevit.training.class_weights import weights_of_classes
 from scalablevit.training.module import Evaluation, TrainingModule, check_variant
 from scalablevit.training.settings import TrainingSettings
@@ -62,14 +62,14 @@ class ClassificationSettings(TrainingSettings):
     Args:
         weights: where to start from: anything `load_weights` reads; null: from scratch. A head for other
             classes is replaced.
-        head: "published" or "plain" (see `ScalableViT`); "auto": what the variant has.
+        head: of ScalableViT: "published" or "plain"; "auto": what the variant has.
         drop_path_rate: drop-path probability of the last block, in [0, 1).
         window_size: side of IWSA's windows in tokens, or a list of one (or [rows, columns]) per stage: maps of small
             images are smaller than a window of 7, which then pads in vain.
         scale_value: scaled-value form of SSA.
         grad_checkpointing: recompute blocks in the backward pass, for less memory.
         compile: train through torch.compile.
-        network_options: further arguments of `ScalableViT`, such as {lim: false}.
+        network_options: further arguments of the network: of `ScalableViT`, such as {lim: false}, or of timm's.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         mixup: mixing of images; null: none.
         class_weights: "balanced" (each class counts the same in total), weights by class index, or by class name;
@@ -102,10 +102,10 @@ class ClassificationSettings(TrainingSettings):
 
 
 class ClassificationTask(TrainingModule):
-    """A ScalableViT classifier with its loss and its metrics.
+    """A classifier with its loss and its metrics.
 
     Args:
-        variant: name of the network, see `scalablevit.backbone.VARIANTS`.
+        variant: name of the network: of `scalablevit.backbone.VARIANTS`, or of timm's registry.
         class_names: names of the classes by index; the command line takes them from the data.
         preprocessing: how an image becomes the network's input, as `Preprocessing.to_dict` gives it; the
             command line takes it from the data.
@@ -117,7 +117,7 @@ class ClassificationTask(TrainingModule):
 
     task = "classification"
     monitor = ("val/top1", "max")
-    network: ScalableViT
+    network: nn.Module
     settings: ClassificationSettings
 
     def __init__(self, variant: str, *, class_names: list[str], preprocessing: dict[str, Any], **settings: Any) -> None:
@@ -129,7 +129,8 @@ class ClassificationTask(TrainingModule):
         self.class_names = class_names
         self.preprocessing = Preprocessing.from_dict(preprocessing)
         self.network = self._build_network()
-        self.network.set_grad_checkpointing(own.grad_checkpointing)
+        if own.grad_checkpointing:
+            recompute_blocks(self.network, variant)
         self.load_report = (
             None if own.weights is None else load_weights(self.network, own.weights, class_names=class_names)
         )
@@ -143,24 +144,24 @@ class ClassificationTask(TrainingModule):
         self.val_top1 = MulticlassAccuracy(num_classes=K, top_k=1, average="micro")
         self.val_top5 = MulticlassAccuracy(num_classes=K, top_k=5, average="micro") if K > 5 else None
 
-    def _build_network(self) -> ScalableViT:
-        settings = self.settings
+    def _build_network(self) -> nn.Module:
+        settings, size = self.settings, self.preprocessing.image_size
+        options = settings.network_options or {}
+        head = {} if settings.head == "auto" else {"head": settings.head}
         self.model_args: dict[str, Any] = {
             "num_classes": len(self.class_names),
             "in_chans": self.preprocessing.in_chans,
-            "window_size": settings.window_size,
-            "scale_value": settings.scale_value,
-            **({} if settings.head == "auto" else {"head": settings.head}),
-            **(settings.network_options or {}),
+            **own_settings(self.variant, window_size=settings.window_size, scale_value=settings.scale_value, **head),
+            **size_options(self.variant, options, size),
+            **options,
         }
         # Initialisation is part of the run's seed, wherever the task is built.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            numbers = {**VARIANTS[self.variant], "drop_path_rate": settings.drop_path_rate, **self.model_args}
-            try:
-                return ScalableViT(**numbers)
-            except TypeError as error:
-                raise ValueError(f"model.network_options: {error}; see ScalableViT for its arguments") from error
+            network = build_classifier(self.variant, drop_path_rate=settings.drop_path_rate, **self.model_args)
+        numbers = {"in_chans": self.preprocessing.in_chans, "num_classes": len(self.class_names)}
+        check_logits(network, self.variant, size=size, **numbers)
+        return network
 
     def _build_mixup(self, num_classes: int) -> Mixup | None:
         mixup = self.settings.mixup

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import timm
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
@@ -16,11 +17,11 @@ from torchmetrics import MeanMetric
 
 from scalablevit import __version__
 from scalablevit.abridged import abridged
-from scalablevit.backbone import VARIANTS
 from scalablevit.data.loaders import ResumableLoader
 from scalablevit.data.randomness import seed_all
 from scalablevit.data.unreadable import UnreadableFiles
 from scalablevit.moved import forward_moved_names
+from scalablevit.networks import check_network_name, is_ours
 from scalablevit.safe_write import write_json
 from scalablevit.training import schedules
 from scalablevit.training.checkpoint_io import RunCheckpointIO
@@ -144,6 +145,7 @@ class TrainingModule(LightningModule):
             "class_names": self.class_names,
             "preprocessing": self.preprocessing.to_dict(),
             "scalablevit_version": __version__,
+            **({} if is_ours(self.variant) else {"timm_version": timm.__version__}),
         }
 
     def resolve_scale_value(self, scale_value: bool | None, weights: str | None) -> bool | None:
@@ -153,7 +155,7 @@ class TrainingModule(LightningModule):
             scale_value: of the recipe; None: not given.
             weights: what `load_weights` reads; None: there are none, and the model decides.
         """
-        if scale_value is None and weights is not None:
+        if scale_value is None and weights is not None and is_ours(self.variant):
             scale_value = holds_scaled_values(weights)
             self.arguments_from_weights = {"scale_value": scale_value}
         return scale_value
@@ -438,8 +440,7 @@ def check_variant(variant: str) -> None:
     Raises:
         ValueError: names those that there are.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"model.variant: there is no variant {variant!r}; choose from {', '.join(VARIANTS)}")
+    check_network_name(variant, key="model.variant")
 
 
 def max_steps_reached(trainer: Trainer) -> bool:

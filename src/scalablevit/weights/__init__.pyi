@@ -1,6 +1,6 @@
 from .building import load_model as load_model
 from .building import load_network as load_network
-from .matching import adapt_in_chans as adapt_in_chans
+from .input_channels import adapt_in_chans as adapt_in_chans
 from .matching import load_weights as load_weights
 from .metadata import METADATA_KEY as METADATA_KEY
 from .metadata import TrainedWeights as TrainedWeights

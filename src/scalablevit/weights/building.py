@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from scalablevit.abridged import abridged
-from scalablevit.backbone import VARIANTS, ScalableViT
+from scalablevit.networks import build_classifier, is_ours
 from scalablevit.weights.classes import check_class_names
 from scalablevit.weights.metadata import TrainedWeights
 from scalablevit.weights.reading import Checkpoint, read
@@ -23,7 +23,7 @@ from scalablevit.weights.values import check_values
 Build = Callable[[dict[str, Any]], nn.Module]
 
 
-def load_model(source: str | os.PathLike[str] | TrainedWeights) -> tuple[ScalableViT, dict[str, Any]]:
+def load_model(source: str | os.PathLike[str] | TrainedWeights) -> tuple[nn.Module, dict[str, Any]]:
     """Build the network that a file of `save_model` describes, with its weights, in evaluation mode.
 
     Args:
@@ -38,7 +38,6 @@ def load_model(source: str | os.PathLike[str] | TrainedWeights) -> tuple[Scalabl
     """
     checkpoint = read(source)
     network = _build(checkpoint, _classifier, "network", "build it yourself and fill it with load_weights(model, file)")
-    assert isinstance(network, ScalableViT)
     return network, checkpoint.metadata
 
 
@@ -62,13 +61,12 @@ def load_network(source: str | os.PathLike[str] | TrainedWeights, build: Build) 
 
 
 def _classifier(metadata: dict[str, Any]) -> nn.Module:
-    # Never through timm's create_model: its arguments can name further files and hubs to load from.
-    name = metadata["architecture"]
-    if name not in VARIANTS:
-        raise ValueError(f"there is no variant {name!r}")
-    numbers = VARIANTS[name]
-    with torch.device("meta"):  # no time lost on an initialisation that is overwritten at once
-        return ScalableViT(**{**numbers, **metadata["model_args"]})
+    name, arguments = metadata["architecture"], metadata["model_args"]
+    if is_ours(name):
+        with torch.device("meta"):  # no time lost on an initialisation that is overwritten at once
+            return build_classifier(name, **arguments)
+    with torch.random.fork_rng(devices=[]):  # timm's have buffers that no state dict holds
+        return build_classifier(name, **arguments)
 
 
 def _build(checkpoint: Checkpoint, build: Build, what: str, remedy: str) -> nn.Module:

@@ -12,11 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from scalablevit.abridged import abridged
+from scalablevit.backbone import PyramidBackbone, ScalableViT
+from scalablevit.timm_pyramid import TimmPyramid
 from scalablevit.weights.classes import check_class_names
+from scalablevit.weights.input_channels import adapt_in_chans
 from scalablevit.weights.published_names import to_native_names
 from scalablevit.weights.reading import read
 from scalablevit.weights.report import LoadReport, misfit
 from scalablevit.weights.source import WeightsError, shortened
+from scalablevit.weights.timm_networks import plan_timm
 from scalablevit.weights.unwrapping import Unwrapped, unwrap
 from scalablevit.weights.values import check_values
 from scalablevit.weights.variants import describe_variant
@@ -33,7 +37,7 @@ def load_weights(
     class_names: Sequence[str] | None = None,
     entry: str | None = None,
 ) -> LoadReport:
-    """Copy weights into a `ScalableViT`, a backbone of `create_backbone`, or a model built around one.
+    """Copy weights into a `ScalableViT`, a backbone of `create_backbone`, a network of timm, or a model around one.
 
     Reads safetensors, pickles (released classifiers `{"model": ..., "args": Namespace}`, dense backbones, bare state
     dicts, `state_dict`, Lightning checkpoints; with prefixes such as `module.` and `backbone.`), folders with a
@@ -72,7 +76,10 @@ def load_weights(
     wish = Wish(fresh_head, class_names is not None and theirs is not None and not _same_names(class_names, theirs))
     target = unwrap(model)
     tensors = _without_compiled(checkpoint.tensors)
-    if _STEM in target.tensors:
+    whole = target.cores.get("")
+    if whole is not None and not isinstance(whole, ScalableViT | PyramidBackbone):
+        plan = plan_timm(whole, target.tensors, tensors, checkpoint.source, wish)
+    elif _STEM in target.tensors:
         plan = _plan_network(target.tensors, tensors, checkpoint.source, wish, is_partial=target.is_partial)
     elif len(target.cores) == 1:
         plan = _plan_model(target, tensors, checkpoint.source, wish)
@@ -92,14 +99,17 @@ def load_weights(
 
 def _plan_model(target: Unwrapped, tensors: Mapping[str, Tensor], name: str, wish: Wish) -> Plan:
     """Plan to fill a model that is built around a network: all of it, or the network alone."""
-    ((where, _),) = target.cores.items()
+    ((where, core),) = target.cores.items()
     others = [key for key in target.tensors if not key.startswith(f"{where}.")]
     prefix = next((p for p in TASK_PREFIXES if all(p + key in tensors for key in others)), None)
     class_layers = tuple(getattr(target.network, "class_layers", ()))
     if others and prefix is not None:
         return plan_whole(target.tensors, tensors, prefix, name, wish, class_layers=class_layers)
     inner = {key.removeprefix(f"{where}."): t for key, t in target.tensors.items() if key.startswith(f"{where}.")}
-    plan = _plan_network(inner, tensors, name, wish, is_partial=target.is_partial)
+    if isinstance(core, TimmPyramid):
+        plan = plan_timm(core, inner, tensors, name, wish)
+    else:
+        plan = _plan_network(inner, tensors, name, wish, is_partial=target.is_partial)
     report = plan.report.renamed({key: f"{where}.{key}" for key in inner})
     report.fresh.extend(others)
     warning = why_backbone_alone(target.tensors, tensors, others, class_layers=class_layers)
@@ -162,17 +172,6 @@ def _without_compiled(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Take the mark of torch.compile out of the names, wherever parts of the network were compiled."""
     names = {key: key.replace("_orig_mod.", "") for key in tensors}
     return {names[key]: t for key, t in tensors.items()} if len(set(names.values())) == len(names) else tensors
-
-
-def adapt_in_chans(weight: Tensor, in_chans: int) -> Tensor:
-    """Make the first kernel (C, I, k, k) fit other images: summed for one channel, else repeated and scaled."""
-    old = weight.shape[1]
-    if old == 0:
-        raise WeightsError("the first kernel of the checkpoint takes images without channels; it is damaged")
-    if in_chans == 1:
-        return weight.sum(dim=1, keepdim=True)
-    repeats = -(-in_chans // old)
-    return weight.repeat(1, repeats, 1, 1)[:, :in_chans] * (old / in_chans)
 
 
 def _head_to_keep(

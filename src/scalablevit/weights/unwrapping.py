@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from scalablevit.backbone import PyramidBackbone, ScalableViT
+from scalablevit.networks import is_timm_network, wraps_features
+from scalablevit.timm_pyramid import TimmPyramid
 from scalablevit.weights.source import WeightsError
 
 _COMPILED = "_orig_mod"
@@ -20,10 +22,11 @@ class Unwrapped:
     """A network without its wrappers.
 
     Attributes:
-        network: a `ScalableViT`, a `PyramidBackbone`, or a model built around one.
+        network: a `ScalableViT`, a `PyramidBackbone`, a network of timm, or a model built around one.
         tensors: its parameters and buffers, by names without the wrappers'.
         names: the same names -> names in the state dict of the wrapped model.
-        cores: every `ScalableViT` or `PyramidBackbone` in the network, by its name without the wrappers'.
+        cores: every `ScalableViT`, `PyramidBackbone` or `TimmPyramid` in the network, or the network of timm itself,
+            by its name without the wrappers'.
         is_partial: timm's features have left out stages that they do not need.
     """
 
@@ -45,11 +48,11 @@ def unwrap(model: nn.Module) -> Unwrapped:
     """
     _refuse(model)
     network, prefix, is_partial = model, "", False
-    while not isinstance(network, ScalableViT | PyramidBackbone) and not hasattr(network, "class_layers"):
+    while not _is_core(network) and not hasattr(network, "class_layers"):
         step = _only_child(network)
         if step is None:
             break
-        is_partial = is_partial or type(network).__module__ == "timm.models._features"
+        is_partial = is_partial or wraps_features(network)
         network, prefix = step[1], f"{prefix}{step[0]}."
     wrappers = [path for path, part in network.named_modules() if _wraps(part)]
     tensors, names = {}, {}
@@ -59,9 +62,15 @@ def unwrap(model: nn.Module) -> Unwrapped:
     cores: dict[str, nn.Module] = {
         _without(wrappers, path): part
         for path, part in network.named_modules()
-        if isinstance(part, ScalableViT | PyramidBackbone)
+        if isinstance(part, ScalableViT | PyramidBackbone | TimmPyramid)
     }
+    if not cores and is_timm_network(network):
+        cores = {"": network}
     return Unwrapped(network, tensors, names, cores, is_partial)
+
+
+def _is_core(network: nn.Module) -> bool:
+    return isinstance(network, ScalableViT | PyramidBackbone | TimmPyramid) or is_timm_network(network)
 
 
 def _without(wrappers: list[str], name: str) -> str:

@@ -35,7 +35,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], *, metadata: Ma
 
 
 def save_model(
-    model: ScalableViT,
+    model: nn.Module,
     folder: str | os.PathLike[str],
     *,
     architecture: str,
@@ -57,7 +57,7 @@ def save_model(
     folder = Path(folder)
     path = folder / WEIGHTS_FILE
     model_args = dict(model_args)
-    if isinstance(model_args.get("window_size"), tuple):
+    if isinstance(model_args.get("window_size"), tuple) and isinstance(model, ScalableViT):
         # JSON has no tuples, and a list means one size per stage.
         model_args["window_size"] = [list(model_args["window_size"])] * len(model.stages)
     everything = {"format_version": FORMAT_VERSION, **metadata, "architecture": architecture, "model_args": model_args}
@@ -66,15 +66,12 @@ def save_model(
     timm_args = {name: value for name, value in model_args.items() if name != "num_classes"}
     config = {
         "architecture": architecture,
-        "num_classes": model.num_classes,
-        "num_features": model.num_features,
-        "global_pool": model.global_pool,
+        **_timm_description(model),
         **_names(metadata),
         "model_args": timm_args,
         "pretrained_cfg": {
-            "first_conv": "stages.0.patch_embed.proj",  # by these two timm adapts channels and classes
-            "classifier": "head.fc",
-            **_timm_preprocessing(metadata.get("preprocessing"), model.in_chans),
+            **_adapted_layers(model),
+            **_timm_preprocessing(metadata.get("preprocessing"), model_args.get("in_chans", 3)),
             **_names(metadata),
         },
     }
@@ -98,6 +95,21 @@ def save_network(model: nn.Module, folder: str | os.PathLike[str], *, metadata: 
     path = Path(folder) / WEIGHTS_FILE
     save_weights(model, path, metadata={"format_version": FORMAT_VERSION, **metadata})
     return path
+
+
+def _timm_description(model: nn.Module) -> dict[str, Any]:
+    """What timm's configuration says of a network beside its arguments, where the network tells."""
+    told = {name: getattr(model, name, None) for name in ("num_classes", "num_features", "global_pool")}
+    # some of timm's networks call the layer that pools so
+    return {name: value for name, value in told.items() if isinstance(value, int | str)}
+
+
+def _adapted_layers(model: nn.Module) -> dict[str, Any]:
+    """Names of the layers that timm adapts to other channels and classes."""
+    if isinstance(model, ScalableViT):
+        return {"first_conv": "stages.0.patch_embed.proj", "classifier": "head.fc"}
+    settings: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
+    return {name: settings[name] for name in ("first_conv", "classifier") if settings.get(name)}
 
 
 def _timm_preprocessing(preprocessing: Mapping[str, Any] | None, in_chans: int) -> dict[str, Any]:
