@@ -140,6 +140,8 @@ class TaskEntry:
         predict_flags: flags of `scalablevit predict` that fill arguments of `predictor.predict`.
         check: the check of its data.
         cost: reference to (model, variant, num_classes, scale_value) to `scalablevit.complexity.Parts`.
+        run_cost: reference to a function from a predictor and the keys of its run's data to the cost of its network and
+            the (height, width) of the image that it is counted for.
         models: that `cost` knows.
         csv_columns: what `scalablevit predict --format csv` writes of each class or object behind the image's path;
             "x_min" to "y_max" are those of a box.
@@ -167,6 +169,7 @@ class TaskEntry:
     columns: tuple[str, str]
     check: DataCheck
     cost: str
+    run_cost: str
     models: tuple[Model, ...]
     model_key: str = ""
     csv_columns: tuple[str, ...] = ()

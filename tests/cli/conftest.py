@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from fake_runs import COST, FakeFit
 from tiny_runs import fit, write_images
 
 from command_line import Outcome
+from scalablevit.training.comparison import runs as comparison_runs
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +27,13 @@ def finished(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 def run(finished: tuple[Path, Outcome]) -> Path:
     """The folder of the finished run."""
     return finished[0]
+
+
+@pytest.fixture
+def fake_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeFit:
+    """Comparisons start this in place of a training run, in an empty current folder."""
+    fake = FakeFit()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(comparison_runs, "run_fit", fake)
+    monkeypatch.setattr("scalablevit.training.comparison.costs.cost_of", lambda folder: dict(COST))
+    return fake

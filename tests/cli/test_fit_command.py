@@ -28,7 +28,7 @@ def test_a_run_leaves_everything_behind(finished: tuple[Path, Outcome]) -> None:
     run, said = finished
     assert {path.name for path in run.iterdir()} == {
         "checkpoints", "config.json", "confusion.png", "curves.png", "environment.json", "metrics.csv",
-        "model.safetensors", "predictions.png", "recipe.yaml", "results.json", "tensorboard",
+        "model.safetensors", "predictions.png", "recipe.yaml", "results.json", "tensorboard", "timing.json",
     }  # fmt: skip
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert list((run / "tensorboard").glob("events.*"))

@@ -93,7 +93,9 @@ def test_command_parses(where: str, line: str, capsys: pytest.CaptureFixture[str
     if not words or words[0] not in COMMANDS:
         assert words in (["--help"], ["--version"], ["COMMAND", "--help"]), f"{where}: no such command"
         return
-    if words[0] in ("fit", "validate"):
+    if words[0] in ("compare", "ablate"):
+        code = exit_code([*words, "--dry-run"] if {"--vary", "--only"} & set(words) else [words[0], "--help"])
+    elif words[0] in ("fit", "validate"):
         if "--model.help" in words or len(words) == 1:
             words = ["fit", "--help"] if len(words) == 1 else words
         else:

@@ -1,10 +1,13 @@
 """Take a classifier apart for counting its cost."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import timm
 import torch
 
 from scalablevit.backbone import ScalableViT
-from scalablevit.complexity import Parts
+from scalablevit.complexity import Complexity, Parts, count
 from scalablevit.device import choose_device
 from scalablevit.layers import attention_paths
 
@@ -50,3 +53,17 @@ def parts(
     with torch.device("meta"):
         network = timm.create_model(variant, num_classes=num_classes, scale_value=bool(scale_value))
     return classifier_parts(network, height, width)
+
+
+def run_cost(predictor: Any, data: Mapping[str, Any]) -> tuple[Complexity, tuple[int, int]]:
+    """Count the cost of a trained classifier for one image of its own size.
+
+    Args:
+        predictor: a `Classifier`.
+        data: keys of the run's data; not needed.
+
+    Returns:
+        cost, and (height, width) of the image.
+    """
+    height, width = predictor.preprocessing.image_size
+    return count(predictor.network, torch.empty(1, predictor.preprocessing.in_chans, height, width)), (height, width)

@@ -30,6 +30,7 @@ ENTRY = TaskEntry(
         ),
     ),
     cost="scalablevit.classification.cost:parts",
+    run_cost="scalablevit.classification.cost:run_cost",
     models=(Model("classifier", (224,), 1000),),
     out_of_memory={
         "fit": "lower data.batch_size (model.global_batch keeps the images per step), or set "

@@ -15,7 +15,20 @@ from scalablevit.cli.familiar import command_hint, did_you_mean
 from scalablevit.cli.terminal import tolerate_any_character
 from scalablevit.cli.words import Parser
 
-COMMANDS = ("fit", "validate", "predict", "explain", "export", "app", "info", "bench", "check-data", "recipes")
+COMMANDS = (
+    "fit",
+    "compare",
+    "ablate",
+    "validate",
+    "predict",
+    "explain",
+    "export",
+    "app",
+    "info",
+    "bench",
+    "check-data",
+    "recipes",
+)
 """Each is a module of this package with a `SUMMARY` and a `main(words)` that returns the exit code."""
 _OWN_FLAGS = ("-h", "--help", "--version")
 

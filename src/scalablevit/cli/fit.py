@@ -40,7 +40,7 @@ def main(words: list[str]) -> int:
     if words and words[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    first = [] if not words or words[0].startswith("-") else ["--config", _recipe_named(words[0])]
+    first = [] if not words or words[0].startswith("-") else ["--config", recipe_named(words[0])]
     given = split([*first, *words[len(first) // 2 :]], values=("--run", "--resume", "--allow-class"))
     run, resume, configs = given.taken.get("--run"), given.taken.get("--resume"), given.configs
     checkpoint = None
@@ -75,7 +75,7 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def _recipe_named(word: str) -> str:
+def recipe_named(word: str) -> str:
     """The first word as a recipe.
 
     Raises:

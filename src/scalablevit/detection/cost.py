@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from scalablevit.complexity import Parts
+from scalablevit.complexity import Complexity, Parts
 from scalablevit.detection.models import ScalableMaskRCNN, ScalableRetinaNet, build_detector
 
 # What papers count with; the true number depends on the image.
@@ -87,3 +88,17 @@ def parts(
     with torch.device("meta"):
         detector = build_detector(model, variant, num_classes, scale_value=scale_value)  # type: ignore[arg-type]
     return detector_parts(detector, height, width)
+
+
+def run_cost(predictor: Any, data: Mapping[str, Any]) -> tuple[Complexity, tuple[int, int]]:
+    """Count the cost of a trained detector for one square image of its shorter side, as `detector_parts` does.
+
+    Args:
+        predictor: a `Detector`.
+        data: keys of the run's data; not needed.
+
+    Returns:
+        cost, and (height, width) of the image.
+    """
+    side = predictor.preprocessing.min_size
+    return detector_parts(predictor.network, side, side).cost(), (side, side)

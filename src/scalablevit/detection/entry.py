@@ -72,6 +72,7 @@ ENTRY = TaskEntry(
         ),
     ),
     cost="scalablevit.detection.cost:parts",
+    run_cost="scalablevit.detection.cost:run_cost",
     model_key="detector",
     models=(
         Model("retinanet", (800, 1280), 80),

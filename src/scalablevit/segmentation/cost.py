@@ -1,10 +1,11 @@
 """Take a segmentation model apart for counting its cost."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from scalablevit.complexity import Parts
+from scalablevit.complexity import Complexity, Parts, count
 from scalablevit.segmentation.models import build_segmenter
 
 
@@ -27,3 +28,18 @@ def parts(
         segmenter = build_segmenter(model, variant, num_classes, **model_args)  # type: ignore[arg-type]
         image = torch.empty(1, segmenter.in_chans, height, width)
     return Parts(segmenter, segmenter.backbone, [(segmenter, image)])
+
+
+def run_cost(predictor: Any, data: Mapping[str, Any]) -> tuple[Complexity, tuple[int, int]]:
+    """Count the cost of a trained segmentation model for one image of the size of its training crops.
+
+    Args:
+        predictor: a `Segmenter`.
+        data: keys of the run's data: crop_size.
+
+    Returns:
+        cost, and (height, width) of the image.
+    """
+    crop = data["crop_size"]
+    height, width = (crop, crop) if isinstance(crop, int) else crop
+    return count(predictor.network, torch.empty(1, predictor.preprocessing.in_chans, height, width)), (height, width)

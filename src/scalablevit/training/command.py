@@ -151,19 +151,7 @@ class TrainingCommand(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check the resolved recipe, then take the run folder."""
-        # skip_none=False: a null that overrides a default would be lost otherwise.
-        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
-        recipe = absolute_paths(yaml.safe_load(text))
-        if self._of_run is not None:
-            check_paths(recipe, recipe=self._of_run)
-        header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
-        self.recipe_text = header + yaml.safe_dump(recipe, sort_keys=False)
-        if self.resume:
-            self.changes = changes(self._recipe_before, recipe, self._words)
-        self._check_trainer_options()
-        for part in ("model", "data"):
-            if self.config[part] is None:
-                raise RecipeError(lacking(part))
+        self.resolve_recipe()
         model = self.config["model"]
         if (self.resume or self.verb == "validate") and "weights" in model["init_args"]:
             # the checkpoint holds them, and the file they once came from may be gone
@@ -178,6 +166,27 @@ class TrainingCommand(LightningCLI):
                 raise RecipeError(
                     f"cannot write into the run folder {self.folder.path} ({error.strerror}); name another by --run"
                 ) from error
+
+    def resolve_recipe(self) -> dict[str, Any]:
+        """Check the recipe with its defaults and the command line, and keep its text.
+
+        Returns:
+            the recipe with every value.
+        """
+        # skip_none=False: a null that overrides a default would be lost otherwise.
+        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
+        recipe = absolute_paths(yaml.safe_load(text))
+        if self._of_run is not None:
+            check_paths(recipe, recipe=self._of_run)
+        header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+        self.recipe_text = header + yaml.safe_dump(recipe, sort_keys=False)
+        if self.resume:
+            self.changes = changes(self._recipe_before, recipe, self._words)
+        self._check_trainer_options()
+        for part in ("model", "data"):
+            if self.config[part] is None:
+                raise RecipeError(lacking(part))
+        return recipe
 
     def _evaluate_all_that_is_new(self) -> None:
         """Have the data take the classes of the checkpoint, and all images where they are not those of the run."""

@@ -92,7 +92,7 @@ def edited(
     changed_already = set(known)
     for key in {**now, **trained}:
         old, new = trained.get(key), now.get(key)
-        if old == new or key in changed_already or not (_is_told_of(key, trained) and _is_told_of(key, now)):
+        if old == new or key in changed_already or not (is_told_of(key, trained) and is_told_of(key, now)):
             continue
         if key == "trainer.callbacks":
             may = (why := _why_not_callbacks(old, new)) is None
@@ -108,7 +108,7 @@ def edited(
     return found
 
 
-def _is_told_of(key: str, recipe: Mapping[str, Any]) -> bool:
+def is_told_of(key: str, recipe: Mapping[str, Any]) -> bool:
     """Whether a recipe has a key, or a value in the place of the block that holds it, or a block in its place."""
     return any(name == key or key.startswith(f"{name}.") or name.startswith(f"{key}.") for name in recipe)
 

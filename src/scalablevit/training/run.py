@@ -196,7 +196,7 @@ class Run:
             return
         has_stepped = self.resume is not None or self.trainer.global_step > 0 or self.folder.last.is_file()
         if self._has_begun and not has_stepped:
-            for file in (self.folder.recipe, self.folder.environment, self.folder.metrics):
+            for file in (self.folder.recipe, self.folder.environment, self.folder.metrics, self.folder.timing):
                 file.unlink(missing_ok=True)
 
     def write_recipe(self) -> None:

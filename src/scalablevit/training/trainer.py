@@ -7,6 +7,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from scalablevit.training.checkpoint_io import RunCheckpointIO
+from scalablevit.training.epoch_times import EpochTimes
 from scalablevit.training.metrics_csv import CSVMetrics
 from scalablevit.training.progress import EpochLines, ProgressLine
 from scalablevit.training.run_checkpoints import MovableCheckpoint
@@ -39,7 +40,7 @@ def build_trainer(
     given = kept.pop("callbacks", None) or []
     callbacks: list[Callback] = [*given] if isinstance(given, list) else [given]
     if is_training:
-        callbacks += _saving(folder, monitor)
+        callbacks += [EpochTimes(folder.timing), *_saving(folder, monitor)]
     if kept.get("enable_progress_bar") is not False:
         callbacks.append(ProgressLine())
         if is_training:

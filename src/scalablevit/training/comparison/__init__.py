@@ -1,0 +1,1 @@
+"""Runs of one recipe under different settings and seeds, beside each other."""
