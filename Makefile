@@ -8,7 +8,7 @@ LOWEST_STAMP := $(LOWEST)/.installed
 # Tests compute little: more threads would only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 # What depends on the versions of torch, torchvision, timm, Triton, NumPy and the export packages.
-LOWEST_TESTS := tests/backbone tests/layers tests/ops tests/weights tests/deploy
+LOWEST_TESTS := tests/backbone tests/layers tests/ops tests/weights tests/deploy tests/explain
 
 .PHONY: help demo demo-detection demo-segmentation test test-fast test-lowest fuzz lint lock bench benchmarks soak clean
 .DEFAULT_GOAL := help

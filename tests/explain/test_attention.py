@@ -11,6 +11,8 @@ from scalablevit.explain.attention import attention_maps, attention_over_image, 
 from scalablevit.explain.geometry import grid_points
 from scalablevit.layers import InteractiveWindowSelfAttention, ScalableSelfAttention
 from scalablevit.ops.layout import channels_first, channels_last
+from scalablevit.ops.reduced_attention.reference import reduced_attention as reduced_definition
+from scalablevit.ops.window_attention.reference import window_attention as window_definition
 from scalablevit.ops.windows import crop_to, pad_to_multiple, window_partition, window_unpartition
 from scalablevit.segmentation.models import build_segmenter
 
@@ -83,6 +85,40 @@ def test_iwsa_weights_times_values_and_lim_are_the_layers_output(height, width, 
     if lim:
         out = out + crop_to(channels_last(layer.lim(channels_first(qkv[..., 24:]))), height, width)
     torch.testing.assert_close(layer.proj(out), layer(x), rtol=1e-5, atol=1e-5)
+
+
+def test_ssa_weights_are_those_of_the_definition():
+    """Values that are unit vectors make the attention itself the output of `ops.reduced_attention.reference`."""
+    torch.manual_seed(0)
+    layer = ScalableSelfAttention(12, 3, reduction=2, channel_ratio=1.25).eval()
+    x = torch.randn(2, 9, 13, 12) * 3
+    source = layer.reduced(x)  # (B, 4, 6, C')
+    k = source.flatten(1, 2)
+    k = layer.kv(k)[..., : layer.key_dim] if layer.fused_kv else layer.k(k)
+    units = torch.eye(k.shape[1]).repeat(2, 1, 3)  # (B, M, h * M)
+    expected = reduced_definition(layer.q(x).flatten(1, 2), k, units, num_heads=3, scale=layer.scale)
+    found = ssa_weights(layer, x, all_tokens(9, 13))  # (B, N, h, 4, 6)
+    torch.testing.assert_close(found.flatten(2), expected, rtol=1e-5, atol=1e-6)
+    assert float(found.detach().amax()) > 2 / k.shape[1]
+
+
+def test_iwsa_weights_are_those_of_the_definition():
+    """The same for `ops.window_attention.reference`, D keys of each window at a time."""
+    torch.manual_seed(0)
+    layer = InteractiveWindowSelfAttention(12, 3, window_size=(3, 5)).eval()
+    with torch.no_grad():
+        layer.qkv.bias.normal_()
+    x = torch.randn(2, 8, 13, 12) * 3
+    qkv = layer.qkv(pad_to_multiple(x, (3, 5)))  # (B, 9, 15, 3C)
+    found = iwsa_weights(layer, x, all_tokens(8, 13)).flatten(-2)  # (B, N, h, 15)
+    number = (torch.arange(9)[:, None] % 3) * 5 + torch.arange(15) % 5  # of each token in its window
+    for first in range(0, 15, 4):
+        units = (number[..., None] == torch.arange(first, first + 4)).float()  # (9, 15, D)
+        packed = torch.cat([qkv[..., :24], units.repeat(2, 1, 1, 3)], dim=-1)
+        expected = window_definition(packed, None, None, num_heads=3, window_size=(3, 5))[:, :8, :13]
+        expected = expected.flatten(1, 2).unflatten(-1, (3, 4))[..., : 15 - first]
+        torch.testing.assert_close(found[..., first : first + 4], expected, rtol=1e-5, atol=1e-6)
+    assert float(found.detach().amax()) > 2 / 15
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (45, 71), (33, 20), (1, 1)])

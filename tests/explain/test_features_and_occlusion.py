@@ -1,5 +1,6 @@
 """Features as colours, occlusion, and numbers of heatmaps."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ from PIL import Image
 from torch import nn
 
 import scalablevit
-from scalablevit.explain.energy import energy_inside, points_inside
+from scalablevit.explain.energy import energy_inside, points_at, points_inside
 from scalablevit.explain.features import explain as explain_features
 from scalablevit.explain.features import feature_colours
 from scalablevit.explain.occlusion import explain as explain_occlusion
-from scalablevit.explain.occlusion import occlusion_maps
+from scalablevit.explain.occlusion import num_passes, occlusion_maps
 from scalablevit.explain.subject import Frame, Subject, Target, class_index, spread_tokens
+
+needs_captum = pytest.mark.skipif(find_spec("captum") is None, reason="Captum is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,7 @@ def test_features_are_drawn(network: nn.Module) -> None:
     assert found.draw().mode == "RGB"
 
 
+@needs_captum
 def test_occlusion_finds_the_pixels_that_the_score_reads(network: nn.Module) -> None:
     subject = subject_of(network)
     (heat,) = occlusion_maps(subject, subject.find_targets(None))
@@ -82,6 +86,7 @@ def test_occlusion_finds_the_pixels_that_the_score_reads(network: nn.Module) -> 
     assert numbers["energy_inside"] > 10 * numbers["chance"]
 
 
+@needs_captum
 def test_occlusion_of_several_targets_needs_no_further_pass(network: nn.Module) -> None:
     subject, passes = subject_of(network), []
     counting = Subject(**{**vars(subject), "compute": lambda network, images: (passes.append(1), images)[1]})
@@ -89,6 +94,7 @@ def test_occlusion_of_several_targets_needs_no_further_pass(network: nn.Module) 
     other = Target("blue", 1.0, "", lambda images: images[:, 2, 30:, 50:].mean(dim=(1, 2)))
     (one,) = occlusion_maps(counting, [target])
     alone = len(passes)
+    assert alone == num_passes(40, 60, 8)
     first, second = occlusion_maps(counting, [target, other])
     assert len(passes) == 2 * alone
     torch.testing.assert_close(first, one)
@@ -96,6 +102,7 @@ def test_occlusion_of_several_targets_needs_no_further_pass(network: nn.Module) 
     assert second[:20].max() == 0
 
 
+@needs_captum
 @pytest.mark.parametrize("size", [(1, 1), (3, 90), (90, 3)])
 def test_occlusion_of_any_size(network: nn.Module, size: tuple[int, int]) -> None:
     subject = subject_of(network, size)
@@ -113,8 +120,13 @@ def test_numbers_of_a_map() -> None:
     heat[1, 1], heat[2, 2] = 3, 1
     assert energy_inside(heat, region) == (0.25, 3 / 20)
     assert points_inside(heat, region)
-    heat[0, 0] = 4
+    assert not points_at(heat, region)
+    heat[2, 2] = 4
+    assert points_at(heat, region)
+    heat[0, 0] = 5
     assert not points_inside(heat, region)
+    assert not points_at(heat, region)
+    assert not points_at(np.zeros_like(heat), ~np.zeros_like(region))
     assert not points_inside(heat, np.zeros_like(region))
 
 

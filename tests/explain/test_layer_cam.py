@@ -3,6 +3,8 @@
 import copy
 from collections.abc import Callable
 
+import grad_cam_maps
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -65,6 +67,29 @@ def test_maps_are_those_of_the_definition(classifier: ScalableViT, level: int) -
     torch.testing.assert_close(maps[0], expected, rtol=1e-5, atol=1e-5 * float(expected.max()))
 
 
+def ours_as_grad_cam() -> list[Tensor]:
+    """Our maps of the network, images and classes that grad-cam was given."""
+
+    def scores(logits: Tensor) -> list[Tensor]:
+        return [torch.stack([logits[i, k] for i, k in enumerate(grad_cam_maps.CLASSES)])]
+
+    (maps,) = level_maps(explainable(grad_cam_maps.network()), grad_cam_maps.images(), scores)
+    return maps
+
+
+def test_maps_are_those_of_grad_cam() -> None:
+    golden = np.load(grad_cam_maps.FILE)
+    for i, ours in enumerate(ours_as_grad_cam()):
+        expected = torch.from_numpy(golden[f"stage_{i + 1}"])
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5 * float(expected.max()))
+
+
+@pytest.mark.skipif(not grad_cam_maps.IS_INSTALLED, reason="grad-cam is not installed; its golden maps are compared")
+def test_maps_are_those_of_grad_cam_as_installed() -> None:
+    for ours, expected in zip(ours_as_grad_cam(), grad_cam_maps.maps_by_grad_cam(grad_cam_maps.network()), strict=True):
+        np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-5, atol=1e-5 * expected.max())
+
+
 def test_a_token_lies_over_the_middle_of_its_patch(classifier: ScalableViT) -> None:
     found = explainable(classifier)
     maps = merged_maps(found, IMAGES, lambda logits: [logits[:, 0]], levels=[1])[0]  # (B, 70, 45)
@@ -99,9 +124,35 @@ def test_a_fresh_head_changes_the_map(classifier: ScalableViT) -> None:
     """Adebayo et al., arXiv:1810.03292: a map that does not depend on the weights explains nothing."""
     other = copy.deepcopy(classifier)
     other.reset_classifier(4)
-    ours, theirs = layer_cam(classifier, IMAGES, target=1), layer_cam(other, IMAGES, target=1)
-    for a, b in zip(ours, theirs, strict=True):
-        assert torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1] < 0.9
+    assert likeness(layer_cam(classifier, IMAGES, target=1), layer_cam(other, IMAGES, target=1)) < 0.9
+
+
+@pytest.mark.parametrize("stage", [3, 2, 1, 0])
+def test_fresh_stages_change_the_map(classifier: ScalableViT, stage: int) -> None:
+    """The cascade of Adebayo et al.: from the output to the input."""
+    other = copy.deepcopy(classifier)
+    torch.manual_seed(1)
+    fresh = scalablevit.scalablevit_atto(num_classes=4)
+    for i in range(stage, 4):
+        other.stages[i] = fresh.stages[i]
+    assert likeness(layer_cam(classifier, IMAGES, target=1), layer_cam(other.eval(), IMAGES, target=1)) < 0.9
+
+
+def test_a_fresh_decoder_changes_the_map(segmenter: SegmentationModel) -> None:
+    torch.manual_seed(1)
+    other = copy.deepcopy(segmenter)
+    other.decoder = SemanticFPNDecoder(other.backbone.channels, 3, fpn_channels=8, hidden_channels=8, dropout=0.1)
+
+    def score(logits: Tensor) -> Tensor:
+        return logits[:, 1].mean(dim=(1, 2))
+
+    maps = [layer_cam(model.eval(), IMAGES, target=score) for model in (segmenter, other)]
+    assert likeness(*maps) < 0.9
+
+
+def likeness(a: Tensor, b: Tensor) -> float:
+    """The largest correlation of two images' maps (B, H, W)."""
+    return max(float(torch.corrcoef(torch.stack([x.flatten(), y.flatten()]))[0, 1]) for x, y in zip(a, b, strict=True))
 
 
 def test_the_network_is_left_as_it_was(classifier: ScalableViT) -> None:

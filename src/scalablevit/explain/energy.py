@@ -40,6 +40,11 @@ def points_inside(heat: NDArray[Any], region: NDArray[Any]) -> bool:
     return left <= column < right and top <= row < bottom
 
 
+def points_at(heat: NDArray[Any], region: NDArray[Any]) -> bool:
+    """Whether a map's maximum lies on a pixel of a region itself, not only in the box around it."""
+    return bool(heat.max() > 0 and region.flat[int(heat.argmax())])
+
+
 def region_of(target: Target, size: tuple[int, int]) -> NDArray[Any] | None:
     """(H, W) bool pixels of a target's object: its mask, else its box; None where the score has no place."""
     if target.region is not None:

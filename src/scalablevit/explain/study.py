@@ -19,7 +19,7 @@ from scalablevit.explain.attention import attention_maps
 from scalablevit.explain.attention_method import distances, entropies
 from scalablevit.explain.bootstrap import Interval, bootstrap, bootstrap_of
 from scalablevit.explain.cam import merged_maps
-from scalablevit.explain.energy import energy_inside, points_inside
+from scalablevit.explain.energy import energy_inside, points_at, points_inside
 from scalablevit.explain.explainable import explainable
 from scalablevit.explain.faithfulness import curves
 from scalablevit.explain.geometry import grid_points
@@ -255,7 +255,7 @@ def _objects(
         laid = subject.pixels_frame.to_image(heat)[0].cpu().numpy()
         share, chance = energy_inside(laid, region)
         boxed = pixels_in(box, region.shape)
-        numbers = [share, chance, share / chance, float(points_inside(laid, region))]
+        numbers = [share, chance, share / chance, float(points_at(laid, region))]
         rows.append([*numbers, *energy_inside(laid, boxed), float(points_inside(laid, boxed))])
     if not rows:
         return {}
