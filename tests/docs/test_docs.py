@@ -23,7 +23,9 @@ from scalablevit.cli import main
 from scalablevit.cli.entry import COMMANDS, module_of
 from scalablevit.detection.models.settings import MaskRCNNSettings, RetinaNetSettings
 from scalablevit.recipes import recipe_names, recipe_text
+from scalablevit.training.mesa import MesaSettings
 from scalablevit.training.settings import OptimizerSettings, ScheduleSettings
+from scalablevit.training.teacher import TeacherSettings
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -191,6 +193,8 @@ EXPLAINED: dict[str, tuple[Any, str]] = {
     "model.optimizer": (OptimizerSettings, "model.optimizer"),
     "model.schedule": (ScheduleSettings, "model.schedule"),
     "model.mixup": (classification.MixupSettings, "model.mixup"),
+    "model.teacher": (TeacherSettings, "model.teacher"),
+    "model.mesa": (MesaSettings, "model.mesa"),
     "model.inference": (segmentation.InferenceSettings, "model.inference"),
     **{f"model: `{task.__module__.rpartition('.')[0]}.{task.__name__}`": (task, "model") for task in TASKS},
     **{f"data: `{data.__module__.rpartition('.')[0]}.{data.__name__}`": (data, "data") for data in DATA},

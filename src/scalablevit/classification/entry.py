@@ -9,6 +9,8 @@ ENTRY = TaskEntry(
     settings=(
         "scalablevit.classification.transforms:Augmentation",
         "scalablevit.classification.task:MixupSettings",
+        "scalablevit.training.mesa:MesaSettings",
+        "scalablevit.training.teacher:TeacherSettings",
     ),
     predictor="scalablevit.classification.predict:Classifier",
     validation_images="scalablevit.classification.validation_images:validation_images",

@@ -19,8 +19,11 @@ from scalablevit.classification.losses import soft_cross_entropy, soft_targets
 from scalablevit.classification.transforms import Preprocessing
 from scalablevit.networks import build_classifier, check_logits, own_settings, recompute_blocks, size_options
 from scalablevit.training.class_weights import weights_of_classes
+from scalablevit.training.distillation import Distillation, without_distillation
+from scalablevit.training.mesa import Mesa, MesaSettings
 from scalablevit.training.module import Evaluation, TrainingModule, check_variant
 from scalablevit.training.settings import TrainingSettings
+from scalablevit.training.teacher import Outputs, Teacher, TeacherSettings, check_identity
 from scalablevit.weights import load_model, load_weights, save_model
 
 log = logging.getLogger(__name__)
@@ -75,6 +78,8 @@ class ClassificationSettings(TrainingSettings):
         class_weights: "balanced" (each class counts the same in total), weights by class index, or by class name;
             scaled to mean 1 over the training images; null: every image counts the same.
         focal_gamma: exponent of the focal loss, above 0; null: cross-entropy.
+        teacher: a trained network to learn from; null: none.
+        mesa: learning from the moving average of one's own weights, which needs `ema_decay`; null: none.
 
     Raises:
         ValueError: a value is out of its range.
@@ -92,6 +97,8 @@ class ClassificationSettings(TrainingSettings):
     mixup: MixupSettings | None = None
     class_weights: Literal["balanced"] | list[float] | dict[str, float] | None = None
     focal_gamma: float | None = None
+    teacher: TeacherSettings | None = None
+    mesa: MesaSettings | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,6 +106,11 @@ class ClassificationSettings(TrainingSettings):
             raise ValueError(f"model.label_smoothing must be in [0, 1), got {self.label_smoothing}")
         if self.focal_gamma is not None and not (math.isfinite(self.focal_gamma) and self.focal_gamma > 0):
             raise ValueError(f"model.focal_gamma must be above 0 or null, got {self.focal_gamma}; 2 is usual")
+        if self.mesa is not None and self.ema_decay is None:
+            raise ValueError(
+                "model.mesa learns from the moving average of the weights, and model.ema_decay is null: set it, for "
+                "example to 0.9998, or set model.mesa to null"
+            )
 
 
 class ClassificationTask(TrainingModule):
@@ -134,10 +146,12 @@ class ClassificationTask(TrainingModule):
         self.load_report = (
             None if own.weights is None else load_weights(self.network, own.weights, class_names=class_names)
         )
+        self.distillation = None if own.teacher is None else self._build_distillation(own.teacher)
         if own.compile:
             self.network.compile()
         K = len(class_names)
         self.mixup = self._build_mixup(K)
+        self._mesa: Mesa | None = None  # on_train_start knows the run's length
         self._class_weights: Tensor | None = None  # setup() asks the data how many images each class has
         self.unreadable.explain = why_unreadable
         self.val_loss = MeanMetric()
@@ -162,6 +176,23 @@ class ClassificationTask(TrainingModule):
         numbers = {"in_chans": self.preprocessing.in_chans, "num_classes": len(self.class_names)}
         check_logits(network, self.variant, size=size, **numbers)
         return network
+
+    def _build_distillation(self, settings: TeacherSettings) -> Distillation:
+        own = self.preprocessing
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            teacher = Teacher(settings, class_names=self.class_names, mean=own.mean, std=own.std)
+            distillation = Distillation(teacher, self.network, (own.in_chans, *own.image_size))
+        if self.settings.compile and distillation.needs_features:
+            log.warning(
+                "model.compile does nothing where features are learned from a teacher: the network runs eagerly"
+            )
+        return distillation
+
+    def trained_beside_network(self) -> list[nn.Module]:
+        """The projections to a teacher's features, if there are any."""
+        has_parameters = self.distillation is not None and self.distillation.needs_features
+        return [self.distillation] if has_parameters and self.distillation is not None else []
 
     def _build_mixup(self, num_classes: int) -> Mixup | None:
         mixup = self.settings.mixup
@@ -204,23 +235,42 @@ class ClassificationTask(TrainingModule):
         """Mean loss of a batch."""
         nothing_left = bool((batch.targets == NOTHING_READABLE_TARGET).any())
         self.unreadable.collect(batch.unreadable, nothing_left=nothing_left)
-        loss = self._loss(batch.images, batch.targets)
-        self.log_train_loss(loss, len(batch.images))
+        loss, parts = self._loss(batch.images, batch.targets)
+        self.log_train_loss(loss, len(batch.images), parts)
         return loss
 
-    def _loss(self, images: Tensor, targets: Tensor) -> Tensor:
-        settings, weights = self.settings, self._class_weights
-        if self.mixup is None and weights is None and settings.focal_gamma is None:
-            logits = self.network(images).float()
-            return F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
-        if self.mixup is None:
-            spread = soft_targets(targets, len(self.class_names), settings.label_smoothing)
-        else:
+    def _loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and the parts that it is made of where it is made of several."""
+        spread = None
+        if self.mixup is not None:
             images, spread = self._mixed(images, targets)
+        if self.distillation is None:
+            outputs = Outputs(self.network(images))
+        else:
+            outputs = self.distillation.outputs(self.network, images)
+        loss = self._label_loss(outputs.logits.float(), targets, spread)
+        parts: dict[str, Tensor] = {}
+        if self.distillation is not None:
+            parts = self.distillation(outputs, images)
+            label_weight = self.distillation.teacher.settings.label_weight
+            loss = label_weight * loss + torch.stack(list(parts.values())).sum()
+        if self._mesa is not None:
+            taught = self._mesa.loss(outputs.logits, images, step=self.trainer.global_step)
+            if taught is not None:
+                loss, parts["mesa"] = loss + taught, taught
+        return loss, parts
+
+    def _label_loss(self, logits: Tensor, targets: Tensor, spread: Tensor | None) -> Tensor:
+        """The loss of (B, K) logits and labels; `spread` are the (B, K) targets of mixed images."""
+        settings, weights = self.settings, self._class_weights
+        if spread is None:
+            if weights is None and settings.focal_gamma is None:
+                return F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
+            spread = soft_targets(targets, len(self.class_names), settings.label_smoothing)
         return soft_cross_entropy(
-            self.network(images).float(),
+            logits,
             spread,
-            class_weights=None if weights is None else weights.to(images.device),
+            class_weights=None if weights is None else weights.to(logits.device),
             focal_gamma=settings.focal_gamma,
         )
 
@@ -258,6 +308,45 @@ class ClassificationTask(TrainingModule):
             # compute() before log(): it talks to the other ranks, which may differ in batches.
             self.log(name, metric.compute(), prog_bar=name == "val/top1", sync_dist=False)
             metric.reset()
+
+    def announcement(self, data: Any) -> list[str]:
+        """Lines about whom the network learns from."""
+        lines = [] if self.distillation is None else self.distillation.teacher.announcement()
+        mesa = self.settings.mesa
+        if mesa is not None:
+            lines.append(
+                f"mesa        from {mesa.start:.0%} of the run on the averaged weights teach (weight {mesa.weight:g}, "
+                f"temperature {mesa.temperature:g})"
+            )
+        return lines
+
+    def on_train_start(self) -> None:
+        """Bring the teacher to the device, and find out when the averaged weights begin to teach."""
+        super().on_train_start()
+        if self.distillation is not None:
+            self.distillation.teacher.to(self.device)
+        if self.settings.mesa is not None:
+            self._mesa = Mesa(self.settings.mesa, self.trainer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store who the teacher is, not the teacher."""
+        super().on_save_checkpoint(checkpoint)
+        if self.distillation is not None:
+            checkpoint["taught_by"] = self.distillation.teacher.identity()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another teacher than the run had; evaluate without one.
+
+        Raises:
+            ValueError: names both and the remedy.
+        """
+        super().on_load_checkpoint(checkpoint)
+        if self.trainer.state.fn == "fit":
+            check_identity(
+                checkpoint.get("taught_by"), None if self.distillation is None else self.distillation.teacher
+            )
+        elif self.distillation is None:
+            checkpoint["state_dict"] = without_distillation(checkpoint["state_dict"])
 
     def save_weights(self, folder: Path, metadata: dict[str, Any]) -> Path:
         """Write `model.safetensors` and timm's `config.json`."""

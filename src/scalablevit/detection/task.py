@@ -17,6 +17,7 @@ from scalablevit.detection.transforms import Preprocessing, as_input
 from scalablevit.printable import printable
 from scalablevit.safe_write import write_json
 from scalablevit.training.module import Evaluation, TrainingModule, check_variant
+from scalablevit.training.settings import DENSE_OTHER_KEYS
 from scalablevit.weights import load_weights, save_network
 
 _log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class DetectionTask(TrainingModule):
         ValueError: no such variant or detector, weights that do not fit, or an argument out of range.
     """
 
-    other_keys: ClassVar = OTHER_KEYS
+    other_keys: ClassVar = OTHER_KEYS | DENSE_OTHER_KEYS
     task = "detection"
     monitor = ("val/box_ap", "max")
 

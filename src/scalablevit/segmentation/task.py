@@ -4,7 +4,7 @@ import logging
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from scalablevit.segmentation.models import SegmentationModel, build_segmenter
 from scalablevit.segmentation.transforms import Preprocessing
 from scalablevit.training.class_weights import weights_of_classes
 from scalablevit.training.module import Evaluation, TrainingModule, check_variant
-from scalablevit.training.settings import TrainingSettings
+from scalablevit.training.settings import DENSE_OTHER_KEYS, TrainingSettings
 from scalablevit.weights import load_network, load_weights, save_network
 
 _log = logging.getLogger(__name__)
@@ -112,6 +112,7 @@ class SegmentationTask(TrainingModule):
         ValueError: no such variant, weights that do not fit, or an argument out of range.
     """
 
+    other_keys: ClassVar = DENSE_OTHER_KEYS
     task = "segmentation"
     monitor = ("val/miou", "max")
     network: SegmentationModel

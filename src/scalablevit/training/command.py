@@ -157,6 +157,8 @@ class TrainingCommand(LightningCLI):
             # the checkpoint holds them, and the file they once came from may be gone
             model["init_args"]["weights"] = None
         if self.verb == "validate":
+            if "teacher" in model["init_args"]:
+                model["init_args"]["teacher"] = None
             self._evaluate_all_that_is_new()
         # Ranks that a launcher starts repeat the command line; only the first one takes the folder.
         if self.verb == "fit" and rank() == 0:

@@ -230,6 +230,8 @@ class TrainingModule(LightningModule):
             weight_decay=settings.weight_decay,
             layer_decay=settings.layer_decay,
         )
+        for part in self.trained_beside_network():
+            groups += parameter_groups(part, lr=self.peak_lr, weight_decay=settings.weight_decay, layer_decay=None)
         device = self.trainer.strategy.root_device.type
         # under fp16 a fused AdamW unscales the gradients itself, after the guard and the clipping should have
         # seen them
@@ -242,6 +244,10 @@ class TrainingModule(LightningModule):
             for group in optimizer.param_groups
         ]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def trained_beside_network(self) -> list[nn.Module]:
+        """Parts with parameters that are trained with the network and not shipped with it."""
+        return []
 
     def _lr_factor(self) -> partial[float]:
         """The schedule as a function of the optimizer step."""

@@ -106,7 +106,8 @@ def _unknown_key(
     dashes = "--" if found["words"] and not prefix else ""
     lists_all = "`scalablevit fit --config NAME --print_config` lists all"
     hint = f"did you mean {dashes}{close[0]}?" if close else lists_all
-    hint = _other_keys(class_path).get(key.rpartition(".")[2], hint)
+    others = _other_keys(class_path)
+    hint = next((others[part] for part in reversed(key.split(".")) if part in others), hint)
     return f"there is no key {dashes}{key}{_file_of(key, recipes)}; {hint}"
 
 

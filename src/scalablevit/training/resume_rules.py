@@ -25,6 +25,9 @@ _MAY_CHANGE = re.compile(
             r"model\.(grad_checkpointing|compile|drop_path_rate|label_smoothing|auxiliary_weight|ignored_in_mean)",
             r"model\.(global_batch|max_nonfinite_steps|patience|ema_decay)",
             r"model\.mixup(\..*)?",
+            r"model\.mesa(\..*)?",
+            # that a teacher in another place is the same one is checked against the checkpoint
+            r"model\.teacher\.(name|weights|temperature|weight|label_weight)",
             r"model\.optimizer\.(lr|lr_batch|weight_decay|betas|eps|layer_decay)",
             r"model\.schedule\..*",
         ]
@@ -181,7 +184,12 @@ def flattened(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def absolute_paths(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe whose data are found from any folder: paths from the current folder become absolute, in place."""
+    """A recipe whose files are found from any folder: paths from the current folder become absolute, in place."""
+    teacher = ((recipe.get("model") or {}).get("init_args") or {}).get("teacher") or {}
+    for name in ("name", "weights"):
+        path = teacher.get(name)
+        if isinstance(path, str) and path and Path(path).expanduser().exists():
+            teacher[name] = os.path.abspath(os.path.expanduser(path))
     arguments = (recipe.get("data") or {}).get("init_args") or {}
     root = arguments.get("root")
     for name in _PATHS:

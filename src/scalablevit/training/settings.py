@@ -89,6 +89,13 @@ class ScheduleSettings:
             )
 
 
+DENSE_OTHER_KEYS = dict.fromkeys(
+    ("teacher", "mesa"),
+    "classification alone learns from a teacher or from averaged weights: train a classifier so, and start from it by "
+    "model.weights",
+)
+"""What detection and segmentation have in the place of keys of classification."""
+
 DEFAULT_OPTIMIZER = OptimizerSettings()
 DEFAULT_SCHEDULE = ScheduleSettings()
 

@@ -1,8 +1,10 @@
 """The exponential moving average of the weights, with a decay that warms up."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
@@ -22,6 +24,21 @@ class WarmedUpAveraging(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         super().__init__(multi_avg_fn=_moving_average(decay))
+
+    @property
+    def averaged(self) -> LightningModule:
+        """The task with the averaged weights; there once training has begun."""
+        assert self._average_model is not None
+        return self._average_model.module  # type: ignore[return-value]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the averaged weights where the others are, in evaluation mode: a copy of the task never trains."""
+        self.averaged.to(pl_module.device).eval()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take up the averaged weights, where they go on being averaged."""
+        if self._average_model is not None:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
 
 def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
