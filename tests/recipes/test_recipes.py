@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import yaml
 from tiny_runs import SMALL, assert_same_result, stop_at_batch, write_images
 
@@ -58,6 +59,25 @@ def test_imagenet_recipes_are_the_published_ones(size: str, drop_path: float) ->
     assert trainer["gradient_clip_val"] == 5.0
     assert trainer["gradient_clip_algorithm"] in (None, "norm")
     assert 1024 % data["batch_size"] == 0
+
+
+@pytest.mark.parametrize("name", ["imagenet_small_mesa", "imagenet_small_distilled"])
+def test_further_imagenet_recipes_add_what_they_say_and_nothing_else(name: str) -> None:
+    recipe, published = (yaml.safe_load(recipe_text(which)) for which in (name, "imagenet_small"))
+    model = recipe["model"]["init_args"]
+    if name.endswith("mesa"):
+        assert model.pop("mesa") == {"start": 0.25, "weight": 1.0, "temperature": 3.0}
+        assert model.pop("ema_decay") == 0.9998
+    else:
+        teacher = model.pop("teacher")
+        assert teacher.pop("name") == "swin_large_patch4_window7_224.ms_in22k_ft_in1k"
+        assert teacher == {"temperature": 1.0, "weight": 1.0, "label_weight": 1.0}
+        for also in ("swin_large_patch4_window7_224.ms_in22k_ft_in1k", "regnety_160.deit_in1k"):
+            assert timm.is_model_pretrained(also)
+            assert also in recipe_text(name).partition("\nmodel:")[0]
+    assert recipe == published
+    for word in ("# evidence", "# to prove", "# expected   not known: 83.1 %"):
+        assert word in recipe_text(name)
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -195,12 +215,14 @@ def test_a_recipe_trains_stops_resumes_and_predicts(name: str, tmp_path: Path, m
         words += ["--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]
     if recipe["model"]["init_args"]["global_batch"] is not None:
         words += ["--model.global_batch", "8" if task_of(name) == "classification" else "4"]
-    if recipe["model"]["init_args"]["optimizer"]["layer_decay"] is not None:
+    needs_weights = recipe["model"]["init_args"]["optimizer"]["layer_decay"] is not None
+    needs_teacher = recipe["model"]["init_args"].get("teacher") is not None
+    if needs_weights or needs_teacher:
         images = write_images(tmp_path / "images", num_train=3, num_val=2)
         start = scalablevit("fit", "--config", "train_folder", *SMALL, "--data.root", images, "--epochs", "1",
                             "--run", tmp_path / "start")  # fmt: skip
         assert start.code == 0, start.err
-        words += ["--model.weights", tmp_path / "start"]
+        words += ["--model.teacher.name" if needs_teacher else "--model.weights", tmp_path / "start"]
     whole = scalablevit(*words, "--run", tmp_path / "whole")
     assert whole.code == 0, whole.err
     with monkeypatch.context() as patch:
