@@ -143,6 +143,30 @@ def predicting(result: Result, command: str) -> str:
     return "\n\n".join([what, markdown(header, rows), measured(result, command)])
 
 
+def traffic(result: Result, command: str) -> str:
+    """A row a network, for each task that was counted."""
+    parts = []
+    header = ["", "generated kernels", "called operators", "GB", "MB an image", "GB read across the layout"]
+    for task, found in ((task, result[task]) for task in ("inference", "training") if task in result):
+        rows = [
+            [
+                f"`{label}`",
+                f"{counted['generated']}",
+                f"{sum(counted['called'].values())}",
+                f"{counted['bytes'] / 1e9:.1f}",
+                f"{counted['bytes_per_image'] / 1e6:.0f}",
+                f"{counted['transposed_bytes'] / 1e9:.2f}",
+            ]
+            for label, counted in found.items()
+        ]
+        what = {"inference": "Inference", "training": "Forward and backward"}[task]
+        size = f"{result['size']} × {result['size']}"
+        parts.append(f"{what}, bf16, batch {result['batch']}, {size} pixels, compiled for an {result['target']}:")
+        parts.append(markdown(header, rows))
+    when = f"Counted, not timed, {result['date'][:10]} at commit {result['commit']}, torch {result['torch']}, "
+    return "\n\n".join([*parts, f"{when}timm {result['timm']}:\n\n```sh\n{command}\n```"])
+
+
 def draw(result: Result, path: Path) -> None:
     """Time and memory over pixels, both axes logarithmic, with a straight line of power 1 from ours at the left."""
     import matplotlib
@@ -264,6 +288,7 @@ TABLES: dict[str, tuple[str, Callable[[Result, str], str], str]] = {
         linear_cost,
         "python benchmarks/linear_cost.py --device cuda --precision bf16 --rounds 20",
     ),
+    "traffic": ("traffic.json", traffic, "python benchmarks/traffic.py"),
     **{f"gpu-{name}": ("gpu.json", gpu_section(name), GPU) for name in GPU_TABLES},
 }
 

@@ -81,12 +81,20 @@ def gpu_result() -> dict[str, Any]:
     return throughput_result() | about | {"sections": sections}
 
 
+def traffic_result() -> dict[str, Any]:
+    counted = {"generated": 3, "called": {"aten.addmm.out": 4}, "bytes": 35_000_000_000, "transposed_bytes": 10_000_000}
+    counted["bytes_per_image"] = 137_000_000
+    about = {"date": "2026-01-02T03:04:05+00:00", "commit": "abc", "torch": "2", "timm": "1", "target": "H100"}
+    return {**about, "batch": 256, "size": 224, "inference": {"convnext_tiny": counted}}
+
+
 def test_every_table_is_written(tmp_path: Path) -> None:
     files = {
         "cpu-inference.json": throughput_result(),
         "cpu-training.json": throughput_result(),
         "linear_cost-cpu.json": costs(),
         "linear_cost-cuda.json": costs() | {"device_type": "cuda"},
+        "traffic.json": traffic_result(),
         "gpu.json": gpu_result(),
     }
     for name, result in files.items():
@@ -94,6 +102,7 @@ def test_every_table_is_written(tmp_path: Path) -> None:
     page = "\n".join(f"<!-- table: {name} -->\n<!-- end -->" for name in TABLES)
     text = filled(page, tmp_path)
     assert filled(text, tmp_path) == text
+    assert "| `convnext_tiny` | 3 | 4 | 35.0 | 137 | 0.01 |" in text
     assert "| `scalablevit_small`, eager | 100 ms | 100 – 100 | 80.0 | 1.50 | 1.00 GiB |" in text
     assert "| `convnext_tiny`, compiled | out of memory |  |  |  |  |" in text
     assert "Measured 2026-01-02 at commit abc on a CPU (2 threads), torch 2, timm 1" in text

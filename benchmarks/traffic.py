@@ -1,0 +1,406 @@
+"""Count the bytes that compiled networks read and write on a GPU, without a GPU.
+
+    python benchmarks/traffic.py                                        # the tables of docs/performance.md
+    python benchmarks/traffic.py scalablevit_small --kernels 20         # and the kernels that move most
+    python benchmarks/traffic.py scalablevit_small convnext_tiny --batch 1 --output mine.json
+
+A network of this size is limited by memory bandwidth, so the bytes are most of what decides its speed there. Inductor
+generates its code for an H100 from tensors without memory, and says of each kernel which buffers it reads and writes.
+A kernel is taken to read and write each of them once. Of what inductor calls (matrix products, convolutions, our own
+operators) inputs and outputs count once. Nothing is run: these are counts, not times.
+
+Ours is what `scalablevit.optimize` compiles, others are what `torch.compile` makes of them, all in bf16. `:fused` after
+a name gives timm's networks their fused attention (`TIMM_FUSED_ATTN=2`). The script leans on private parts of PyTorch;
+torch 2.11 and 2.14 have them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import types
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensor, FakeTensorMode
+
+import scalablevit
+from scalablevit.backbone import VARIANTS
+from scalablevit.bench.conditions import conditions
+from scalablevit.bench.contenders import build_contender, find_contender
+from scalablevit.safe_write import write_json
+
+RESULTS = Path(__file__).parent / "results"
+OURS = "scalablevit_small"
+FUSED = ":fused"
+PEERS = (f"swin_tiny_patch4_window7_224{FUSED}", "twins_svt_small:4d", "convnext_tiny", f"plain:{OURS}")
+TASKS = ("inference",)
+_CAPABILITY = (9, 0)
+_TRANSPOSE_AT_LEAST = 2**20  # bytes: weights are smaller, maps of a batch are larger
+
+
+class Kernel(NamedTuple):
+    """A kernel of the compiled network.
+
+    Attributes:
+        operator: what inductor calls; empty for a kernel that it generates.
+        moved: bytes read and written.
+        transposed: bytes that are read across the layout in which they are written.
+        origins: operators of PyTorch that it computes.
+    """
+
+    operator: str
+    moved: int
+    transposed: int
+    origins: tuple[str, ...]
+
+
+class _Counted(Exception):  # noqa: N818 - the count is done, nothing failed
+    """Raised where the compiled network would run."""
+
+
+def count(label: str, task: str, *, batch: int, size: int) -> list[Kernel]:
+    """Compile a network for an H100 and list its kernels; leaves the process as it was but for compiled functions.
+
+    Args:
+        label: a name of `scalablevit bench`, and `:fused` where timm's fused attention is wanted.
+        task: "inference" or "training".
+        batch: images of a batch.
+        size: side of the images in pixels.
+    """
+    name, is_fused = label.removesuffix(FUSED), label.endswith(FUSED)
+    found: list[Kernel] = []
+    with ExitStack() as stack:
+        stack.enter_context(_timm_fused_attention(is_fused))
+        network = build_contender(find_contender(name), (size, size))
+        run = _prepared(network, is_ours=name in VARIANTS, task=task)
+        stack.enter_context(_h100(found))
+        mode = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        _without_memory(network if task == "training" else run, mode)
+        dtype = torch.float32 if task == "training" else torch.bfloat16
+        images = _fake(torch.empty(batch, 3, size, size, device="meta", dtype=dtype), mode)
+        torch._dynamo.reset()
+        try:
+            if task == "training":
+                with torch.autocast("cuda", torch.bfloat16):
+                    run(images)
+            else:
+                with torch.no_grad():
+                    run(images)
+        except Exception as error:
+            if not found or not _is_counted(error):
+                raise
+        torch._dynamo.reset()
+    return found
+
+
+def _prepared(network: nn.Module, *, is_ours: bool, task: str) -> nn.Module:
+    if task == "training":
+        return torch.compile(network.train())  # type: ignore[return-value]
+    if is_ours:
+        return scalablevit.optimize(network, backend="compile", dtype=torch.bfloat16)
+    return torch.compile(network.eval().to(torch.bfloat16))  # type: ignore[return-value]
+
+
+def _is_counted(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, _Counted):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _fake(x: Tensor, mode: FakeTensorMode) -> Tensor:
+    return FakeTensor(mode, x.detach().to("meta"), torch.device("cuda", 0))
+
+
+def _without_memory(network: nn.Module, mode: FakeTensorMode) -> None:
+    """Replace all parameters and buffers by tensors of a GPU that have no memory."""
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(_fake(parameter, mode), requires_grad=parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = _fake(buffer, mode)
+
+
+@contextmanager
+def _timm_fused_attention(is_fused: bool) -> Iterator[None]:
+    """Switch timm's experimental fused attention on, which networks read while they are built."""
+    from timm.layers import set_fused_attn
+
+    set_fused_attn(True, experimental=is_fused)
+    yield
+    set_fused_attn(True)
+
+
+@contextmanager
+def _h100(found: list[Kernel]) -> Iterator[None]:
+    """Make PyTorch compile for an H100 that is not there, and note kernels instead of loading them."""
+    import torch._dynamo.device_interface as interface
+    import torch._inductor.compile_fx as compile_fx
+    import torch._inductor.config as inductor
+    import torch._inductor.graph as graph
+    import torch.cuda.amp.common as amp
+    import triton
+
+    from scalablevit.ops import choice, probe
+
+    gpu = types.SimpleNamespace(
+        name="NVIDIA H100 80GB HBM3",
+        major=9,
+        minor=0,
+        multi_processor_count=132,
+        total_memory=80 * 2**30,
+        L2_cache_size=50 * 2**20,
+        regs_per_multiprocessor=65536,
+        max_threads_per_multi_processor=2048,
+        max_threads_per_block=1024,
+        shared_memory_per_block=49152,
+        shared_memory_per_block_optin=232448,
+        shared_memory_per_multiprocessor=233472,
+        warp_size=32,
+        clock_rate=1755000,
+        memory_clock_rate=2619000,
+        memory_bus_width=5120,
+        is_integrated=0,
+        gcnArchName="",
+        uuid="none",
+    )
+
+    def note(lowered: Any) -> types.SimpleNamespace:
+        lowered.codegen()
+        found.extend(kernel for node in lowered.scheduler.nodes if (kernel := _kernel(node)) is not None)
+        return types.SimpleNamespace(call=_stop, runner=None, __file__=None)
+
+    def always(answer: Any) -> Callable[..., Any]:
+        return lambda *_, **__: answer
+
+    cuda = interface.CudaInterface
+    # Of torch.cuda itself `is_available` stays false: dynamo would ask the device for its random state.
+    driver = types.SimpleNamespace(
+        is_available=always(True), current_device=always(0), get_device_capability=always(_CAPABILITY)
+    )
+    answers: list[tuple[Any, str, Any]] = [
+        (torch.cuda, "is_initialized", always(False)),
+        (torch.cuda, "_lazy_init", always(None)),
+        (torch.cuda, "set_device", always(None)),
+        (torch.cuda, "device_count", always(1)),
+        (torch.cuda, "current_device", always(0)),
+        (torch.cuda, "get_device_properties", always(gpu)),
+        (torch.cuda, "_get_device_properties", always(gpu)),
+        (torch.cuda, "get_device_capability", always(_CAPABILITY)),
+        (torch.cuda, "is_bf16_supported", always(True)),
+        (torch._C, "_cuda_getCurrentRawStream", always(0)),
+        (cuda, "is_available", staticmethod(always(True))),
+        (cuda, "current_device", staticmethod(always(0))),
+        (cuda, "get_compute_capability", staticmethod(always(90))),
+        (cuda, "get_raw_stream", staticmethod(always(0))),
+        (cuda, "is_bf16_supported", staticmethod(always(True))),
+        (cuda.Worker, "get_device_properties", staticmethod(always(gpu))),
+        (compile_fx, "_check_triton_bf16_support", always(None)),
+        (graph.GraphLowering, "compile_to_module", note),
+        (type(triton.runtime.driver), "active", _Driver()),
+        (nn.functional, "scaled_dot_product_attention", _attention),
+        (choice, "cuda", driver),
+        (amp, "amp_definitely_not_available", always(False)),
+    ]
+    with ExitStack() as stack:
+        for owner, name, answer in answers:
+            stack.enter_context(mock.patch.object(owner, name, answer, create=True))
+        stack.enter_context(mock.patch.dict(interface.caching_worker_device_properties, {"cuda": [gpu]}))
+        stack.enter_context(mock.patch.dict(probe._failures, {0: None}))
+        settings = {"compile_threads": 1, "shape_padding": False, "force_disable_caches": True}
+        stack.enter_context(inductor.patch(settings))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        yield
+
+
+class _Driver:
+    """As much of Triton's driver as inductor asks for while it generates code."""
+
+    utils = types.SimpleNamespace(
+        get_device_properties=lambda device: {"max_shared_mem": 232448, "multiprocessor_count": 132}
+    )
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cuda", 0)
+
+    def get_device_interface(self) -> Any:
+        return torch.cuda
+
+
+def _stop(*_: Any, **__: Any) -> None:
+    raise _Counted
+
+
+# PyTorch's fused attention asks the driver which of its kernels can serve. This one stands for all of them: it reads
+# queries, keys and values once, and in the backward also the output and its gradient.
+@torch.library.custom_op("traffic::attention", mutates_args=())
+def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    raise NotImplementedError
+
+
+@_fused.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    return q.new_empty((v.shape[0], q.shape[2], v.shape[1], v.shape[3])).transpose(1, 2)
+
+
+@torch.library.custom_op("traffic::attention_backward", mutates_args=())
+def _fused_backward(
+    grad: Tensor, out: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    raise NotImplementedError
+
+
+@_fused_backward.register_fake
+def _(grad: Tensor, out: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs, output)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    q, k, v, mask, out = ctx.saved_tensors
+    d_mask = grad.new_empty(mask.shape) if ctx.needs_input_grad[3] else None
+    return *_fused_backward(grad, out, q, k, v, mask), d_mask
+
+
+_fused.register_autograd(_backward, setup_context=_save)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
+    if q.dim() != 4:  # PyTorch has no fused kernel for it
+        return torch.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5, -1) @ v
+    out: Tensor = _fused(q, k, v, attn_mask)
+    return out
+
+
+def _kernel(node: Any) -> Kernel | None:
+    """What inductor says of a node of its schedule; None where nothing is launched."""
+    inner = getattr(node, "node", None)
+    operator = str(getattr(inner, "op_overload", None) or getattr(inner, "python_kernel_name", None) or "")
+    moved = max(int(node.get_read_write_buffers_sizes()), 0) if type(node).__name__ != "NopKernelSchedulerNode" else 0
+    if not moved and not operator:
+        return None
+    origins = {
+        str(origin.target) for part in node.get_nodes() for origin in (getattr(part.node, "origins", None) or ())
+    }
+    return Kernel(operator, moved, 0 if operator else _transposed(node), tuple(sorted(origins)))
+
+
+def _transposed(node: Any) -> int:
+    """Bytes of a generated kernel's inputs whose innermost dimension is not the one that it writes innermost."""
+    from torch._inductor.dependencies import MemoryDep
+    from torch._inductor.virtualized import V
+
+    found: dict[str, int] = {}
+    for part in node.get_nodes():
+        deps = part.read_writes
+        writes = [dep for dep in deps.writes if isinstance(dep, MemoryDep)]
+        for write in writes:
+            inner = _innermost(write)
+            for read in deps.reads:
+                if not isinstance(read, MemoryDep) or inner is None or inner not in read.index.free_symbols:
+                    continue
+                other = _innermost(read)
+                moved = V.graph.get_dep_size_hint(read)
+                if other is not None and other != inner and moved >= _TRANSPOSE_AT_LEAST:
+                    found[read.name] = moved
+    return sum(found.values())
+
+
+def _innermost(dep: Any) -> Any:
+    """The variable over which neighbours in memory are visited; None where there is none."""
+    for variable, length in zip(dep.var_names, dep.size, strict=True):
+        step = dep.index.subs(variable, variable + 1) - dep.index
+        if length != 1 and step == 1:
+            return variable
+    return None
+
+
+def summary(kernels: list[Kernel], batch: int) -> dict[str, Any]:
+    """Sums over a network's kernels.
+
+    Args:
+        kernels: from `count`.
+        batch: images of the batch.
+    """
+    moved = sum(kernel.moved for kernel in kernels)
+    return {
+        "generated": sum(not kernel.operator for kernel in kernels),
+        "called": dict(Counter(kernel.operator for kernel in kernels if kernel.operator)),
+        "bytes": moved,
+        "bytes_per_image": moved // batch,
+        "transposed_bytes": sum(kernel.transposed for kernel in kernels),
+    }
+
+
+def measure(label: str, task: str, batch: int, size: int, most: int = 0) -> dict[str, Any]:
+    """Count, and print; to be called in a process of its own."""
+    kernels = count(label, task, batch=batch, size=size)
+    found = summary(kernels, batch)
+    calls = sum(found["called"].values())
+    print(
+        f"{label + ', ' + task:46}{found['generated']:5} generated{calls:5} called{found['bytes'] / 1e9:8.2f} GB"
+        f"{found['bytes_per_image'] / 1e6:7.1f} MB an image{found['transposed_bytes'] / 1e9:7.2f} GB transposed"
+    )
+    for kernel in sorted(kernels, key=lambda kernel: -kernel.moved)[:most]:
+        what = kernel.operator or "generated: " + " ".join(kernel.origins)
+        print(f"    {kernel.moved / 1e9:7.3f} GB{'  transposes' if kernel.transposed else ''}  {what}")
+    sys.stdout.flush()
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Read the flags, count each network in a process of its own, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("models", nargs="*", metavar="MODEL", default=[OURS, *PEERS], help="default: S and its peers")
+    parser.add_argument("--task", choices=TASKS, help="default: both")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--kernels", type=int, default=0, metavar="N", help="list the N kernels that move most")
+    parser.add_argument("--output", type=Path, help="JSON file; default: traffic.json beside the other results")
+    args = parser.parse_args(arguments)
+    is_default = args.models == parser.get_default("models") and args.task is None
+    result: dict[str, Any] = {"benchmark": "traffic", **conditions("cpu"), "batch": args.batch, "size": args.size}
+    result["target"] = "H100"
+    for task in [args.task] if args.task else TASKS:
+        result[task] = {}
+        for label in args.models:
+            # A process each: what is compiled and cached for one must not colour the next.
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                result[task][label] = process.submit(measure, label, task, args.batch, args.size, args.kernels).result()
+    path = args.output or (RESULTS / "traffic.json" if is_default else None)
+    if path is not None:
+        write_json(path, result)
+        print(f"written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

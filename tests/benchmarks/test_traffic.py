@@ -1,0 +1,49 @@
+"""Bytes are counted from what inductor generates, and what was counted stands in the results."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import traffic
+from traffic import OURS, PEERS, Kernel, summary
+
+RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "traffic.json"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_smallest_variant_is_counted() -> None:
+    pytest.importorskip("triton")
+    batch, size = 64, 112
+    found = summary(traffic.count("scalablevit_atto", "inference", batch=batch, size=size), batch)
+    assert found["called"]["scalablevit.window_attention.default"] == 4
+    assert found["called"]["scalablevit.reduced_attention.default"] == 4
+    # No convolution and no map in another layout: of images alone there may be a copy.
+    assert not [operator for operator in found["called"] if operator.startswith("aten.convolution")]
+    assert found["transposed_bytes"] <= batch * 3 * size**2 * 2
+    assert found["called"]["scalablevit.depthwise.default"] == 7  # PEG of four stages, reductions of three
+    assert found["called"]["scalablevit.feed_forward.default"] == 8
+    # Queries, keys, values and outputs alone: four maps of an IWSA, in bf16.
+    least = sum(4 * (size // s) ** 2 * C * 2 for s, C in ((4, 16), (8, 32), (16, 64), (32, 128)))
+    assert least < found["bytes_per_image"] < 100 * least
+    assert found["generated"] > 0
+
+
+def test_a_summary_adds_up() -> None:
+    kernels = [Kernel("", 600, 200, ("aten.add.Tensor",)), Kernel("aten.addmm.out", 400, 0, ())]
+    assert summary(kernels, 10) == {
+        "generated": 1,
+        "called": {"aten.addmm.out": 1},
+        "bytes": 1000,
+        "bytes_per_image": 100,
+        "transposed_bytes": 200,
+    }
+
+
+def test_what_was_counted_names_ours_and_the_peers() -> None:
+    result = json.loads(RESULT.read_text())
+    assert set(result["inference"]) == {OURS, *PEERS}
+    for found in result["inference"].values():
+        assert found["bytes_per_image"] == found["bytes"] // result["batch"]
+    assert any("scalablevit" in operator for operator in result["inference"][OURS]["called"])
