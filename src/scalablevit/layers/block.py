@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
+
+from scalablevit.layers.mlp import Mlp
+from scalablevit.layers.plain import is_plain
+from scalablevit.ops import feed_forward
+from scalablevit.ops.choice import Choice, Implementation, check_implementation
+from scalablevit.ops.layer_choice import dtype_of_products, may_run
+from scalablevit.ops.recording import is_symbolic
 
 
 class Block(nn.Module):
@@ -14,19 +22,104 @@ class Block(nn.Module):
         attn: module that maps (B, H, W, C) to (B, H, W, C): IWSA or SSA.
         mlp: module that maps (B, H, W, C) to (B, H, W, C).
         drop_path: probability that a sample skips either branch while training, in [0, 1).
+        implementation: of what follows the attention: "auto", "triton", "torch" or "reference"; see
+            `scalablevit.ops.feed_forward.feed_forward`. Weights are the same for all.
 
     Source: ScalableViT, arXiv:2203.10790, figure 3.
     """
 
-    def __init__(self, dim: int, *, attn: nn.Module, mlp: nn.Module, drop_path: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        attn: nn.Module,
+        mlp: nn.Module,
+        drop_path: float = 0.0,
+        implementation: Implementation = "auto",
+    ) -> None:
         super().__init__()
+        self.implementation = check_implementation(implementation)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = attn
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = mlp
         self.drop_path = StochasticDepth(drop_path, "row") if drop_path > 0 else nn.Identity()
 
+    def choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
+        """Choose the implementation of norm, MLP and residuals for products of a dtype on a device."""
+        fc1, _ = self._linear_layers()
+        return feed_forward.select_implementation(
+            dim=fc1.in_features,
+            hidden_dim=fc1.out_features,
+            device=device,
+            dtype=dtype,
+            implementation=self.implementation,
+        )
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        branch = self.attn(self.norm1(x))
+        if torch.jit.is_scripting():
+            x = x + self.drop_path(branch)
+            x = x + self.drop_path(self.mlp(self.norm2(x)))
+        elif self._runs_as_kernel(x, branch):
+            x = self._feed_forward(x, branch)
+        else:
+            x = x + self.drop_path(branch)
+            x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return x
+
+    def _runs_as_kernel(self, x: Tensor, branch: Tensor) -> bool:
+        """Tell whether one kernel may compute all that follows the attention: nobody watches or replaced a layer."""
+        if is_symbolic(x) or not may_run(x.device) or not self._is_plain():
+            return False
+        if torch.promote_types(x.dtype, branch.dtype) != x.dtype:
+            return False
+        return self.choice(x.device, dtype_of_products(x)).implementation == "triton"
+
+    def _is_plain(self) -> bool:
+        norm, mlp = self.norm2, self.mlp
+        if not isinstance(mlp, Mlp) or not is_plain(mlp, Mlp):
+            return False
+        if not is_plain(norm, nn.LayerNorm) or norm.weight is None or norm.bias is None:
+            return False
+        if not (is_plain(mlp.fc1, nn.Linear) and is_plain(mlp.fc2, nn.Linear) and is_plain(mlp.drop, nn.Dropout)):
+            return False
+        if mlp.fc1.bias is None or mlp.fc2.bias is None or (mlp.training and mlp.drop.p > 0):
+            return False
+        if isinstance(self.drop_path, StochasticDepth):
+            return is_plain(self.drop_path, StochasticDepth) and self.drop_path.mode == "row"
+        return is_plain(self.drop_path, nn.Identity)
+
+    def _linear_layers(self) -> tuple[nn.Linear, nn.Linear]:
+        assert isinstance(self.mlp, Mlp)
+        return self.mlp.fc1, self.mlp.fc2
+
+    def _feed_forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        """What follows the attention, by the kernel."""
+        dtype = dtype_of_products(x)
+        first, second = self._linear_layers()
+        branch_scale = self._drop_path_scale(branch.shape[0], branch)
+        scale = self._drop_path_scale(branch.shape[0], branch)
+        return feed_forward.feed_forward(
+            x,
+            branch,
+            self.norm2.weight,
+            self.norm2.bias,
+            first.weight.to(dtype),
+            first.bias.to(dtype),
+            second.weight.to(dtype),
+            second.bias.to(dtype),
+            eps=self.norm2.eps,
+            branch_scale=branch_scale,
+            scale=scale,
+            implementation=self.implementation,
+        )
+
+    def _drop_path_scale(self, images: int, like: Tensor) -> Tensor | None:
+        """Draw what drop path multiplies the images of a branch with, (B,); None where it keeps all."""
+        drop_path = self.drop_path
+        if not isinstance(drop_path, StochasticDepth) or not drop_path.training or drop_path.p == 0:
+            return None
+        kept = 1 - drop_path.p
+        return torch.empty(images, dtype=like.dtype, device=like.device).bernoulli_(kept).div_(kept)

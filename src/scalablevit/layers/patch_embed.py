@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from scalablevit.layers.convolution import convolve
 from scalablevit.ops.layout import channels_last
 
 
@@ -26,4 +28,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, ceil(H / stride), ceil(W / stride), dim)."""
-        return self.norm(channels_last(self.proj(x)))  # (B, H', W', C)
+        if torch.jit.is_scripting():
+            x = channels_last(self.proj(x))  # (B, H', W', C)
+        else:
+            x = convolve(self.proj, x)
+        return self.norm(x)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalablevit.layers.convolution import convolve
 from scalablevit.layers.plain import is_plain_convolution
 from scalablevit.ops.choice import Choice, Implementation, check_implementation
 from scalablevit.ops.layout import channels_first, channels_last
@@ -74,6 +75,7 @@ class ScalableSelfAttention(nn.Module):
         self.scale = (dim / num_heads * channel_ratio) ** -0.5
         self.attn_drop = attn_drop
         self.implementation = check_implementation(implementation)
+        self.reduce_implementation: Implementation = "auto"
         self.value_dim = width if scale_value else dim
         self.key_dim = width
         self.q = nn.Linear(dim, width, bias=qkv_bias)
@@ -108,18 +110,19 @@ class ScalableSelfAttention(nn.Module):
         """Compute the input of keys and values: (B, H, W, C) -> (B, H // R, W // R, C'), at least one token."""
         if self.has_trunk:
             x = channels_first(pad_to_least(x, self.reduction))  # (B, C, H, W)
-            x = F.gelu(self.norm(self._expanded(self.reduce(x))))  # (B, H // R, W // R, C')
+            x = F.gelu(self.norm(self._expanded(x)))  # (B, H // R, W // R, C')
         return x
 
     def _expanded(self, x: Tensor) -> Tensor:
-        """(B, C, H // R, W // R) -> (B, H // R, W // R, C')."""
+        """(B, C, H, W) -> (B, H // R, W // R, C')."""
         if torch.jit.is_scripting():
-            x = channels_last(self.expand(x))
+            x = channels_last(self.expand(self.reduce(x)))
         elif is_plain_convolution(self.expand, kernel_size=1, is_depthwise=False) and not is_symbolic(x):
             # A 1x1 convolution is a Linear, and as such takes no detour over the convolution's layouts.
-            x = F.linear(channels_last(x), self.expand.weight.flatten(1), self.expand.bias)
+            x = convolve(self.reduce, x, implementation=self.reduce_implementation)  # (B, H // R, W // R, C)
+            x = F.linear(x, self.expand.weight.flatten(1), self.expand.bias)
         else:
-            x = channels_last(self.expand(x))
+            x = channels_last(self.expand(self.reduce(x)))
         return x
 
     def forward(self, x: Tensor) -> Tensor:

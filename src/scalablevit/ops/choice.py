@@ -80,6 +80,7 @@ def choose(
     dtype: torch.dtype | None,
     dropout: float,
     cannot: Callable[[], str | None],
+    default: Implementation | None = None,
 ) -> Choice:
     """Choose the implementation for tensors of a device and dtype.
 
@@ -89,11 +90,12 @@ def choose(
         dropout: of attention weights; the kernels have none.
         cannot: tells why the kernel does not support these sizes, or None. It is called only where nothing else
             forbids the kernel, because sizes are no numbers while torch.jit traces.
+        default: what "auto" stands for; None: what the environment variable says of attentions.
 
     Returns:
         the choice. Where "triton" is asked for and not supported, it is "torch", with the reason.
     """
-    wanted = _or_default(check_implementation(wanted))
+    wanted = _or_default(check_implementation(wanted), DEFAULT if default is None else default)
     if wanted == "torch" or wanted == "reference":
         return Choice(wanted, "asked for")
     is_asked_for = wanted == "triton"
@@ -110,12 +112,12 @@ def warn_if_ignored(wanted: Implementation, chosen: Choice, device: torch.device
     """Warn, once for each reason, that "triton" was asked for and something else is about to run on `device`."""
     # On the meta device nothing runs, and without a device nothing runs yet.
     is_real = device is not None and device.type != "meta"
-    if _or_default(wanted) == "triton" and chosen.implementation != "triton" and is_real:
+    if _or_default(wanted, DEFAULT) == "triton" and chosen.implementation != "triton" and is_real:
         _warn_once(chosen.reason)
 
 
-def _or_default(wanted: Implementation) -> Implementation:
-    return DEFAULT if wanted == "auto" else wanted
+def _or_default(wanted: Implementation, default: Implementation) -> Implementation:
+    return default if wanted == "auto" else wanted
 
 
 def _obstacle(device: torch.device | None, dtype: torch.dtype | None, dropout: float, is_asked_for: bool) -> str | None:

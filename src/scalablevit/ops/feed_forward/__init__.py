@@ -1,0 +1,82 @@
+"""The feed-forward half of a block, residual included: `reference.py` defines it, `kernel.py` is its twin in Triton."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from scalablevit.ops.choice import Choice, Implementation
+from scalablevit.ops.feed_forward import operators, reference
+from scalablevit.ops.feed_forward.tiles import cannot_serve
+from scalablevit.ops.layer_choice import choose_for_layer
+
+
+def select_implementation(
+    *,
+    dim: int,
+    hidden_dim: int,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+    implementation: Implementation = "auto",
+) -> Choice:
+    """Choose the implementation that computes the feed-forward half of a block.
+
+    Args:
+        dim: channels, C.
+        hidden_dim: channels between the two linear layers.
+        device: of the map; None while torch.fx records symbols that have none.
+        dtype: of the products: the map's, or autocast's; None likewise.
+        implementation: the one that the caller asked for.
+    """
+
+    def cannot() -> str | None:
+        assert dtype is not None  # `choose` asks about sizes only where there are tensors
+        return cannot_serve(dim=dim, hidden_dim=hidden_dim, dtype=dtype)
+
+    return choose_for_layer(implementation, device=device, dtype=dtype, cannot=cannot)
+
+
+def feed_forward(
+    x: Tensor,
+    branch: Tensor | None,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    weight_1: Tensor,
+    bias_1: Tensor,
+    weight_2: Tensor,
+    bias_2: Tensor,
+    *,
+    eps: float,
+    branch_scale: Tensor | None = None,
+    scale: Tensor | None = None,
+    implementation: Implementation = "auto",
+) -> Tensor:
+    """Compute `y + scale * fc2(gelu(fc1(norm(y))))` of `y = x + branch_scale * branch`, with the exact GELU.
+
+    Args:
+        x: residual stream, (B, ..., C).
+        branch: what the attention adds to it, as large; None for nothing.
+        norm_weight, norm_bias: of the LayerNorm, (C,).
+        weight_1, bias_1: of fc1, (hidden, C) and (hidden,).
+        weight_2, bias_2: of fc2, (C, hidden) and (C,). Products are in the dtype of the weights.
+        eps: of the LayerNorm.
+        branch_scale, scale: (B,), factors of each image, as drop path has them; None for 1. They get no gradients.
+        implementation: "triton" (`kernel.py`), "torch" or "reference" (`reference.py`), or "auto": the kernel on CUDA
+            devices in bfloat16 and float16 where it can serve, else PyTorch, unless the environment variable
+            SCALABLEVIT_LAYERS says otherwise.
+
+    Returns:
+        as large as `x`, in its dtype.
+    """
+    choice = select_implementation(
+        dim=x.shape[-1],
+        hidden_dim=weight_1.shape[0],
+        device=x.device,
+        dtype=weight_1.dtype,
+        implementation=implementation,
+    )
+    weights = (norm_weight, norm_bias, weight_1, bias_1, weight_2, bias_2)
+    if choice.implementation == "triton":
+        out: Tensor = operators.feed_forward(x, branch, branch_scale, *weights, scale, eps)
+        return out
+    return reference.feed_forward(x, branch, *weights, eps=eps, branch_scale=branch_scale, scale=scale)

@@ -1,0 +1,159 @@
+"""The feed-forward half of a block in one Triton kernel: sum, LayerNorm, Linear, GELU, Linear, residual.
+
+A program owns some tokens. It adds the attention's branch to their residual stream, normalises them, and walks through
+the hidden channels block by block: a block of fc1's outputs goes through GELU and straight into fc2's sums, so that the
+hidden map, four times as wide as the others, never reaches memory. Weights come from the L2 cache. The stream is read
+again for the last sum, from a cache, as registers are what a program is short of.
+
+What it moves, of a map of M bytes: 3 M (stream, branch, result) where PyTorch moves about 24 M. Sums, normalisation
+and GELU are in fp32; normalised tokens and hidden channels are rounded for the tensor cores, as PyTorch rounds them.
+"""
+
+# A kernel's parameters have the types that a launch gives them.
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from scalablevit.ops.feed_forward.tiles import Tiles, tiles
+
+
+@triton.jit
+def _stream(x, branch, branch_scale, token, image, channel, mask, HAS_BRANCH: tl.constexpr, C: tl.constexpr):
+    """The residual stream of some tokens, with the branch of the attention, in fp32."""
+    offset = token.to(tl.int64)[:, None] * C + channel[None, :]
+    found = tl.load(x + offset, mask=mask, other=0.0).to(tl.float32)
+    if HAS_BRANCH:
+        part = tl.load(branch + offset, mask=mask, other=0.0).to(tl.float32)
+        if branch_scale is not None:
+            part *= tl.load(branch_scale + image).to(tl.float32)[:, None]
+        found += part
+    return found
+
+
+@triton.jit(do_not_specialize=["tokens", "tokens_of_image"])
+def _forward_kernel(
+    out,  # (tokens, C), contiguous
+    x,  # (tokens, C), contiguous
+    branch,  # (tokens, C), contiguous
+    branch_scale,  # (images,), or None
+    norm_weight,  # (C,)
+    norm_bias,  # (C,)
+    weight_1,  # (HIDDEN, C), contiguous
+    bias_1,  # (HIDDEN,)
+    weight_2,  # (C, HIDDEN), contiguous
+    bias_2,  # (C,)
+    scale,  # (images,), or None
+    tokens,
+    tokens_of_image,
+    eps,
+    C: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    HAS_BRANCH: tl.constexpr,
+):
+    token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+    channel = tl.arange(0, BLOCK_C)
+    is_token = token < tokens
+    is_channel = channel < C
+    mask = is_token[:, None] & is_channel[None, :]
+    image = tl.where(is_token, token // tokens_of_image, 0)
+
+    found = _stream(x, branch, branch_scale, token, image, channel, mask, HAS_BRANCH, C)
+    mean = tl.sum(found, axis=1) / C
+    found = tl.where(is_channel[None, :], found - mean[:, None], 0.0)
+    found *= tl.rsqrt(tl.sum(found * found, axis=1) / C + eps)[:, None]
+    found *= tl.load(norm_weight + channel, mask=is_channel, other=0.0).to(tl.float32)[None, :]
+    found += tl.load(norm_bias + channel, mask=is_channel, other=0.0).to(tl.float32)[None, :]
+    normalised = found.to(weight_1.dtype.element_ty)
+
+    total = tl.zeros([BLOCK_T, BLOCK_C], dtype=tl.float32)
+    for first in range(0, HIDDEN, BLOCK_H):
+        hidden = first + tl.arange(0, BLOCK_H)
+        is_hidden = hidden < HIDDEN
+        w1 = tl.load(
+            weight_1 + hidden[None, :] * C + channel[:, None],
+            mask=is_channel[:, None] & is_hidden[None, :],
+            other=0.0,
+        )  # (C, hidden)
+        inner = tl.dot(normalised, w1, input_precision="ieee")
+        inner += tl.load(bias_1 + hidden, mask=is_hidden, other=0.0).to(tl.float32)[None, :]
+        inner = 0.5 * inner * (1.0 + tl.erf(inner * 0.7071067811865476))
+        w2 = tl.load(
+            weight_2 + channel[None, :] * HIDDEN + hidden[:, None],
+            mask=is_hidden[:, None] & is_channel[None, :],
+            other=0.0,
+        )  # (hidden, C)
+        total = tl.dot(inner.to(w2.dtype), w2, total, input_precision="ieee")
+
+    total += tl.load(bias_2 + channel, mask=is_channel, other=0.0).to(tl.float32)[None, :]
+    if scale is not None:
+        total *= tl.load(scale + image).to(tl.float32)[:, None]
+    total += _stream(x, branch, branch_scale, token, image, channel, mask, HAS_BRANCH, C)
+    offset = token.to(tl.int64)[:, None] * C + channel[None, :]
+    tl.store(out + offset, total.to(out.dtype.element_ty), mask=mask)
+
+
+def forward(
+    x: Tensor,
+    branch: Tensor | None,
+    branch_scale: Tensor | None,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    weight_1: Tensor,
+    bias_1: Tensor,
+    weight_2: Tensor,
+    bias_2: Tensor,
+    scale: Tensor | None,
+    *,
+    eps: float,
+    override: Tiles | None = None,
+) -> Tensor:
+    """Launch the kernel.
+
+    Args:
+        x: (B, ..., C); not empty.
+        branch: as large as x, or None.
+        branch_scale, scale: (B,), factors of an image on the branch and on the feed-forward part, or None for 1.
+        norm_weight, norm_bias: (C,).
+        weight_1, bias_1: (hidden, C), (hidden,).
+        weight_2, bias_2: (C, hidden), (C,). The products are in the dtype of the weights.
+        eps: of the LayerNorm.
+        override: other tiles than `tiles` gives, for tuning.
+
+    Returns:
+        as large as x and in its dtype, contiguous.
+    """
+    x, C = x.contiguous(), x.shape[-1]
+    weights = (norm_weight, norm_bias, weight_1, bias_1, weight_2, bias_2)
+    branch_scale, scale = (None if factor is None else factor.contiguous() for factor in (branch_scale, scale))
+    tokens = x.numel() // C
+    tile = override or tiles(C)
+    out = torch.empty_like(x)
+    with torch.cuda.device_of(x):
+        _forward_kernel[(triton.cdiv(tokens, tile.tokens),)](
+            out,
+            x,
+            x if branch is None else branch.contiguous(),
+            branch_scale,
+            *(weight.contiguous() for weight in weights),
+            scale,
+            tokens,
+            tokens // x.shape[0],
+            eps,
+            C=C,
+            HIDDEN=weight_1.shape[0],
+            BLOCK_T=tile.tokens,
+            BLOCK_C=tile.channels,
+            BLOCK_H=tile.hidden,
+            HAS_BRANCH=branch is not None,
+            num_warps=tile.num_warps,
+            num_stages=tile.num_stages,
+        )
+    return out

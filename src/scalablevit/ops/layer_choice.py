@@ -1,0 +1,59 @@
+"""Choose whether our kernels compute the layers other than attention: depthwise convolutions and feed-forward parts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from scalablevit.ops.choice import IMPLEMENTATIONS, IS_INTERPRETED, Choice, Implementation, choose
+
+ENVIRONMENT_VARIABLE = "SCALABLEVIT_LAYERS"
+"""Sets the implementation of every such layer whose own is "auto"; read when scalablevit is imported."""
+
+
+def _from_environment() -> Implementation:
+    name = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"environment variable {ENVIRONMENT_VARIABLE} must be one of {', '.join(IMPLEMENTATIONS)}, got {name!r}"
+        )
+    return cast(Implementation, name)
+
+
+DEFAULT: Implementation = _from_environment()
+
+
+def choose_for_layer(
+    wanted: Implementation,
+    *,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+    cannot: Callable[[], str | None],
+) -> Choice:
+    """Choose the implementation of a layer, by the rules that hold for the attentions (`choice.py`).
+
+    Args:
+        wanted: what the caller asked for; "auto" leaves it to the environment variable and the device.
+        device: of the map; None while torch.fx records symbols that have none.
+        dtype: in which PyTorch would multiply; None likewise.
+        cannot: tells why the kernel does not support these sizes, or None.
+    """
+    return choose(wanted, device=device, dtype=dtype, dropout=0.0, cannot=cannot, default=DEFAULT)
+
+
+def may_run(device: torch.device) -> bool:
+    """Tell whether kernels or operators of ours may compute on a device: the first question, as it costs nothing."""
+    return device.type == "cuda" or IS_INTERPRETED
+
+
+def dtype_of_products(x: Tensor) -> torch.dtype:
+    """Return the dtype of a linear layer's or convolution's output for x: autocast's, where it is on."""
+    device = x.device.type
+    # Asked only where a kernel may run: the meta device does not support autocast, and torch raises.
+    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype

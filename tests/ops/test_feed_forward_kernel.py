@@ -1,0 +1,209 @@
+"""The Triton kernel of the feed-forward half against its definition, interpreted (`test_kernels_interpreted.py`)."""
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from twin_checks import assert_errs_no_more_than_eager, out_and_grads, randn
+
+from scalablevit.layers import Block, Mlp
+from scalablevit.ops import fallback
+from scalablevit.ops.feed_forward import feed_forward, reference
+
+IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+# A warning would be that of a kernel that gave up.
+pytestmark = [
+    pytest.mark.skipif(not IS_INTERPRETED, reason="needs TRITON_INTERPRET=1"),
+    pytest.mark.filterwarnings("error::UserWarning:scalablevit"),
+]
+if IS_INTERPRETED:
+    from interpreter import correct_interpreter
+
+    from scalablevit.ops.feed_forward import kernel
+
+    correct_interpreter()
+
+CASES = {
+    "published": ((1, 5, 26, 64), 256),
+    "odd widths": ((2, 3, 5, 24), 90),
+    "wide": ((1, 3, 3, 256), 64),
+    "one token": ((1, 1, 1, 32), 128),
+    "no map": ((3, 17), 40),
+}
+
+
+@pytest.fixture(autouse=True)
+def _nan_in_new_memory() -> Iterator[None]:
+    """What a kernel forgets to write shows."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(1).new_empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def make_inputs(case: str) -> dict[str, Tensor | None]:
+    shape, hidden = CASES[case]
+    C = shape[-1]
+    return {
+        "x": randn(shape, seed=1),
+        "branch": randn(shape, seed=2),
+        "norm_weight": randn((C,), seed=3),
+        "norm_bias": randn((C,), seed=4),
+        "weight_1": randn((hidden, C), seed=5) * C**-0.5,
+        "bias_1": randn((hidden,), seed=6),
+        "weight_2": randn((C, hidden), seed=7) * hidden**-0.5,
+        "bias_2": randn((C,), seed=8),
+    }
+
+
+def calls(**options) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """Our kernel and the definition."""
+    options = {"eps": 1e-6, **options}
+    return partial(feed_forward, implementation="triton", **options), partial(reference.feed_forward, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_kernel_errs_no_more_than_eager(case: str, dtype: torch.dtype) -> None:
+    assert_errs_no_more_than_eager(*calls(), make_inputs(case), dtype)
+
+
+def test_kernel_without_a_branch_errs_no_more_than_eager() -> None:
+    assert_errs_no_more_than_eager(*calls(), make_inputs("odd widths") | {"branch": None}, torch.bfloat16)
+
+
+@pytest.mark.parametrize("which", [("branch_scale",), ("scale",), ("branch_scale", "scale")], ids=str)
+def test_scales_of_images_err_no_more_than_eager(which: tuple[str, ...]) -> None:
+    scales = {name: torch.tensor([0.0, 1.25]) for name in which}
+    assert_errs_no_more_than_eager(*calls(**scales), make_inputs("odd widths"), torch.bfloat16)
+
+
+def test_a_stream_in_fp32_stays_in_fp32() -> None:
+    """As under autocast: the products alone are in half precision."""
+    inputs = make_inputs("odd widths")
+    mixed = {name: x.to(torch.bfloat16 if name == "branch" or "_1" in name or "_2" in name else torch.float32)
+             for name, x in inputs.items()}  # fmt: skip
+    ours, definition = calls()
+    exact = definition(*(x.double() for x in mixed.values()))
+    eager = definition(*mixed.values())
+    found = ours(*mixed.values())
+    assert found.dtype == eager.dtype == torch.float32
+    assert (found - exact).abs().max() <= 2 * (eager - exact).abs().max()
+
+
+def test_non_contiguous_input_gives_the_same() -> None:
+    inputs = {name: x.bfloat16() for name, x in make_inputs("odd widths").items()}
+    expected = calls()[0](*inputs.values())
+    turned = {name: x.mT.contiguous().mT if x.dim() > 1 else torch.stack([x, x], 1)[:, 0] for name, x in inputs.items()}
+    assert not any(x.is_contiguous() for x in turned.values())
+    assert torch.equal(calls()[0](*turned.values()), expected)
+
+
+def test_an_infinite_token_stays_alone() -> None:
+    inputs = {name: x.bfloat16() for name, x in make_inputs("odd widths").items()}
+    expected = calls()[0](*inputs.values())
+    inputs["x"][0, 1, 2, 3] = torch.inf
+    found = calls()[0](*inputs.values())
+    assert found[0, 1, 2].isnan().any()
+    found[0, 1, 2] = expected[0, 1, 2]
+    assert torch.equal(found, expected)
+
+
+def test_the_operator_passes_opcheck() -> None:
+    x, branch, *weights = (x.bfloat16().requires_grad_() for x in make_inputs("odd widths").values())
+    for scale in (None, torch.tensor([0.0, 1.25])):
+        arguments = (x, branch, scale, *weights, scale, 1e-6)
+        torch.library.opcheck(torch.ops.scalablevit.feed_forward.default, arguments, atol=2e-2, rtol=2e-2)
+
+
+def test_a_kernel_that_cannot_be_built_costs_a_warning_not_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime.errors import OutOfResources
+
+    def too_large(*_, **__):
+        raise OutOfResources(300_000, 232_448, "shared memory")
+
+    monkeypatch.setattr(fallback, "IS_INTERPRETED", False)
+    monkeypatch.setattr(fallback, "_unbuildable", set())
+    monkeypatch.setattr(kernel, "forward", too_large)
+    inputs = make_inputs("odd widths")
+    with pytest.warns(UserWarning, match=r"feed-forward kernel cannot be built .*OutOfRes") as w:
+        out_and_grads(calls()[0], inputs, torch.bfloat16)
+    assert len(w) == 1
+    assert_errs_no_more_than_eager(*calls(), inputs, torch.bfloat16)
+
+
+def make_block(implementation: str, drop_path: float = 0.0) -> Block:
+    torch.manual_seed(0)
+    block = Block(16, attn=nn.Linear(16, 16), mlp=Mlp(16, 64), drop_path=drop_path, implementation=implementation)
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return block
+
+
+def block_results(block: Block, x: Tensor) -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    leaf = x.clone().requires_grad_()
+    block.zero_grad()
+    out = block(leaf)
+    out.backward(randn(out.shape, seed=9).to(out.dtype))
+    return {"out": out.detach(), "x": leaf.grad, **{name: p.grad for name, p in block.named_parameters()}}
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["bf16", "autocast"])
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_blocks_give_the_same_with_every_gradient(
+    drop_path: float, autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drop path too: the same images are dropped under the same seed."""
+    launches, forward = [], kernel.forward
+    monkeypatch.setattr(kernel, "forward", lambda *a, **k: launches.append(1) or forward(*a, **k))
+    x = randn((4, 3, 5, 16), seed=1).float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        if autocast:
+            found, expected = (block_results(make_block(name, drop_path), x) for name in ("triton", "torch"))
+        else:
+            found, expected = (
+                block_results(make_block(name, drop_path).bfloat16(), x.bfloat16()) for name in ("triton", "torch")
+            )
+    assert len(launches) == 1
+    for name, exact in expected.items():
+        assert found[name].dtype == exact.dtype, name
+        scale = exact.abs().max().item()
+        torch.testing.assert_close(found[name], exact, rtol=5e-2, atol=3e-2 * scale, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_block_that_somebody_watches_or_changed_calls_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    launches, forward = [], kernel.forward
+    monkeypatch.setattr(kernel, "forward", lambda *a, **k: launches.append(1) or forward(*a, **k))
+    block, x = make_block("triton").bfloat16().eval(), torch.randn(1, 2, 3, 16).bfloat16()
+    plain = block(x)
+    for name in ("norm2", "mlp", "mlp.fc1", "mlp.fc2", "mlp.drop", "drop_path"):
+        seen = []
+        handle = block.get_submodule(name).register_forward_hook(lambda module, inputs, output, s=seen: s.append(1))
+        torch.testing.assert_close(block(x), plain, rtol=5e-2, atol=5e-2)
+        assert seen, name
+        handle.remove()
+    block.mlp.drop.p = 0.5
+    assert torch.equal(block(x), plain), "dropout does nothing in evaluation"
+    block.mlp.train()
+    block(x)
+    assert len(launches) == 2
+
+
+def test_the_block_compiles_to_one_graph_with_the_operator() -> None:
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append([str(node.target) for node in graph.graph.nodes])
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    block = make_block("triton", 0.5).bfloat16()
+    compiled = torch.compile(block, fullgraph=True, backend=backend)
+    x = randn((2, 3, 5, 16), seed=1).bfloat16().requires_grad_()
+    compiled(x).sum().backward()
+    assert x.grad.isfinite().all()
+    assert any("scalablevit.feed_forward" in target for target in graphs[0])
