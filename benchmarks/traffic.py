@@ -69,7 +69,7 @@ class _Counted(Exception):  # noqa: N818 - the count is done, nothing failed
 
 
 def count(label: str, task: str, *, batch: int, size: int) -> list[Kernel]:
-    """Compile a network for an H100 and list its kernels; leaves the process as it was but for compiled functions.
+    """Compile a network for an H100 and list its kernels; the process is of no other use afterwards, as torch caches.
 
     Args:
         label: a name of `scalablevit bench`, and `:fused` where timm's fused attention is wanted.

@@ -13,10 +13,12 @@ RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "traffic.json"
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_smallest_variant_is_counted() -> None:
+def test_the_smallest_variant_is_counted(tmp_path: Path) -> None:
     pytest.importorskip("triton")
     batch, size = 64, 112
-    found = summary(traffic.count("scalablevit_atto", "inference", batch=batch, size=size), batch)
+    words = ["scalablevit_atto", "--batch", str(batch), "--size", str(size), "--output", str(tmp_path / "found.json")]
+    assert traffic.main(words) == 0
+    found = json.loads((tmp_path / "found.json").read_text())["inference"]["scalablevit_atto"]
     assert found["called"]["scalablevit.window_attention.default"] == 4
     assert found["called"]["scalablevit.reduced_attention.default"] == 4
     # No convolution and no map in another layout: of images alone there may be a copy.

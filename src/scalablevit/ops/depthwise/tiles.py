@@ -42,4 +42,4 @@ def tiles(C: int, stride: int) -> Tiles:
 
 def summed_tokens(channels: int) -> int:
     """Tokens that a program of the backward multiplies and sums at once."""
-    return max(16, 2048 // channels)
+    return max(16, 1024 // channels)
