@@ -91,6 +91,8 @@ def test_tabs_show_the_files_and_errors_of_explain(served: "tuple[str, Page]", p
         row = json.loads(stem.with_suffix(".json").read_text())
         assert json.loads(Path(json_file["value"]).read_text()) == {**row, "path": photo.name}
         assert ("dog" if method == "cam" else "IWSA") in table
+    status = tabs.show_heatmap(str(photo), "boxes", "cam", -1, 0.05)[0]
+    assert re.search(r"6 of \d+ objects are explained, the most important first", status)
     assert "nothing to explain" in tabs.show_heatmap(str(photo), "boxes", "cam", -1, 1.0)[0]
     assert "Drop an image first" in tabs.show_heatmap(None, "pets", "cam", -1, 0.5)[0]
     assert "x and y must be numbers" in tabs.show_attention(str(photo), "pets", None, 3, "stage")[0]
@@ -146,15 +148,22 @@ def test_large_images_are_scaled_down_before_they_are_explained(
     assert "the network would see 64 x 64 pixels, more than 0.002 million" in row["error"]
 
 
-def test_occlusion_hides_as_many_windows_as_there_is_time_for(served: "tuple[str, Page]", photo: Path) -> None:
+def test_occlusion_hides_as_many_windows_as_there_is_time_for(
+    served: "tuple[str, Page]", photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scalablevit.app import explaining
     from scalablevit.app.explaining import _windows_in_time
 
     _, page = served
     model = page.model("pets")
     subject = load(model.entry.explained)(page.loaded.predictor(model), photo, Image.open(photo).convert("RGB"), 0.5)
     assert _windows_in_time(subject, 1000.0) == (8, "8 windows along the shorter side were hidden in turn.")
-    assert _windows_in_time(subject, 0.0)[0] == 2
-    assert "8 would take too long" in _windows_in_time(subject, 0.0)[1]
+    monkeypatch.setattr(explaining, "_MUCH_LONGER", 1e12)
+    assert _windows_in_time(subject, 1e-9)[0] == 2
+    assert "8 would take too long" in _windows_in_time(subject, 1e-9)[1]
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"occlusion would take about .* minutes for an image of 32 x 32 pixels"):
+        _windows_in_time(subject, 1e-9)
 
 
 def test_a_click_is_a_pixel_of_the_files_own_image(served: "tuple[str, Page]", photo: Path) -> None:

@@ -81,6 +81,23 @@ def test_bad_words(classifier: Path, tmp_path: Path, words: list[str], code: int
     assert message in outcome.err
 
 
+def test_a_point_left_of_the_image_is_no_flag(classifier: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    words = ("explain", tmp_path / "a.png", "--weights", classifier, "--method", "attention", "--at")
+    for point in ("-1,5", "-1.5,-5"):
+        outcome = scalablevit(*words, point)
+        assert outcome.code == 1
+        assert f"point {point} lies outside the image of 9 x 9 pixels" in outcome.err
+    out, _ = output_of(*words, "3,3", "5,5", "--json")
+    assert [json.loads(line)["at"] for line in out.splitlines()] == [[3, 3], [5, 5]]
+
+
+def test_stages_count_from_1_in_the_message_too(classifier: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
+    words = ("--method", "receptive-field", "--size", "64", "--stage", "5")
+    assert "stage must be 1..4, got 5" in scalablevit("explain", tmp_path, "--weights", classifier, *words).err
+
+
 def test_an_exported_file_has_no_gradients(tmp_path: Path) -> None:
     outcome = scalablevit("explain", "a.png", "--weights", "model.onnx", "--method", "features", "cam")
     assert outcome.code == 1

@@ -153,3 +153,11 @@ def test_what_does_not_go_together_is_said(
     outcome = scalablevit("explain", *(str(classifiers[0]) if word == "RUN" else word for word in words))
     assert outcome.code == code, outcome.err
     assert message in outcome.err
+
+
+def test_a_run_without_the_annotated_classes_is_told(tmp_path: Path) -> None:
+    run = write_classifier(tmp_path / "run", ("ring", "cross"))
+    words = ("explain", "--study", run, "--data", boxes_in(tmp_path / "data"), "--images", "1", "--device", "cpu")
+    _, err = output_of(*words)
+    assert "warning: run has none of the annotated classes, so that figures of objects are left out" in err
+    assert "it knows ring, cross; annotated are " in err

@@ -155,6 +155,21 @@ def likeness(a: Tensor, b: Tensor) -> float:
     return max(float(torch.corrcoef(torch.stack([x.flatten(), y.flatten()]))[0, 1]) for x, y in zip(a, b, strict=True))
 
 
+def test_only_gradients_of_the_maps_are_computed(classifier: ScalableViT) -> None:
+    images, seen = IMAGES.clone().requires_grad_(), []
+
+    def score(logits: Tensor) -> Tensor:
+        seen.extend(parameter.requires_grad for parameter in classifier.parameters())
+        # what lies before the first map, the costliest part, is not in the graph
+        assert torch.autograd.grad(logits.sum(), images, retain_graph=True, allow_unused=True) == (None,)
+        return logits[:, 1]
+
+    assert layer_cam(classifier, images, target=score).max() == 1
+    assert seen
+    assert not any(seen)
+    assert images.grad is None
+
+
 def test_the_network_is_left_as_it_was(classifier: ScalableViT) -> None:
     network = copy.deepcopy(classifier).train()
     network.stages[1].eval()

@@ -9,6 +9,7 @@ import torch
 from mask_folders import write_mask
 from PIL import Image, TiffImagePlugin
 
+from command_line import scalablevit
 from scalablevit.cli import main
 from scalablevit.cli.save_images import save
 from scalablevit.data import bands
@@ -234,8 +235,8 @@ def test_files_without_a_place_have_no_tiff(tmp_path, last_band):
     assert georeference_of(tmp_path / "missing.tif", (8, 8)) is None
 
 
-@pytest.mark.slow
-def test_a_network_of_bands_is_exported_and_predicts(tmp_path):
+def write_segmenter(folder: Path) -> Path:
+    """An untrained segmenter of five bands."""
     torch.manual_seed(0)
     options = {"in_chans": 5, "fpn_channels": 16, "channels": 16}
     preprocessing = Preprocessing(mean=(0.2,) * 5, std=(0.5,) * 5, short_side=None, long_side=None)
@@ -248,7 +249,25 @@ def test_a_network_of_bands_is_exported_and_predicts(tmp_path):
         "inference": InferenceSettings().to_dict(),
         "preprocessing": preprocessing.to_dict(),
     }
-    save_network(semantic_fpn("scalablevit_atto", num_classes=2, **options).eval(), tmp_path, metadata=metadata)
+    save_network(semantic_fpn("scalablevit_atto", num_classes=2, **options).eval(), folder, metadata=metadata)
+    return folder
+
+
+def test_a_network_of_bands_is_explained(folder, tmp_path):
+    run = write_segmenter(tmp_path / "run")
+    path = write_bands(tmp_path / "x.tif", five())
+    methods = ("--method", "cam", "attention", "features")
+    outcome = scalablevit("explain", path, "--weights", run, *methods, "--json", "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+    assert len(outcome.out.splitlines()) == 3
+    outcome = scalablevit("explain", "--study", run, "--data", folder, "--images", "1", "--json", "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+    assert "energy_inside" in outcome.out
+
+
+@pytest.mark.slow
+def test_a_network_of_bands_is_exported_and_predicts(tmp_path):
+    write_segmenter(tmp_path)
     assert main(["export", str(tmp_path), "--format", "onnx"]) == 0
     path = write_bands(tmp_path / "x.tif", five())
     (expected,) = Segmenter.load(tmp_path, device="cpu").predict([path])

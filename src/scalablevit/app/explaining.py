@@ -1,19 +1,19 @@
 """What a model sees in an image, for the page: `scalablevit explain` on one image, in bounded time."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from scalablevit.app.models import Model
-from scalablevit.data.image_batches import read_batches
+from scalablevit.data.bands import Pixels, in_colour, resized
 from scalablevit.deploy.exported import ExportedNetwork
 from scalablevit.explain.methods import METHODS
 from scalablevit.explain.occlusion import num_passes
-from scalablevit.explain.subject import Explanation, Subject
+from scalablevit.explain.subject import MOST_TARGETS, Explanation, Subject, Target, read_images
 from scalablevit.tasks import load
 
 ON_PAGE = ("cam", "occlusion", "attention")
@@ -25,6 +25,7 @@ _MOST_PIXELS = 10**6
 _MOST_SEEN = 4 * 10**6
 """Pixels of a network's input beyond which nothing is explained: a recipe may enlarge narrow images."""
 _OCCLUSION_SECONDS = 60.0
+_MUCH_LONGER = 3.0
 _OCCLUSION_WINDOWS = (8, 6, 4, 3, 2)
 
 
@@ -104,6 +105,7 @@ def explain(model: Model, predictor: Any, path: Path, wish: Wish) -> Explained:
         raise ValueError(said)
     image = upright(path, predictor)
     begin = time.perf_counter()
+    width, height = size_of(image)
     small, remark = scaled_down(image)
     subject: Subject = load(model.entry.explained)(predictor, Path(path.name), small, wish.threshold)
     seen = subject.pixels.shape[-2] * subject.pixels.shape[-1]
@@ -113,68 +115,96 @@ def explain(model: Model, predictor: Any, path: Path, wish: Wish) -> Explained:
             f"than {_MOST_SEEN / 1e6:g} million, which takes too long on a page: cut out a part of the image"
         )
     options: dict[str, Any] = {}
+    left_out = []
+
+    def first_targets(name: str | None) -> Sequence[Target]:
+        targets = subject.find_targets(name)
+        if len(targets) > MOST_TARGETS:
+            left_out.append(f"{MOST_TARGETS} of {len(targets)} objects are explained, the most important first.")
+        return targets[:MOST_TARGETS]
+
+    shown = replace(subject, find_targets=first_targets)
     if wish.method == "attention":
         options["per"] = wish.per
         if wish.at is not None:
-            options["at"] = [_on(wish.at, image, small)]
+            options["at"] = [_on(wish.at, (width, height), size_of(small))]
     else:
         options["class_name"] = wish.class_name
     if wish.method == "occlusion":
         options["windows"], said = _windows_in_time(subject, _OCCLUSION_SECONDS)
         remark = f"{remark} {said}".strip()
-    found = load(METHODS[wish.method].function)(subject, **options)
+    found = load(METHODS[wish.method].function)(shown, **options)
+    remark = " ".join(filter(None, (remark, *left_out)))
     row: dict[str, Any] = {"path": path.name, "method": wish.method}
     row.update(found[0].numbers if found else {"targets": []})
     if small is not image:
-        row["explained_size"] = list(small.size)
+        row["explained_size"] = list(size_of(small))
     return Explained(row, found[0] if found else None, remark, time.perf_counter() - begin)
 
 
-def upright(path: Path, predictor: Any) -> Image.Image:
-    """Read an image as the network is shown it, upright and RGB.
+def upright(path: Path, predictor: Any) -> Image.Image | Pixels:
+    """Read an image as the network takes it, upright, as RGB or (H, W, C) with all its bands.
 
     Raises:
         ValueError: it cannot be read; the message has the file's name alone.
     """
-    ((file,),) = read_batches([path], 1, value_range=predictor.preprocessing.value_range)
+    (file,) = read_images([path], predictor)
     if file.image is None:
         raise ValueError(str(file.error).replace(str(path), path.name))
-    image: Image.Image = file.image
+    image: Image.Image | Pixels = file.image
     return image
 
 
-def scaled_down(image: Image.Image) -> tuple[Image.Image, str]:
+def size_of(image: Image.Image | Pixels) -> tuple[int, int]:
+    """Width and height in pixels."""
+    return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
+
+
+def scaled_down(image: Image.Image | Pixels) -> tuple[Image.Image | Pixels, str]:
     """Scale a large image down to what is explained in time, and say so; others are handed back."""
-    if image.width * image.height <= _MOST_PIXELS:
+    width, height = size_of(image)
+    if width * height <= _MOST_PIXELS:
         return image, ""
-    factor = (_MOST_PIXELS / (image.width * image.height)) ** 0.5
-    size = (max(1, int(image.width * factor)), max(1, int(image.height * factor)))
+    factor = (_MOST_PIXELS / (width * height)) ** 0.5
+    size = (max(1, int(width * factor)), max(1, int(height * factor)))
     remark = (
-        f"The image was scaled down from {image.width} × {image.height} to {size[0]} × {size[1]} px to bound the time; "
+        f"The image was scaled down from {width} × {height} to {size[0]} × {size[1]} px to bound the time; "
         "scalablevit explain takes it as it is."
     )
-    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3), remark
+    if isinstance(image, Image.Image):
+        return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3), remark
+    return resized(image, size[1], size[0]), remark
 
 
-def _on(at: tuple[float, float], image: Image.Image, small: Image.Image) -> tuple[float, float]:
-    """A pixel of an image as one of the image that it was scaled down to.
+def to_look_at(image: Image.Image | Pixels) -> Image.Image:
+    """The image in RGB, at most as large as it is explained."""
+    small = scaled_down(image)[0]
+    return small if isinstance(small, Image.Image) else in_colour(small)
+
+
+def _on(at: tuple[float, float], size: tuple[int, int], small: tuple[int, int]) -> tuple[float, float]:
+    """A pixel of an image of a size (width, height) as one of the image that it was scaled down to.
 
     Raises:
         ValueError: it lies outside.
     """
-    x, y = at
-    if not (0 <= x < image.width and 0 <= y < image.height):
+    if not all(0 <= value < side for value, side in zip(at, size, strict=True)):
         raise ValueError(
-            f"point {x:g},{y:g} lies outside the image of {image.width} x {image.height} pixels: x must lie in "
-            f"0..{image.width - 1}, y in 0..{image.height - 1}"
+            f"point {at[0]:g},{at[1]:g} lies outside the image of {size[0]} x {size[1]} pixels: x must lie in "
+            f"0..{size[0] - 1}, y in 0..{size[1] - 1}"
         )
-    if small is image:
+    if small == size:
         return at
-    return float(int(x * small.width / image.width)), float(int(y * small.height / image.height))
+    x, y = (float(int(value * less / side)) for value, less, side in zip(at, small, size, strict=True))
+    return x, y
 
 
 def _windows_in_time(subject: Subject, seconds: float) -> tuple[int, str]:
-    """As many windows of occlusion as are hidden in time, by the time of one pass; and what was chosen, in words."""
+    """As many windows of occlusion as are hidden in time, by the time of one pass; and what was chosen, in words.
+
+    Raises:
+        ValueError: even the fewest would take much longer.
+    """
     import torch
 
     begin = time.perf_counter()
@@ -185,5 +215,10 @@ def _windows_in_time(subject: Subject, seconds: float) -> tuple[int, str]:
     passes = [num_passes(height, width, windows) for windows in _OCCLUSION_WINDOWS]
     chosen = next((i for i, count in enumerate(passes) if count * each <= seconds), len(passes) - 1)
     windows = _OCCLUSION_WINDOWS[chosen]
+    if passes[chosen] * each > _MUCH_LONGER * seconds:
+        raise ValueError(
+            f"occlusion would take about {passes[chosen] * each / 60:,.0f} minutes for an image of {width} x {height} "
+            "pixels: choose Layer-CAM, or cut out a part of the image"
+        )
     said = f"{windows} windows along the shorter side were hidden in turn"
     return windows, f"{said}, {_OCCLUSION_WINDOWS[0]} would take too long." if chosen else f"{said}."

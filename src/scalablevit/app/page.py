@@ -285,7 +285,7 @@ class Page:
         """
         with self.loaded.lock, self._pixel_limit():
             image = explaining.upright(Path(path), self.loaded.predictor(model))
-        return _enlarged(explaining.scaled_down(image)[0], _CLICKABLE), image.size
+        return _enlarged(explaining.to_look_at(image), _CLICKABLE), explaining.size_of(image)
 
     def message(self, error: Exception) -> str:
         """What the page says of an error; of a defect of ours, the terminal has the trace."""

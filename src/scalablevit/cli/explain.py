@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from scalablevit.explain.methods import CLASS, METHODS, Method
 from scalablevit.tasks import entries, load
 
 SUMMARY = "Show what a trained network sees in images"
+_NEGATIVE_POINT = re.compile(r"-[\d.]+,-?[\d.]+")
 _COLUMNS = ("explanation", "found")
 
 
@@ -52,7 +54,8 @@ def parser() -> Parser:
 
 def main(words: list[str]) -> int:
     """Run the command."""
-    args = parser().parse_args(words)
+    # argparse takes a point left of the image, -1,5, for a flag; a blank before it makes it a value
+    args = parser().parse_args([f" {word}" if _NEGATIVE_POINT.fullmatch(word) else word for word in words])
     explain_study.check_arguments(args)
     if args.study is not None:
         return explain_study.run_study(args)
@@ -150,10 +153,9 @@ class Subjects:
         self._told: set[Path] = set()
 
     def __iter__(self) -> Iterator[Any]:
-        from scalablevit.data.image_batches import read_batches
+        from scalablevit.explain.subject import read_images
 
-        value_range = self.predictor.preprocessing.value_range
-        for (file,) in read_batches([image.path for image in self.images], 1, value_range=value_range):
+        for file in read_images([image.path for image in self.images], self.predictor):
             if file.image is not None:
                 yield self.subject_of(self.predictor, file.path, file.image, self.threshold)
             elif file.path not in self._told:

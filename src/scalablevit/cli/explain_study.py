@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from scalablevit.abridged import abridged
 from scalablevit.cli.errors import UsageError, memory_advice
 from scalablevit.cli.importing import importing
 from scalablevit.cli.progress import progress
@@ -146,13 +147,20 @@ def _study(source: str, label: str, root: Path, args: argparse.Namespace, failed
     subject_of = load(entry.explained)
     study = RunStudy(label, entry.name)
     count = DEFAULT_IMAGES if args.images is None else args.images
+    annotated_names: set[str] = set()
     with memory_advice("explain", lambda: entry), progress(f"study {label}") as on_progress:
         for i, annotated in enumerate(_annotated(entry, root, predictor, count, failed)):
+            annotated_names.update(one.name for one in annotated.objects or ())
             study.add(subject_of(predictor, annotated.path, annotated.image, args.threshold), annotated)
             if on_progress is not None:
                 on_progress(i + 1, count)
     if not study.rows:
         raise ValueError(f"--data {root}: none of its validation images could be read")
+    if annotated_names and not annotated_names & set(predictor.class_names):
+        tell(
+            f"warning: {label} has none of the annotated classes, so that figures of objects are left out: it knows "
+            f"{abridged(list(predictor.class_names), 5)}; annotated are {abridged(sorted(annotated_names), 5)}"
+        )
     return study
 
 
@@ -172,15 +180,15 @@ def _plain(entry: TaskEntry, root: Path, predictor: Any, count: int, failed: Fai
     """Images without annotations: the validation images of a folder per class, or all images."""
     from scalablevit.data.check import evenly_spread
     from scalablevit.data.find_images import find_images
-    from scalablevit.data.image_batches import read_batches
     from scalablevit.explain.annotated import AnnotatedImage
+    from scalablevit.explain.subject import read_images
 
     try:
         paths = load(entry.validation_images)(root, {})
     except (ValueError, OSError):
         paths = find_images([str(root)])
     chosen = [paths[i] for i in evenly_spread(len(paths), count)]
-    for (file,) in read_batches(chosen, 1, value_range=predictor.preprocessing.value_range):
+    for file in read_images(chosen, predictor):
         if file.image is None:
             failed(str(file.error))
         else:

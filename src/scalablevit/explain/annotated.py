@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 from PIL import Image
 
+from scalablevit.data.bands import Pixels
 from scalablevit.explain.regions import box_around
 
 
@@ -36,10 +37,10 @@ class AnnotatedImage:
 
     Args:
         path: of the file.
-        image: upright, RGB.
+        image: upright, RGB; or (H, W, C) for a network of C bands.
         objects: in it; None: it is not annotated.
     """
 
     path: Path
-    image: Image.Image
+    image: Image.Image | Pixels
     objects: list[AnnotatedObject] | None

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from scalablevit.explain.explainable import explainable
 from scalablevit.explain.receptive_field import SHARES, ReceptiveField, effective_receptive_field, timm_network
 from scalablevit.explain.subject import Explanation, Subject
 
@@ -52,6 +53,9 @@ def explain(
             theirs.append(_imagenet_pixels(subject.image, size))
     if network is None:
         return []
+    num_stages = len(explainable(network).strides)
+    if index >= num_stages:
+        raise ValueError(f"stage must be 1..{num_stages}, got {stage}")
     others = {name: timm_network(name, size=size, pretrained=pretrained).to(ours[0].device) for name in timm}
     fields = {"this network": effective_receptive_field(network, ours, stage=index)}
     for name, other in others.items():

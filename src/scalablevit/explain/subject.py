@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+
+from scalablevit.data.bands import reads_bands
+from scalablevit.data.image_batches import ReadImage, read_batches
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +172,23 @@ class Explanation:
     numbers: Mapping[str, Any]
     draw: Callable[[], Image.Image]
     words: Sequence[tuple[str, str]] = field(default_factory=list)
+
+
+def read_images(paths: Sequence[Path], predictor: Any) -> Iterator[ReadImage]:
+    """Read image files one by one as a predictor's network takes them: as RGB, or all its bands.
+
+    Args:
+        paths: image files.
+        predictor: of any task.
+
+    Raises:
+        ValueError: the network takes bands, and rasterio is not installed.
+    """
+    preprocessing = predictor.preprocessing
+    in_chans = getattr(preprocessing, "in_chans", 3)
+    num_bands = in_chans if reads_bands(in_chans) else None
+    for (file,) in read_batches(paths, 1, value_range=preprocessing.value_range, num_bands=num_bands):
+        yield file
 
 
 def class_index(name: str, class_names: Sequence[str]) -> int:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from scalablevit.data.bands import reads_bands
 from scalablevit.data.check import evenly_spread
 from scalablevit.data.image_file import ImageError
 from scalablevit.explain.annotated import AnnotatedImage, AnnotatedObject
@@ -42,12 +42,13 @@ def annotated_images(
     scan = scan_pairs(root, MaskSettings())
     scan.raise_for_errors()
     chosen = [scan.val[i] for i in evenly_spread(len(scan.val), count)]
-    names = predictor.class_names
+    names, in_chans = predictor.class_names, predictor.preprocessing.in_chans
     dataset = MaskDataset(
         scan.root,
         chosen,
         label_map=predictor.label_map or LabelMap(len(names)),
         mask_frame="auto",
+        num_bands=in_chans if reads_bands(in_chans) else None,
         value_range=predictor.preprocessing.value_range,
         blank_shape=(1, 1, 1),
         max_substitutes=0,
@@ -60,6 +61,5 @@ def annotated_images(
             on_unreadable(str(error))
             continue
         present = [int(k) for k in np.unique(pair.labels) if k < len(names)]
-        assert isinstance(pair.image, Image.Image)  # it is read as RGB
         objects = [AnnotatedObject(names[k], pair.labels == k) for k in present]
         yield AnnotatedImage(dataset.path(i), pair.image, objects)

@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from scalablevit.data.bands import Pixels, in_colour
 from scalablevit.explain.subject import Frame, Subject, Target, class_index
 from scalablevit.segmentation.inference import padded_logits
 from scalablevit.segmentation.predict import Segmenter
 
 
-def subject_of(predictor: Segmenter, path: Path, image: Image.Image, threshold: float) -> Subject:
+def subject_of(predictor: Segmenter, path: Path, image: Image.Image | Pixels, threshold: float) -> Subject:
     """Prepare an image; its targets are the regions of the classes found in it, the largest first.
 
     The network is shown the image whole, at the size of its recipe, whatever the recipe says of windows.
@@ -21,24 +22,18 @@ def subject_of(predictor: Segmenter, path: Path, image: Image.Image, threshold: 
     Args:
         predictor: the segmenter.
         path: of the image.
-        image: upright, RGB.
+        image: upright, RGB; or (H, W, C) for a network of C bands, of which the first three are shown.
         threshold: has no effect: a region is what the network labels so.
-
-    Raises:
-        ValueError: the network takes other bands than RGB or gray.
     """
-    if predictor.preprocessing.in_chans not in (1, 3):
-        raise ValueError(
-            f"{path}: the network takes {predictor.preprocessing.in_chans} bands, and explain shows RGB and gray only"
-        )
-    size = (image.height, image.width)
+    shown_image = image if isinstance(image, Image.Image) else in_colour(image)
+    size = (shown_image.height, shown_image.width)
     seen = predictor.inference.resized(*size)
     pixels = predictor.transform(image)[None]  # (1, C, H, W)
     if seen != size:
         pixels = F.interpolate(pixels, seen, mode="bilinear", align_corners=False, antialias=True)
     pixels = pixels.to(predictor.device)
     padded = F.pad(pixels, (0, -seen[1] % 32, 0, -seen[0] % 32), mode="replicate")  # as `padded_logits` does
-    frame = Frame(size, seen, (0.0, 0.0, float(image.width), float(image.height)))
+    frame = Frame(size, seen, (0.0, 0.0, float(size[1]), float(size[0])))
 
     def find_targets(class_name: str | None) -> list[Target]:
         wanted = None if class_name is None else class_index(class_name, predictor.class_names)
@@ -62,7 +57,7 @@ def subject_of(predictor: Segmenter, path: Path, image: Image.Image, threshold: 
 
     return Subject(
         path,
-        image,
+        shown_image,
         predictor.network,
         inputs=pixels,
         frame=frame,
