@@ -89,6 +89,8 @@ def test_drop_path_where_there_is_none(caplog: pytest.LogCaptureFixture) -> None
     network = build_classifier("test_vit", num_classes=2, drop_path_rate=0.1)
     assert any(type(module).__name__ == "DropPath" for module in network.modules())
     assert not caplog.text
+    swin = build_classifier("swin_tiny_patch4_window7_224", num_classes=2, img_size=32, embed_dim=12, depths=[1] * 4)
+    assert not any(type(module).__name__ == "DropPath" for module in swin.modules())  # timm's own rate is 0.1
 
 
 def test_settings_of_ours_alone(caplog: pytest.LogCaptureFixture) -> None:

@@ -537,7 +537,7 @@ def groups_below(prefix: str, groups: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         prefix: of the backbone's parameters in that model, such as "backbone.".
-        groups: from `PyramidBackbone.group_matcher`.
+        groups: from `PyramidBackbone.group_matcher`, or any of timm's in a dict.
 
     Returns:
         the same rules for the prefixed names. Parameters that match none, such as those of heads, form the last layer.
@@ -545,7 +545,11 @@ def groups_below(prefix: str, groups: dict[str, Any]) -> dict[str, Any]:
 
     def below(rule: Any) -> Any:
         if isinstance(rule, str):
-            return rule.replace("^", "^" + re.escape(prefix), 1)
+            # an anchor begins each alternative; "[^" is none
+            inner = re.sub(r"(^|[|(]|\(\?:)\^", r"\1", rule)
+            return f"^{re.escape(prefix)}{f'(?:{inner})' if '|' in inner else inner}"
+        if rule is None:
+            return None
         return [(below(pattern), layer) for pattern, layer in rule]
 
     return {name: below(rule) for name, rule in groups.items()}

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from scalablevit.backbone import PyramidBackbone, ScalableViT, typed
+from scalablevit.timm_pyramid import TimmPyramid
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Parts:
     """
 
     network: nn.Module
-    backbone: ScalableViT | PyramidBackbone
+    backbone: nn.Module
     passes: Sequence[tuple[nn.Module, torch.Tensor]]
     notes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -96,24 +97,27 @@ def describe(parts: Parts, height: int, width: int) -> dict[str, Any]:
     }
 
 
-def stage_sizes(network: ScalableViT | PyramidBackbone, height: int, width: int) -> list[dict[str, int]]:
+def stage_sizes(network: nn.Module, height: int, width: int) -> list[dict[str, int]]:
     """Describe the stages of a network, for images of `height` by `width` pixels.
 
+    Args:
+        network: `ScalableViT`, `PyramidBackbone`, `TimmPyramid` or a classifier of timm.
+        height, width: in pixels.
+
     Returns:
-        for each stage its map's channels, height and width in tokens, its stride in pixels, and its number of blocks.
+        for each stage its map's channels, height and width in tokens, its stride in pixels and, of ours, its number of
+        blocks.
     """
-    infos = (
-        [(info["num_chs"], info["reduction"]) for info in network.feature_info]
-        if isinstance(network, ScalableViT)
-        else list(zip(network.channels, network.strides, strict=True))
-    )
-    return [
-        {
-            "channels": channels,
-            "height": -(-height // stride),
-            "width": -(-width // stride),
-            "stride": stride,
-            "blocks": len(stage.blocks),
-        }
-        for (channels, stride), stage in zip(infos, typed(network.stages), strict=True)
+    if isinstance(network, PyramidBackbone | TimmPyramid):
+        infos = list(zip(network.channels, network.strides, strict=True))
+    else:
+        told: Sequence[Mapping[str, Any]] = list(getattr(network, "feature_info", ()))
+        infos = [(info["num_chs"], info["reduction"]) for info in told]
+    sizes = [
+        {"channels": channels, "height": -(-height // stride), "width": -(-width // stride), "stride": stride}
+        for channels, stride in infos
     ]
+    if isinstance(network, ScalableViT | PyramidBackbone):
+        for size, stage in zip(sizes, typed(network.stages), strict=True):
+            size["blocks"] = len(stage.blocks)
+    return sizes

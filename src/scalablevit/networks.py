@@ -135,6 +135,17 @@ def has_fixed_size(name: str) -> bool:
     return settings is not None and bool(settings.fixed_input_size)
 
 
+def size_freeing_options(options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Options with which a network of one size may take images of any, in the order to try them.
+
+    Args:
+        options: given for it; where they free the size, or fix one, nothing is added.
+    """
+    if "img_size" in options or _frees_the_size(options):
+        return [{}]
+    return [*({key: value} for key, value in _FREES_THE_SIZE.items()), {}]
+
+
 def _frees_the_size(options: Mapping[str, Any]) -> bool:
     return any(options.get(key) is value for key, value in _FREES_THE_SIZE.items())
 
@@ -175,15 +186,23 @@ def checked_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def from_registry(name: str, arguments: Mapping[str, Any], *, drop_path_rate: float = 0.0) -> nn.Module:
     """Build a network that timm's registry knows, from arguments that are checked."""
-    rate = {"drop_path_rate": drop_path_rate} if is_ours(name) or drop_path_rate else {}
     try:
-        return _created(name, {**rate, **arguments})
+        # always given: some of timm's have a rate of their own, which the recipe does not show
+        return _created(name, {"drop_path_rate": drop_path_rate, **arguments})
     except TypeError as error:
-        if not rate or "drop_path_rate" not in str(error):
-            known = "ScalableViT" if is_ours(name) else f"timm's {name}"
-            raise ValueError(f"model.network_options: {_said(error)}; see {known} for its arguments") from error
+        if "drop_path_rate" not in str(error):
+            raise _unknown_option(name, error) from error
+    if drop_path_rate:
         _log.warning("model.drop_path_rate %g has no effect: %s drops no paths", drop_path_rate, name)
-    return from_registry(name, arguments)
+    try:
+        return _created(name, arguments)
+    except TypeError as error:
+        raise _unknown_option(name, error) from error
+
+
+def _unknown_option(name: str, error: TypeError) -> ValueError:
+    known = "ScalableViT" if is_ours(name) else f"timm's {name}"
+    return ValueError(f"model.network_options: {_said(error)}; see {known} for its arguments")
 
 
 def _created(name: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -245,8 +264,14 @@ def check_logits(network: nn.Module, name: str, *, in_chans: int, size: tuple[in
         raise ValueError(f"{name} gives {shape} for an image, not logits (1, {num_classes}): choose another network")
 
 
-def ran_once(network: nn.Module, name: str, shape: tuple[int, ...]) -> Any:
+def ran_once(network: nn.Module, name: str, shape: tuple[int, ...], *, varies: bool = False) -> Any:
     """Outputs of a network, in evaluation, for images of zeros; it stays as it was.
+
+    Args:
+        network: on the CPU.
+        name: of it, for the message.
+        shape: of the images, (B, in_chans, H, W).
+        varies: the images of the task have many sizes.
 
     Raises:
         ValueError: it fails on images of this size; the message says what to set.
@@ -259,9 +284,14 @@ def ran_once(network: nn.Module, name: str, shape: tuple[int, ...]) -> Any:
         height, width = shape[2:]
         size = getattr(network, "pretrained_cfg", {}).get("input_size", (0, 0, 0))[-2:]
         made = f", it was made for {size[0]} x {size[1]}" if min(size) > 0 else ""
+        remedy = (
+            "detectors and segmenters show it images of many sizes: set model.network_options to {strict_img_size: "
+            "false} or {dynamic_img_size: true} where the network has it, or choose another network"
+            if varies
+            else "change the size of the images, or set model.network_options.img_size where the network has it"
+        )
         raise ValueError(
-            f"{name} cannot take images of {height} x {width} pixels ({_said(error)}){made}; change the size of the "
-            "images, or set model.network_options.img_size where the network has it"
+            f"{name} cannot take images of {height} x {width} pixels ({_said(error)}){made}; {remedy}"
         ) from error
     finally:
         network.train(training)

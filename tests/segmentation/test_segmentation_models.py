@@ -262,7 +262,7 @@ def test_wrong_options_are_named(kind: Any, options: dict[str, Any], words: str)
 
 
 def test_wrong_variant_and_class_count() -> None:
-    with pytest.raises(ValueError, match="no variant 'resnet50'"):
-        build_segmenter("upernet", "resnet50", 5)
+    with pytest.raises(ValueError, match="no variant 'resnet999'"):
+        build_segmenter("upernet", "resnet999", 5)
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         upernet("scalablevit_atto", 0)

@@ -14,6 +14,7 @@ from scalablevit.detection.evaluate import AveragePrecision, Findings, counted_d
 from scalablevit.detection.matching import MatchedFigures
 from scalablevit.detection.models import build_detector, find_objects
 from scalablevit.detection.transforms import Preprocessing, as_input
+from scalablevit.networks import own_settings
 from scalablevit.printable import printable
 from scalablevit.safe_write import write_json
 from scalablevit.training.module import Evaluation, TrainingModule, check_variant
@@ -22,13 +23,14 @@ from scalablevit.weights import load_weights, save_network
 
 _log = logging.getLogger(__name__)
 _SHEET_IMAGES = 8
+_GIVEN_ELSEWHERE = ("num_classes", "scale_value", "window_size", "drop_path_rate", "grad_checkpointing")
 
 
 class DetectionTask(TrainingModule):
-    """A RetinaNet or Mask R-CNN on a ScalableViT, with its losses and COCO's average precision.
+    """A RetinaNet or Mask R-CNN on a backbone, with its losses and COCO's average precision.
 
     Args:
-        variant: name of the backbone, see `scalablevit.backbone.VARIANTS`.
+        variant: name of the backbone: of `scalablevit.backbone.VARIANTS`, or of timm's registry.
         class_names: names of the classes by index; the command line takes them from the data.
         preprocessing: how large images are made for the network, as `Preprocessing.to_dict` gives it; the command
             line takes it from the data.
@@ -40,7 +42,7 @@ class DetectionTask(TrainingModule):
             only.
         window_size: side of IWSA's windows in tokens, or a list of one (or [rows, columns]) per stage.
         grad_checkpointing: recompute the backbone's blocks in the backward pass, for less memory.
-        network_options: further arguments of the backbone, see `ScalableViT`.
+        network_options: further arguments of the backbone: of `ScalableViT`, or of timm's network.
         detector_options: further arguments of `retinanet` or `mask_rcnn`, such as {anchor_sizes: [8, 16, 32, 64, 128]}.
         training: how it is trained: optimizer, schedule, seed and the other arguments of `TrainingSettings`.
 
@@ -76,8 +78,7 @@ class DetectionTask(TrainingModule):
         self.preprocessing = Preprocessing.from_dict(preprocessing)
         scale_value = self.resolve_scale_value(scale_value, weights)
         self.model_args: dict[str, Any] = {
-            "scale_value": scale_value,
-            "window_size": window_size,
+            **own_settings(variant, scale_value=scale_value, window_size=window_size),
             "network_options": network_options,
             "min_size": self.preprocessing.min_size,
             "max_size": self.preprocessing.max_size,
@@ -85,7 +86,7 @@ class DetectionTask(TrainingModule):
             "std": list(self.preprocessing.std),
         }
         for name, value in (detector_options or {}).items():
-            if name in self.model_args or name in ("num_classes", "drop_path_rate", "grad_checkpointing"):
+            if name in self.model_args or name in _GIVEN_ELSEWHERE:
                 raise ValueError(
                     f"model.detector_options.{name}: the task or the data gives it; set it there and remove it here"
                 )

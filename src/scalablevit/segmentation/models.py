@@ -1,4 +1,4 @@
-"""Semantic FPN and UperNet on a ScalableViT pyramid."""
+"""Semantic FPN and UperNet on a pyramid: of ScalableViT, or of a network of timm."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from scalablevit.backbone import PyramidBackbone, WindowSize, groups_below
+from scalablevit.backbone import WindowSize, groups_below
 from scalablevit.dense_backbone import create_dense_backbone
 from scalablevit.moved import forward_moved_names
 from scalablevit.segmentation.decoders import FCNHead, SemanticFPNDecoder, UperNetDecoder, resize
+from scalablevit.timm_pyramid import Pyramid
 
 SegmenterKind = Literal["semantic_fpn", "upernet"]
 
@@ -34,7 +35,7 @@ class SegmentationModel(nn.Module):
     class_layers = ("decoder.classifier.", "auxiliary.classifier.")
 
     def __init__(
-        self, backbone: PyramidBackbone, decoder: nn.Module, *, num_classes: int, auxiliary: nn.Module | None = None
+        self, backbone: Pyramid, decoder: nn.Module, *, num_classes: int, auxiliary: nn.Module | None = None
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -83,11 +84,11 @@ def semantic_fpn(
     """Semantic FPN: at 512 x 2048 and 150 classes, S has 30.4 M parameters and 174 G multiply-adds.
 
     Args:
-        name: variant of the backbone, such as "scalablevit_small".
+        name: variant of the backbone, such as "scalablevit_small", or a network of timm's registry.
         num_classes: K; at least 1.
         in_chans, drop_path_rate, window_size, grad_checkpointing: of the backbone, as for `create_backbone`.
         scale_value: scale SSA's values in width; None: as in the published figures, for scalablevit_small only.
-        network_options: further arguments of `create_backbone` by name.
+        network_options: further arguments of `create_backbone`, or of timm's network, by name.
         fpn_channels: of the feature pyramid.
         channels: of the levels at stride 4.
         dropout: probability of dropping a channel before the classifier, in [0, 1).
@@ -135,11 +136,11 @@ def upernet(
     """UperNet: at 512 x 2048 and 150 classes, S has 56.5 M parameters and, without auxiliary, 931 G multiply-adds.
 
     Args:
-        name: variant of the backbone, such as "scalablevit_small".
+        name: variant of the backbone, such as "scalablevit_small", or a network of timm's registry.
         num_classes: K; at least 1.
         in_chans, drop_path_rate, window_size, grad_checkpointing: of the backbone, as for `create_backbone`.
         scale_value: scale SSA's values in width; None: as in the published figures, for scalablevit_small only.
-        network_options: further arguments of `create_backbone` by name.
+        network_options: further arguments of `create_backbone`, or of timm's network, by name.
         channels: of the decoder.
         auxiliary_channels: of the auxiliary head on the map of stride 16; 0: no such head.
         pool_sizes: rows and columns that the coarsest map is averaged to.

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from scalablevit.data.bands import in_colour
+from scalablevit.networks import own_settings
 from scalablevit.segmentation.bands import probability_bands
 from scalablevit.segmentation.dataset import SegmentationBatch
 from scalablevit.segmentation.evaluate import Example, PixelConfusion, evaluate
@@ -48,7 +49,7 @@ class SegmentationSettings(TrainingSettings):
         scale_value: scaled-value form of SSA; None: as in `weights`; without them as published, for scalablevit_small
             only.
         grad_checkpointing: recompute blocks in the backward pass, for less memory.
-        network_options: further arguments of `create_backbone`, such as {lim: false}.
+        network_options: further arguments of `create_backbone`, such as {lim: false}, or of timm's network.
         segmenter_options: further arguments of `semantic_fpn` or `upernet`, such as {channels: 128}.
         auxiliary_weight: of the auxiliary head's loss, at least 0; without such a head another than the default is
             warned of.
@@ -99,10 +100,10 @@ class SegmentationSettings(TrainingSettings):
 
 
 class SegmentationTask(TrainingModule):
-    """A ScalableViT under Semantic FPN or UperNet, with its loss and its metrics.
+    """A backbone under Semantic FPN or UperNet, with its loss and its metrics.
 
     Args:
-        variant: name of the network, see `scalablevit.backbone.VARIANTS`.
+        variant: name of the network: of `scalablevit.backbone.VARIANTS`, or of timm's registry.
         class_names: names of the classes by index; the command line takes them from the data.
         preprocessing: how an image becomes the network's input, as `Preprocessing.to_dict` gives it; the command line
             takes it from the data.
@@ -167,8 +168,11 @@ class SegmentationTask(TrainingModule):
         settings = self.settings
         self.model_args: dict[str, Any] = {
             "in_chans": self.preprocessing.in_chans,
-            "window_size": settings.window_size,
-            "scale_value": self.resolve_scale_value(settings.scale_value, settings.weights),
+            **own_settings(
+                self.variant,
+                window_size=settings.window_size,
+                scale_value=self.resolve_scale_value(settings.scale_value, settings.weights),
+            ),
             "network_options": settings.network_options,
             **(settings.segmenter_options or {}),
         }

@@ -1,4 +1,4 @@
-"""A feature pyramid network on the four maps of a ScalableViT."""
+"""A feature pyramid network on the four maps of a backbone."""
 
 import math
 from collections import OrderedDict
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from scalablevit.backbone import PyramidBackbone
+from scalablevit.timm_pyramid import Pyramid
 
 
 class PyramidWithFPN(nn.Module):
-    """A ScalableViT pyramid under a feature pyramid network, in the place of torchvision's `BackboneWithFPN`.
+    """A pyramid under a feature pyramid network, in the place of torchvision's `BackboneWithFPN`.
 
     Args:
         body: the network whose maps are merged.
@@ -26,7 +26,7 @@ class PyramidWithFPN(nn.Module):
 
     def __init__(
         self,
-        body: PyramidBackbone,
+        body: Pyramid,
         out_channels: int,
         *,
         first_stage: int,

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Self
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from scalablevit.backbone import PyramidBackbone, WindowSize
+from scalablevit.backbone import WindowSize
 from scalablevit.dense_backbone import create_dense_backbone
+from scalablevit.timm_pyramid import Pyramid
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class DetectorSettings:
         in_chans: channels of the images; `mean` and `std` need as many values.
         scale_value: form of SSA; None: the published form, which is True for scalablevit_small only.
         drop_path_rate, window_size, grad_checkpointing: as for `create_backbone`.
-        network_options: other arguments of `create_backbone`, by name.
+        network_options: other arguments of `create_backbone`, or of timm's network, by name.
         min_size, max_size: shorter side of an image in evaluation, and bound of the longer side, in pixels.
         mean, std: of each channel, for values in 0..1.
         anchor_sizes: one length in pixels for each of the five levels; None: 32, 64, ..., 512. Choose smaller ones for
@@ -96,7 +97,7 @@ class DetectorSettings:
         if self.network_options is not None and not isinstance(self.network_options, Mapping):
             raise ValueError(f"network_options must be names with values, got {self.network_options!r}")
 
-    def build_body(self, variant: str) -> PyramidBackbone:
+    def build_body(self, variant: str) -> Pyramid:
         """Build the backbone.
 
         Raises:
