@@ -23,7 +23,8 @@ options:
   --print-switches     print the packaged list, as a start for your own
   --KEY VALUE          value of the recipe for all runs; the short keys of fit work here too
   --run FOLDER         folder of the ablation (default: runs/ablate-NAME)
-  --metric, --dry-run, --json, --tabulate FOLDER, --allow-class NAME   as of `scalablevit compare`
+  --no-study           do not measure what the networks see; else it is done where the data have boxes or masks
+  --metric, --dry-run, --json, --tabulate FOLDER, --study, --allow-class NAME   as of `scalablevit compare`
 """
 
 

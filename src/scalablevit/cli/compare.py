@@ -22,6 +22,8 @@ options:
   --run FOLDER         folder of the comparison; each run has a folder of its own below (default: runs/compare-NAME)
   --metric NAME        column of metrics.csv to compare by (default: the one that chooses the best checkpoint)
   --dry-run            print what would be trained, and stop
+  --study              measure each run on its data as `scalablevit explain --study` does; --study-data FOLDER: on other
+                       data; --study-images N: on N images (default: 20); figures that are there are kept
   --json               print the content of comparison.json in place of the table
   --tabulate FOLDER    tabulate the runs of an earlier comparison again, without training
   --allow-class NAME   let a recipe from a run folder name this class, given in full; comma between several

@@ -2,11 +2,12 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalablevit.cli import comparison_study
 from scalablevit.cli.comparison_progress import RunLines
 from scalablevit.cli.errors import UsageError, fail
 from scalablevit.cli.explain_study import print_table
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from scalablevit.training.comparison.report import Comparison
     from scalablevit.training.comparison.results import CombinationResult, Metric
 
-VALUES = ("--run", "--metric", "--allow-class", "--tabulate")
-FLAGS = ("--dry-run", "--json")
+VALUES = ("--run", "--metric", "--allow-class", "--tabulate", *comparison_study.VALUES)
+FLAGS = ("--dry-run", "--json", *comparison_study.FLAGS)
 
 
 @dataclass
@@ -94,20 +95,13 @@ def mode_of(name: str) -> str:
     return "min" if "loss" in name else "max"
 
 
-def compare(
-    words: Words,
-    combinations: Sequence[Any],
-    seeds: Sequence[int],
-    *,
-    after: Callable[["Comparison", Sequence["CombinationResult"]], None] | None = None,
-) -> int:
+def compare(words: Words, combinations: Sequence[Any], seeds: Sequence[int]) -> int:
     """Train what is lacking, then tabulate.
 
     Args:
         words: of the command line.
         combinations: `Combination`s, the first one is what the others are compared to.
         seeds: empty: the recipe's own.
-        after: adds figures to the results before they are written.
 
     Returns:
         exit code.
@@ -151,7 +145,7 @@ def compare(
                 code=128 + stopped.signum,
             )
         results = gather(runs, metric, failures)
-        return finish(comparison, results, words, after=after)
+        return finish(comparison, results, words)
     finally:
         lock.release()
 
@@ -192,7 +186,7 @@ def show_plan(runs: Sequence["PlannedRun"], states: Mapping[Path, str], fit_word
     print(f"{len(runs)} runs, {count} of them to train")
 
 
-def tabulate(words: Words, *, after: Callable[..., None] | None = None) -> int:
+def tabulate(words: Words) -> int:
     """Tabulate a comparison again, without training."""
     from dataclasses import replace
 
@@ -200,39 +194,35 @@ def tabulate(words: Words, *, after: Callable[..., None] | None = None) -> int:
         from scalablevit.training.comparison.report import read_comparison
         from scalablevit.training.comparison.results import Metric, gather
 
-    comparison, studies = read_comparison(Path(words.taken["--tabulate"]))
+    comparison = read_comparison(Path(words.taken["--tabulate"]))
     name = words.taken.get("--metric")
     if name is not None:
         comparison = replace(comparison, metric=Metric(name, mode_of(name)))
     results = gather(comparison.runs, comparison.metric)
-    for result in results:
-        result.study = studies.get(result.combination.label)
-    return finish(comparison, results, words, after=after)
+    return finish(comparison, results, words)
 
 
-def finish(
-    comparison: "Comparison",
-    results: Sequence["CombinationResult"],
-    words: Words,
-    *,
-    after: Callable[..., None] | None,
-) -> int:
-    """Count costs, write the files, print the table, and tell of what failed."""
+def finish(comparison: "Comparison", results: Sequence["CombinationResult"], words: Words) -> int:
+    """Count costs, measure what the study wants, write the files, print the tables, and tell of what failed."""
     from scalablevit.training.comparison.costs import add_costs
     from scalablevit.training.comparison.report import write_numbers, write_pictures
     from scalablevit.training.comparison.statistics import METHOD
+    from scalablevit.training.comparison.studies import study_table
     from scalablevit.training.comparison.table import table
 
     add_costs(results)
-    if after is not None:
-        after(comparison, results)
+    by_itself = words.command == "ablate" and "--tabulate" not in words.taken
+    not_studied = comparison_study.add_studies(results, words.taken, by_itself=by_itself)
     content = write_numbers(comparison, results)
-    rows = table(results)
+    rows, seen = table(results), study_table(results)
     files = write_pictures(comparison, results, rows)
     if "--json" in words.taken:
         print_json(content, indent=2)
     else:
         print_table(rows)
+        if seen:
+            print()
+            print_table(seen)
         print(f"\n{comparison.metric.name}: of each run's best epoch, mean ± standard deviation over seeds")
         print(f"difference to first: {METHOD}")
         sizes = {tuple(result.cost["image"]) for result in results if result.cost}
@@ -245,4 +235,6 @@ def finish(
     failed = [(result, seed, reason) for result in results for seed, reason in result.failures.items()]
     for result, seed, reason in failed:
         tell(f"failed: {result.combination.label}, seed {seed}: {reason}")
-    return fail(f"{len(failed)} of {len(comparison.runs)} runs have no result") if failed else 0
+    if failed:
+        return fail(f"{len(failed)} of {len(comparison.runs)} runs have no result")
+    return fail(f"{not_studied} runs could not be studied") if not_studied else 0

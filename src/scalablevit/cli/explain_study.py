@@ -77,7 +77,9 @@ def run_study(args: argparse.Namespace) -> int:
     labels = run_labels(args.study)
     studies = []
     for source, label in zip(args.study, labels, strict=True):
-        studies.append(_study(source, label, root, args, failed))
+        count = DEFAULT_IMAGES if args.images is None else args.images
+        options = {"device": args.device, "threshold": args.threshold, "count": count}
+        studies.append(study_of(source, label, root, on_unreadable=failed, **options))
     content = {
         "data": str(args.data),
         "runs": [study.to_dict() for study in studies],
@@ -133,8 +135,33 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
             print("  ".join("-" * width for width in widths))
 
 
-def _study(source: str, label: str, root: Path, args: argparse.Namespace, failed: Failures) -> Any:
-    """Measure a run over the data set."""
+def study_of(
+    source: str,
+    label: str,
+    root: Path,
+    *,
+    count: int,
+    on_unreadable: Failures,
+    device: str | None = None,
+    threshold: float = 0.5,
+) -> Any:
+    """Measure a run over a data set.
+
+    Args:
+        source: of the run: its folder, or weights.
+        label: as tables name it.
+        root: of the data set.
+        count: how many of its validation images to take.
+        on_unreadable: is told of files that cannot be read.
+        device: to compute on; None: a GPU if there is one.
+        threshold: lowest score of what is explained.
+
+    Returns:
+        `scalablevit.explain.study.RunStudy`.
+
+    Raises:
+        ValueError: the weights are not of a task that explain knows, or no image can be read.
+    """
     with importing():
         from scalablevit.explain.study import RunStudy
         from scalablevit.weights import open_trained
@@ -143,15 +170,14 @@ def _study(source: str, label: str, root: Path, args: argparse.Namespace, failed
     entry = entries().get(trained.task)
     if entry is None or not entry.explained:
         raise ValueError(f"{source} holds weights for {trained.task!r}; explain knows {', '.join(entries())}")
-    predictor = load(entry.predictor).load(trained, device=args.device)
+    predictor = load(entry.predictor).load(trained, device=device)
     subject_of = load(entry.explained)
     study = RunStudy(label, entry.name)
-    count = DEFAULT_IMAGES if args.images is None else args.images
     annotated_names: set[str] = set()
     with memory_advice("explain", lambda: entry), progress(f"study {label}") as on_progress:
-        for i, annotated in enumerate(_annotated(entry, root, predictor, count, failed)):
+        for i, annotated in enumerate(_annotated(entry, root, predictor, count, on_unreadable)):
             annotated_names.update(one.name for one in annotated.objects or ())
-            study.add(subject_of(predictor, annotated.path, annotated.image, args.threshold), annotated)
+            study.add(subject_of(predictor, annotated.path, annotated.image, threshold), annotated)
             if on_progress is not None:
                 on_progress(i + 1, count)
     if not study.rows:
@@ -166,14 +192,19 @@ def _study(source: str, label: str, root: Path, args: argparse.Namespace, failed
 
 def _annotated(entry: TaskEntry, root: Path, predictor: Any, count: int, failed: Failures) -> Iterator[Any]:
     """The images of the data set: annotated, if its layout has annotations."""
-    able = [other for other in entries().values() if other.annotated]
-    owners = [other for other in able if other.check.matches(root, {})]
+    owners = owners_of(root)
     if not owners:
         tell(f"--data {root}: no boxes or masks were found there; figures of objects are left out")
         yield from _plain(entry, root, predictor, count, failed)
         return
     owner = entry if entry in owners else owners[0]
     yield from load(owner.annotated)(root, predictor, count=count, on_unreadable=failed)
+
+
+def owners_of(root: Path) -> list[TaskEntry]:
+    """The tasks whose boxes or masks a data set has."""
+    able = [other for other in entries().values() if other.annotated]
+    return [other for other in able if other.check.matches(root, {})]
 
 
 def _plain(entry: TaskEntry, root: Path, predictor: Any, count: int, failed: Failures) -> Iterator[Any]:

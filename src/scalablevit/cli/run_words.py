@@ -9,7 +9,7 @@ from scalablevit.cli.errors import UsageError
 from scalablevit.cli.familiar import KEYS, did_you_mean, key_of
 from scalablevit.tasks import TaskEntry, entry_of, load
 
-_LIGHTNING = ("--seed_everything", "--print_config", "--trainer", "--help")
+_LIGHTNING = ("--seed_everything", "--threads", "--print_config", "--trainer", "--help")
 
 
 @dataclass

@@ -13,6 +13,7 @@ from scalablevit.training.comparison.axes import Combination
 from scalablevit.training.comparison.plan import PlannedRun
 from scalablevit.training.comparison.results import CombinationResult, Metric
 from scalablevit.training.comparison.statistics import METHOD
+from scalablevit.training.comparison.studies import full_study_table
 from scalablevit.training.comparison.table import markdown
 from scalablevit.visualization.comparison import Line, plot_comparison_costs, plot_comparison_curves
 
@@ -70,11 +71,8 @@ def write_numbers(comparison: Comparison, results: Sequence[CombinationResult]) 
     return content
 
 
-def read_comparison(folder: Path) -> tuple[Comparison, dict[str, Any]]:
-    """Read `comparison.json` of a folder.
-
-    Returns:
-        the comparison, and label -> figures of the study that it holds.
+def read_comparison(folder: Path) -> Comparison:
+    """Read which runs `comparison.json` of a folder names.
 
     Raises:
         ValueError: there is none, or it is damaged; names file and remedy.
@@ -91,13 +89,12 @@ def read_comparison(folder: Path) -> tuple[Comparison, dict[str, Any]]:
             for row in rows
             for seed, below in row["folders"].items()
         ]
-        studies = {str(row["label"]): row["study"] for row in rows if row.get("study")}
         command = str(content.get("command", ""))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} is damaged ({error}): run the comparison's command again, which writes it") from None
     if not found:
         raise ValueError(f"{file} names no run: run the comparison's command again")
-    return Comparison(folder, [run for _, run in found], metric, command), studies
+    return Comparison(folder, [run for _, run in found], metric, command)
 
 
 def _combination(row: Mapping[str, Any]) -> Combination:
@@ -107,7 +104,7 @@ def _combination(row: Mapping[str, Any]) -> Combination:
 def write_pictures(
     comparison: Comparison, results: Sequence[CombinationResult], rows: Sequence[Sequence[str]]
 ) -> list[Path]:
-    """Write the table and both plots.
+    """Write the tables and both plots.
 
     Returns:
         the files.
@@ -127,6 +124,10 @@ def write_pictures(
     name = comparison.metric.name
     files = {file: comparison.folder / file for file in ("table.md", "curves.png", "cost.png")}
     write_atomically(files["table.md"], markdown(rows).encode("utf-8", "surrogateescape"))
+    if any(result.studies for result in results):
+        files["study.md"] = comparison.folder / "study.md"
+        text = markdown(full_study_table(results))
+        write_atomically(files["study.md"], text.encode("utf-8", "surrogateescape"))
     write_atomically(files["curves.png"], lambda file: plot_comparison_curves(lines, name, file))
     write_atomically(files["cost.png"], lambda file: plot_comparison_costs(lines, name, file))
     return list(files.values())

@@ -58,7 +58,7 @@ class CombinationResult:
         runs: seed -> run.
         failures: seed -> why it failed, or how far it came.
         cost: parameters, multiply_adds, flops and image (height, width); None: unknown.
-        study: figures of `scalablevit explain --study`, by key.
+        studies: seed -> figures of `scalablevit explain --study` by key, of the runs that have them.
     """
 
     combination: Combination
@@ -66,7 +66,7 @@ class CombinationResult:
     runs: dict[int, RunResult] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
     cost: dict[str, Any] | None = None
-    study: dict[str, Any] | None = None
+    studies: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def best(self) -> dict[int, float]:
         """Seed -> best value of the metric, which is that of the weights that the run ships."""
@@ -88,6 +88,25 @@ class CombinationResult:
         """Median over the runs of their epochs' training time."""
         known = [run.epoch_seconds for run in self.runs.values() if run.epoch_seconds is not None]
         return statistics.median(known) if known else None
+
+    def study_values(self, key: str) -> dict[int, float]:
+        """Seed -> a figure of the study."""
+        return {seed: figures[key] for seed, figures in self.studies.items() if key in figures}
+
+    def study_dict(self, first: "CombinationResult | None") -> dict[str, Any]:
+        """Figure of the study -> its mean, its spread and its difference over the seeds, as JSON takes it."""
+        found = {}
+        for key in dict.fromkeys(key for figures in self.studies.values() for key in figures):
+            values = self.study_values(key)
+            mean = mean_of(values)
+            difference = None if first is None else paired_difference(first.study_values(key), values)
+            found[key] = {
+                "mean": None if mean is None else mean.value,
+                "std": None if mean is None else mean.std,
+                "difference_to_first": None if difference is None else difference.to_dict(),
+                "by_seed": {str(seed): value for seed, value in values.items()},
+            }
+        return found
 
     def to_dict(self, first: "CombinationResult | None") -> dict[str, Any]:
         """As JSON takes it; `first` is what it is compared to, None where it is that itself."""
@@ -117,7 +136,7 @@ class CombinationResult:
                 for seed, run in self.runs.items()
             },
             "failures": {str(seed): reason for seed, reason in self.failures.items()},
-            "study": self.study,
+            "study": self.study_dict(first) or None,
         }
 
 

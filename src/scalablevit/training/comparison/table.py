@@ -38,18 +38,18 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def mean_text(mean: Mean) -> str:
+def mean_text(mean: Mean, digits: int = 4) -> str:
     """A mean with its standard deviation."""
-    return f"{mean.value:.4f}" + ("" if mean.std is None else f" ± {mean.std:.4f}")
+    return f"{mean.value:.{digits}f}" + ("" if mean.std is None else f" ± {mean.std:.{digits}f}")
 
 
-def difference_text(difference: Difference | None) -> str:
+def difference_text(difference: Difference | None, digits: int = 4) -> str:
     """A difference with its interval."""
     if difference is None:
         return _MISSING
     if difference.low is None or difference.high is None:
-        return f"{difference.value:+.4f}"
-    return f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
+        return f"{difference.value:+.{digits}f}"
+    return f"{difference.value:+.{digits}f} [{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
 
 
 def _in_units(count: int | None) -> str:
