@@ -55,12 +55,14 @@ class Resources(NamedTuple):
         spilled: bytes of a thread that wait in local memory for want of registers.
         shared: bytes of shared memory of a program.
         num_warps: warps of a program, of 32 threads.
+        loads: instructions of a thread that read from global memory, as they stand in the code: once for a loop.
     """
 
     registers: int
     spilled: int
     shared: int
     num_warps: int
+    loads: int = 0
 
 
 class Gpu(NamedTuple):
@@ -82,6 +84,7 @@ _LATENCY = 500e-9  # seconds that a load from the memory of a loaded GPU takes
 GPUS = {
     80: Gpu(164 * 1024, 64, 2.04e12 * _LATENCY / 108),  # A100 80 GB
     90: Gpu(228 * 1024, 64, 4.8e12 * _LATENCY / 132),  # H200
+    120: Gpu(100 * 1024, 48, 1.79e12 * _LATENCY / 170),  # RTX 5090
 }
 """Compute capability -> the fastest card of that kind."""
 
@@ -134,24 +137,44 @@ def recorded(capability: int) -> Iterator[list[Launch]]:
         yield found
 
 
-def resources(launch: Launch, capability: int, folder: Path) -> Resources:
-    """Compile a recorded launch, with files in `folder`, and read what it takes."""
+def build(launch: Launch, capability: int) -> Any:
+    """Compile a recorded launch; `asm` of the result has its code at every level."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    built = triton.compile(
+    return triton.compile(
         ASTSource(launch.function, launch.signature, launch.constants, launch.attributes),
         target=GPUTarget("cuda", capability, 32),
         options={"num_warps": launch.num_warps, "num_stages": launch.num_stages},
     )
+
+
+_LOAD = re.compile(
+    r"ld\.global\S*?(?:\.v(\d))?\.[bus](\d+)\s|cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)"
+)
+
+
+def load_widths(ptx: str) -> list[int]:
+    """Bytes that each load from global memory reads for a thread, into registers or shared memory, in order."""
+    return [
+        int(copied, 0) if copied else int(vector or 1) * int(bits) // 8 for vector, bits, copied in _LOAD.findall(ptx)
+    ]
+
+
+def resources(launch: Launch, capability: int, folder: Path) -> Resources:
+    """Compile a recorded launch, with files in `folder`, and read what it takes."""
+    import triton
+
+    built = build(launch, capability)
     binary = folder / "kernel.cubin"
     binary.write_bytes(built.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     usage = subprocess.run([tool, "-res-usage", binary], capture_output=True, text=True, check=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert found, usage
-    return Resources(int(found[1]), int(found[2]), built.metadata.shared, launch.num_warps)
+    loads = len(load_widths(built.asm["ptx"]))
+    return Resources(int(found[1]), int(found[2]), built.metadata.shared, launch.num_warps, loads)
 
 
 def window_launches(
@@ -195,7 +218,7 @@ def reduced_launches(
     return found
 
 
-CAPABILITIES = (80, 90)
+CAPABILITIES = (80, 90, 120)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 WINDOWS = (((7, 7), 32),)
 """Windows and head widths of the paper."""
@@ -242,10 +265,12 @@ def main() -> None:
         kernels = measure(Path(folder))
     result = {"benchmark": "kernel_resources", **conditions("cpu"), "kernels": kernels}
     write_json(path, result)
-    print(f"{'':84}{'registers':>10}{'spilled':>9}{'shared':>9}{'programs':>10}")
+    print(f"{'':84}{'registers':>10}{'spilled':>9}{'shared':>9}{'loads':>7}{'programs':>10}")
     for row in kernels:
         case = f"sm_{row['capability']} {row['dtype']} {row['case']} {row['kernel'].strip('_')}"
-        print(f"{case:84}{row['registers']:>10}{row['spilled']:>9}{row['shared']:>9}{row['programs']:>10}")
+        print(
+            f"{case:84}{row['registers']:>10}{row['spilled']:>9}{row['shared']:>9}{row['loads']:>7}{row['programs']:>10}"
+        )
     print(f"written to {path}")
 
 

@@ -14,6 +14,9 @@ import torch
 
 import gpu
 from scalablevit.bench import throughput
+from scalablevit.ops import choice
+from scalablevit.ops import reduced_attention as reduced_room
+from scalablevit.ops import window_attention as window_room
 
 # Compiling takes minutes where something else computes.
 pytestmark = pytest.mark.timeout(1800)
@@ -70,6 +73,28 @@ def test_a_section_that_fails_or_hangs_stops_no_other(
     assert result["sections"]["kernels"]["batch"] == 1, "what it had is kept"
     assert json.loads(output.read_text())["sections"] == result["sections"]
     capsys.readouterr()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("serves", [True, False], ids=["kernels", "PyTorch's attention"])
+def test_a_compiled_network_is_known_by_its_operators(serves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's attention gives the same numbers."""
+    monkeypatch.setattr(choice, "_said", set())
+    if serves:
+        monkeypatch.setattr(choice, "_HAS_TRITON", True)
+        monkeypatch.setattr(choice, "IS_INTERPRETED", True)  # kernels are chosen on a CPU
+        for room in (window_room, reduced_room):
+            monkeypatch.setattr(room.operators, "kernel_or_plain", lambda kernel, plain, **_: plain())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="our attention kernels do not run")
+        found = gpu.compiled_network(gpu.Setting("cpu", "triton", True), backend="eager")
+    assert max(found["difference"].values()) < 0.05
+    assert found["ok"] == serves
+    if serves:
+        assert found["operators"] == ["scalablevit.reduced_attention", "scalablevit.window_attention"]
+    else:
+        assert found["operators"] == []
+        assert found["error"] == "the compiled graph does not hold window_attention and reduced_attention of ours"
 
 
 def test_wrong_values_are_found() -> None:

@@ -118,8 +118,9 @@ def test_cost_of_one_token_and_head() -> None:
         for M in (49, 1050)
         for backward in (False, True)
     }
-    # In: q, output's gradient. Out: output, dq. With many keys also a row's sum of 4 bytes, and each thing twice.
-    assert per_token == {(49, False): 144, (49, True): 224, (1050, False): 148, (1050, True): 3 * 144 + 16}
+    # In: q, output's gradient. Out: output, dq. With many keys each thing twice, and rows of 4 bytes: sums out; sums
+    # in, pairs of a sum and a delta out and in.
+    assert per_token == {(49, False): 144, (49, True): 224, (1050, False): 148, (1050, True): 3 * 144 + 20}
     assert products(2, 3, 5, **head) == 2 * 3 * 5 * 72
     assert products(2, 3, 5, backward=True, **head) == 2 * 3 * 5 * (3 * 40 + 2 * 32)
     assert products(2, 3, 500, backward=True, **head) == 2 * 3 * 500 * (4 * 40 + 3 * 32)

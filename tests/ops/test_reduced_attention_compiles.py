@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernel_resources import GPUS, programs_per_multiprocessor, resources
+from kernel_resources import GPUS, build, load_widths, programs_per_multiprocessor, resources
 from kernel_resources import reduced_launches as launches
 
 pytest.importorskip("triton")
@@ -67,6 +67,20 @@ def test_short_keys_keep_the_memory_busy(
         )
         reads = programs_per_multiprocessor(taken, GPUS[capability]) * block * columns * dtype.itemsize
         assert reads >= GPUS[capability].bytes_in_flight
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+def test_sums_of_many_keys_are_copied_in_few_pieces(
+    capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read apart, with Triton 3.6 a thread copied its logarithms and deltas in 64 pieces of 4 bytes."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    of_keys = launches(capability, torch.bfloat16, 1050, (40, 32))[-1]
+    assert of_keys.name == "_backward_keys"
+    widths = load_widths(build(of_keys, capability).asm["ptx"])
+    assert widths.count(16) >= 10
+    assert len([width for width in widths if width < 16]) <= 4
 
 
 @pytest.mark.parametrize(("M", "others"), [(49, (1, 16, 64)), (1050, (65, 128, 1024))], ids=["one block", "many keys"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernel_resources import GPUS, Resources, programs_per_multiprocessor, resources
+from kernel_resources import GPUS, Resources, build, load_widths, programs_per_multiprocessor, resources
 from kernel_resources import window_launches as launches
 from scalablevit.ops.window_attention.tiles import cannot_serve
 
@@ -49,6 +49,20 @@ def test_windows_of_the_paper_keep_the_memory_busy(
     programs = programs_per_multiprocessor(taken, gpu)
     assert programs * reads * tile >= gpu.bytes_in_flight
     assert programs * taken.num_warps >= 8, "two warps for each of the four schedulers"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(56, 56), (57, 57)], ids=["whole", "padded"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_every_load_is_wide(
+    dtype: torch.dtype, size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LIM's weights lay nine apart once: 24 loads of 4 bytes a row of taps, where 6 of 16 do."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    for launch in launches(90, dtype, (7, 7), 32, size=size):
+        widths = load_widths(build(launch, 90).asm["ptx"])
+        assert widths, launch.name
+        assert set(widths) == {16}, launch.name
 
 
 def test_occupancy_follows_from_registers_shared_memory_and_warps() -> None:

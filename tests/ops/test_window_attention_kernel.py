@@ -32,6 +32,8 @@ CASES = {
     "one token": {"B": 1, "H": 1, "W": 1, "heads": 1, "D": 4, "window": (1, 1)},
     "one token of a window": {"B": 1, "H": 1, "W": 1, "heads": 2, "D": 3, "window": (2, 2)},
     "odd widths, padded": {"B": 1, "H": 5, "W": 6, "heads": 2, "D": 5, "window": (3, 4)},
+    "rows whole, columns padded": {"B": 1, "H": 6, "W": 6, "heads": 1, "D": 5, "window": (3, 4)},
+    "columns whole, rows padded": {"B": 1, "H": 5, "W": 8, "heads": 1, "D": 5, "window": (3, 4)},
     "odd widths, whole": {"B": 1, "H": 6, "W": 8, "heads": 1, "D": 5, "window": (3, 4)},
     "columns": {"B": 2, "H": 5, "W": 3, "heads": 1, "D": 17, "window": (5, 1)},
 }

@@ -37,7 +37,8 @@ def traffic(
         return queries + keys + values + (0 if one_block else rows)  # in: q, k, v; out: output, sums
     if one_block:
         return 2 * queries + values + 2 * keys  # in: q, gradient, k, v; out: dq, dk, dv
-    return 3 * queries + 3 * values + 3 * keys + 4 * rows  # q, gradient, k and v twice; output, dq, dk, dv once
+    # q, gradient, k and v twice; output, dq, dk, dv once; sums in, out and in again as pairs
+    return 3 * queries + 3 * values + 3 * keys + 5 * rows
 
 
 def products(

@@ -197,14 +197,14 @@ def backward(
                 *strides, N, M, B, num_heads, num_shares, blocks_in_share, *scales, **_options(of_keys, **widths),
             )  # fmt: skip
         else:
-            deltas = torch.empty_like(log_sums)
+            sums = log_sums.new_empty((*log_sums.shape, 2))
             num_blocks = triton.cdiv(N, tiles[0].queries)
             _backward_queries[(B * num_blocks * num_heads,)](
-                q, k, v, out, grad, log_sums, deltas, dq,
+                q, k, v, out, grad, log_sums, sums, dq,
                 *strides, N, M, num_heads, num_blocks, *scales, **_options(tiles[0], **widths),
             )  # fmt: skip
             _backward_keys[(B * key_blocks * num_shares * num_heads,)](
-                q, k, v, grad, log_sums, deltas, dk, dv,
+                q, k, v, grad, sums, dk, dv,
                 *strides, N, M, B, num_heads, key_blocks, num_shares, blocks_in_share, *scales,
                 **_options(of_keys, **widths),
             )  # fmt: skip

@@ -62,6 +62,20 @@ def _store(start, rows, row_stride, is_row, tile, first: tl.constexpr, width: tl
 
 
 @triton.jit
+def _load_pairs(start, rows, is_row):
+    """Two numbers of each row, which lie side by side: zeros where `is_row` is false."""
+    places = start + rows[:, None] * 2 + tl.arange(0, 2)[None, :]
+    return tl.split(tl.load(places, mask=is_row[:, None], other=0.0))
+
+
+@triton.jit
+def _store_pairs(start, rows, is_row, first, second):
+    """The counterpart of `_load_pairs`."""
+    places = start + rows[:, None] * 2 + tl.arange(0, 2)[None, :]
+    tl.store(places, tl.join(first, second), mask=is_row[:, None])
+
+
+@triton.jit
 def _inner(a1, a2, b1, b2, TWO: tl.constexpr):
     """Products of the rows of a with those of b, whose columns come in one or two parts."""
     product = _dot(a1, tl.trans(b1))
@@ -257,14 +271,17 @@ def _forward(
 
 @triton.jit(do_not_specialize=_COUNTS)
 def _backward_queries(
-    q, k, v, out, grad, log_sums, deltas, dq,
+    q, k, v, out, grad, log_sums, sums, dq,
     q_image, q_row, k_image, k_row, v_image, v_row, grad_image, grad_row,
     N, M, num_heads, num_blocks, scale, scale_base_2,
     D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,
     DV: tl.constexpr, DV1: tl.constexpr, DV2: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """dq of a block of queries, and for `_backward_keys` deltas: each row of out times that of its gradient."""
+    """dq of a block of queries, and `sums` for `_backward_keys`, (B, h, N, 2).
+
+    They are pairs of a logarithm of `log_sums` and a delta: the row of out times that of its gradient.
+    """
     image, block, head = _place(tl.program_id(0), num_blocks, num_heads)
     first = tl.cast(block * BLOCK_N, tl.int64)
     rows = tl.arange(0, BLOCK_N)
@@ -276,7 +293,7 @@ def _backward_queries(
     out += (image * N + first) * (num_heads * DV) + head * DV
     dq += (image * N + first) * (num_heads * D) + head * D
     log_sums += (image * num_heads + head) * N + first
-    deltas += (image * num_heads + head) * N + first
+    sums += ((image * num_heads + head) * N + first) * 2
 
     q1 = _load(q, rows, q_row, is_row, 0, D, D1)
     g1 = _load(grad, rows, grad_row, is_row, 0, DV, DV1)
@@ -291,8 +308,8 @@ def _backward_queries(
         g2 = _load(grad, rows, grad_row, is_row, DV1, DV, DV2)
         o2 = _load(out, rows, num_heads * DV, is_row, DV1, DV, DV2)
         delta += tl.sum(g2.to(tl.float32) * o2.to(tl.float32), 1)
-    tl.store(deltas + rows, delta, mask=is_row)
     log_sum = tl.load(log_sums + rows, mask=is_row, other=0.0)
+    _store_pairs(sums, rows, is_row, log_sum, delta)
 
     for first_key in range(0, M, BLOCK_M):
         keys = tl.arange(0, BLOCK_M)
@@ -321,7 +338,7 @@ def _backward_queries(
 
 @triton.jit(do_not_specialize=_COUNTS)
 def _backward_keys(
-    q, k, v, grad, log_sums, deltas, dk, dv,
+    q, k, v, grad, sums, dk, dv,
     q_image, q_row, k_image, k_row, v_image, v_row, grad_image, grad_row,
     N, M, num_images, num_heads, num_blocks, num_shares, blocks_in_share, scale, scale_base_2,
     D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,
@@ -340,8 +357,7 @@ def _backward_keys(
     k += image * k_image + first * k_row + head * D
     v += image * v_image + first * v_row + head * DV
     grad += image * grad_image + head * DV
-    log_sums += (image * num_heads + head) * N
-    deltas += (image * num_heads + head) * N
+    sums += (image * num_heads + head) * N * 2
 
     k1 = _load(k, keys, k_row, is_key, 0, D, D1)
     v1 = _load(v, keys, v_row, is_key, 0, DV, DV1)
@@ -365,8 +381,7 @@ def _backward_keys(
             q2 = _load(q + start * q_row, rows, q_row, is_row, D1, D, D2)
         if DV2:
             g2 = _load(grad + start * grad_row, rows, grad_row, is_row, DV1, DV, DV2)
-        log_sum = tl.load(log_sums + start + rows, mask=is_row, other=0.0)
-        delta = tl.load(deltas + start + rows, mask=is_row, other=0.0)
+        log_sum, delta = _load_pairs(sums + start * 2, rows, is_row)
         # Keys stand in rows here, so that both factors of dk and dv are as the tensor cores want them.
         scores = _inner(k1, k2, q1, q2, D2 > 0) * scale_base_2  # (BLOCK_M, BLOCK_N)
         # Keys beyond M get nonsense, which stays in rows that nobody stores. Rows beyond N have a gradient of zero, but

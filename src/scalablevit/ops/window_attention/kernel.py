@@ -48,7 +48,7 @@ def _forward_kernel(
     out,  # (B, H, W, C), contiguous
     qkv,  # (B, H, W, 3C)
     fill,  # (3C,)
-    weight,  # (C, 1, 3, 3), contiguous
+    weight,  # (9, C), contiguous
     bias,  # (C,)
     stride_b,
     stride_y,
@@ -124,7 +124,7 @@ def _forward_kernel(
                     is_padded = (near_y >= 0) & (near_y < windows_y * ROWS)
                     is_padded &= (near_x >= 0) & (near_x < windows_x * COLUMNS) & (is_near == 0)
                     near = tl.where(is_padded[:, None], v_fill.to(tl.float32)[None, :], near)
-                w = tl.load(weight + channel * 9 + (ty * 3 + tx), mask=is_channel, other=0.0).to(tl.float32)
+                w = tl.load(weight + (ty * 3 + tx) * C + channel, mask=is_channel, other=0.0).to(tl.float32)
                 lim += w[None, :] * near
         result += lim
 
@@ -139,7 +139,7 @@ def _backward_kernel(
     dout,  # (B, H, W, C), contiguous
     qkv,  # (B, H, W, 3C)
     fill,  # (3C,)
-    weight,  # (C, 1, 3, 3), contiguous
+    weight,  # (9, C), contiguous
     stride_b,
     stride_y,
     stride_x,  # of qkv, in numbers
@@ -212,7 +212,7 @@ def _backward_kernel(
                     mask=is_near[:, None] & is_channel[None, :],
                     other=0.0,
                 ).to(tl.float32)
-                w = tl.load(weight + channel * 9 + tap, mask=is_channel, other=0.0).to(tl.float32)
+                w = tl.load(weight + tap * C + channel, mask=is_channel, other=0.0).to(tl.float32)
                 dv += w[None, :] * near
                 if HAS_SUMS:
                     dw = tl.sum(v.to(tl.float32) * near, axis=0)
@@ -286,7 +286,7 @@ def forward(
             qkv,
             # An absent tensor is never read; the launch wants an address all the same.
             qkv if fill is None else fill.contiguous(),
-            qkv if lim_weight is None else lim_weight.contiguous(),
+            qkv if lim_weight is None else _taps(lim_weight),
             qkv if lim_bias is None else lim_bias.contiguous(),
             *qkv.stride()[:3],
             H,
@@ -349,7 +349,7 @@ def backward(
             grad,
             qkv,
             qkv if fill is None else fill.contiguous(),
-            qkv if lim_weight is None else lim_weight.contiguous(),
+            qkv if lim_weight is None else _taps(lim_weight),
             *qkv.stride()[:3],
             H,
             W,
@@ -373,6 +373,14 @@ def backward(
             num_stages=tile.num_stages,
         )
         return dqkv, sums.sum(0) if with_sums else sums
+
+
+def _taps(lim_weight: Tensor) -> Tensor:
+    """LIM's weight (C, 1, 3, 3) as nine rows of C: a thread's channels are then neighbours, and loads are wide.
+
+    A weight that lies so in memory (strides 1, any, 3C, C) is not copied.
+    """
+    return lim_weight.flatten(1).t().contiguous()  # (9, C)
 
 
 def _has_fill(fill: Tensor | None, H: int, W: int, window_size: tuple[int, int]) -> bool:
