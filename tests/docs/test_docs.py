@@ -24,7 +24,7 @@ from scalablevit.cli.entry import COMMANDS, module_of
 from scalablevit.detection.models.settings import MaskRCNNSettings, RetinaNetSettings
 from scalablevit.recipes import recipe_names, recipe_text
 from scalablevit.training.mesa import MesaSettings
-from scalablevit.training.settings import OptimizerSettings, ScheduleSettings
+from scalablevit.training.settings import FreezeSettings, OptimizerSettings, ScheduleSettings
 from scalablevit.training.teacher import TeacherSettings
 
 ROOT = Path(__file__).parents[2]
@@ -192,6 +192,7 @@ DATA = [classification.ImageFolderData, detection.CocoData, segmentation.MaskFol
 EXPLAINED: dict[str, tuple[Any, str]] = {
     "model.optimizer": (OptimizerSettings, "model.optimizer"),
     "model.schedule": (ScheduleSettings, "model.schedule"),
+    "model.freeze": (FreezeSettings, "model.freeze"),
     "model.mixup": (classification.MixupSettings, "model.mixup"),
     "model.teacher": (TeacherSettings, "model.teacher"),
     "model.mesa": (MesaSettings, "model.mesa"),

@@ -310,8 +310,9 @@ class ClassificationTask(TrainingModule):
             metric.reset()
 
     def announcement(self, data: Any) -> list[str]:
-        """Lines about whom the network learns from."""
-        lines = [] if self.distillation is None else self.distillation.teacher.announcement()
+        """Lines about what is frozen, and about whom the network learns from."""
+        lines = super().announcement(data)
+        lines += [] if self.distillation is None else self.distillation.teacher.announcement()
         mesa = self.settings.mesa
         if mesa is not None:
             lines.append(

@@ -153,9 +153,10 @@ class SegmentationTask(TrainingModule):
 
     def announcement(self, data: Any) -> list[str]:
         """Lines that `fit` prints before it starts, beside the data's and the network's."""
+        lines = super().announcement(data)
         if self.settings.class_weights != "balanced" or not hasattr(data, "counted_masks"):
-            return []
-        return [f"loss        classes weighed by the pixels of {data.counted_masks()}"]
+            return lines
+        return [*lines, f"loss        classes weighed by the pixels of {data.counted_masks()}"]
 
     def _inference_settings(self) -> InferenceSettings:
         """The recipe's, at the size of the data where it names none."""

@@ -19,7 +19,7 @@ from lightning.pytorch import callbacks
 from scalablevit.tasks import entries
 from scalablevit.training.recipe_errors import RecipeError
 from scalablevit.training.run_folder import RunFolder
-from scalablevit.training.settings import OptimizerSettings, ScheduleSettings
+from scalablevit.training.settings import FreezeSettings, OptimizerSettings, ScheduleSettings
 
 _CALLBACKS = (
     *("DeviceStatsMonitor", "EarlyStopping", "GradientAccumulationScheduler", "LearningRateMonitor", "ModelCheckpoint"),
@@ -123,7 +123,9 @@ def _registered(part: Literal["task", "data"]) -> set[str]:
 
 def _settings() -> set[str]:
     """The dataclasses that blocks of recipes become; a recipe gives their values and does not name them."""
-    shared = (f"{kind.__module__}:{kind.__qualname__}" for kind in (OptimizerSettings, ScheduleSettings))
+    shared = (
+        f"{kind.__module__}:{kind.__qualname__}" for kind in (OptimizerSettings, ScheduleSettings, FreezeSettings)
+    )
     return _names([*shared, *(reference for entry in entries().values() for reference in entry.settings)])
 
 

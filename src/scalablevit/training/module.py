@@ -26,6 +26,7 @@ from scalablevit.safe_write import write_json
 from scalablevit.training import schedules
 from scalablevit.training.checkpoint_io import RunCheckpointIO
 from scalablevit.training.early_stopping import Patience
+from scalablevit.training.freezing import Freezing
 from scalablevit.training.nonfinite_guard import NonFiniteGuard
 from scalablevit.training.optimizer_state import check_optimizer_state
 from scalablevit.training.param_groups import parameter_groups
@@ -93,6 +94,7 @@ class TrainingModule(LightningModule):
         self.arguments_from_weights: dict[str, Any] = {}
         self._loader_state: dict[str, int] | None = None
         self._last_lr: float | None = None
+        self._freezing: Freezing | None = None
 
     def save_weights(self, folder: Path, metadata: dict[str, Any]) -> Path:
         """Write the network's weights into the run folder.
@@ -179,6 +181,7 @@ class TrainingModule(LightningModule):
         self.unreadable.max_files = getattr(getattr(self.trainer, "datamodule", None), "max_unreadable", 0)
         if stage != "fit":
             return
+        self._find_frozen()
         per_pass = self._batch_size() * self.trainer.world_size
         accumulate = self.trainer.accumulate_grad_batches
         if self.settings.global_batch is None:
@@ -311,7 +314,9 @@ class TrainingModule(LightningModule):
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_fit_start(self) -> None:
-        """Warn of a setting that only makes sense with weights."""
+        """Warn of settings that only make sense with weights."""
+        if self._freezing is not None and self.load_report is None and self.trainer.ckpt_path is None:
+            log.warning("model.freeze keeps layers as they were initialised: give weights, or set it to null")
         layer_decay = self.settings.optimizer.layer_decay
         if layer_decay is not None and self.load_report is None and self.trainer.ckpt_path is None:
             log.warning(
@@ -338,6 +343,26 @@ class TrainingModule(LightningModule):
         # under max_steps Lightning would count this epoch's batches on from those of the epoch before the checkpoint
         self.trainer.fit_loop.epoch_loop.restarting = False
         self.train_loss.reset()
+        self._freeze()
+
+    def announcement(self, data: Any) -> list[str]:
+        """Lines about the training that is about to begin."""
+        freezing = self._find_frozen()
+        return [] if freezing is None else [freezing.announcement()]
+
+    def _find_frozen(self) -> Freezing | None:
+        if self._freezing is None and self.settings.freeze is not None:
+            self._freezing = Freezing(self.settings.freeze, self.network)
+        return self._freezing
+
+    def _freeze(self) -> None:
+        if self._freezing is not None:
+            self._freezing.apply(self.current_epoch, world_size=self.trainer.world_size)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave what is frozen as it is."""
+        if self._freezing is not None:
+            self._freezing.drop_gradients(self.current_epoch)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Have the last of `max_steps` validated too, wherever it falls, and the last epoch."""
@@ -423,6 +448,7 @@ class TrainingModule(LightningModule):
         if self._loader_state is not None and isinstance(loader, ResumableLoader):
             loader.load_state_dict(self._loader_state)
         self._loader_state = None
+        self._freeze()  # an epoch that is resumed in its middle has no start
 
     def _apply_hyperparameters(self) -> None:
         """Put the recipe's learning rate, decay and so on in the place of those that the checkpoint restored."""

@@ -89,6 +89,24 @@ class ScheduleSettings:
             )
 
 
+@dataclass(frozen=True)
+class FreezeSettings:
+    """What of a backbone does not learn, and how long.
+
+    Args:
+        epochs: the first so many epochs, at least 1; null: the whole run.
+        stages: the stem and the first so many stages, at least 1; null: all of the backbone.
+    """
+
+    epochs: int | None = None
+    stages: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "stages"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"model.freeze.{name}", "be at least 1 or null", value)
+
+
 DENSE_OTHER_KEYS = dict.fromkeys(
     ("teacher", "mesa"),
     "classification alone learns from a teacher or from averaged weights: train a classifier so, and start from it by "
@@ -114,6 +132,7 @@ class TrainingSettings:
         max_nonfinite_steps: how many optimizer steps in a row may be dropped for non-finite gradients.
         patience: end the run early, after this many validations in a row without a better value of the metric that
             chooses the best checkpoint; null: train all epochs.
+        freeze: what of the backbone does not learn, see `FreezeSettings`; null: all of it learns.
         seed: of the run; every step draws its random numbers from (seed, rank, epoch, batch).
 
     Raises:
@@ -126,6 +145,7 @@ class TrainingSettings:
     ema_decay: float | None = None
     max_nonfinite_steps: int = 10
     patience: int | None = None
+    freeze: FreezeSettings | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
