@@ -151,6 +151,7 @@ class TaskEntry:
         validation_images: reference to a function (data folder, keys of the data module) that lists the images of the
             validation set, without the training engine; empty: there is none.
         exports: `scalablevit export` can export its networks.
+        embeds: its predictor gives features of images, which `scalablevit predict --embeddings` writes.
         explained: reference to a function from a predictor, a path, its image and the lowest score of what is explained
             to a `scalablevit.explain.Subject`; empty: `scalablevit explain` knows no such task.
         annotated: reference to a function from a data folder, a predictor, a number of images and what is told of
@@ -177,6 +178,7 @@ class TaskEntry:
     predict_flags: tuple[Flag, ...] = ()
     validation_images: str = ""
     exports: bool = False
+    embeds: bool = False
     explained: str = ""
     annotated: str = ""
     int8_metric: str = ""

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.classification import Classifier, Preprocessing
 from scalablevit.weights import WeightsError
 
@@ -76,3 +77,32 @@ def test_metadata_of_other_tasks_and_incomplete_metadata() -> None:
     ):
         with pytest.raises(WeightsError, match=message):
             Classifier.from_metadata(Brightness(), metadata, source="file")
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_embeddings_are_the_pooled_features(prepared: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = ScalableViT(**{**VARIANTS["scalablevit_atto"], "num_classes": 3}).eval()
+    preprocessing = Preprocessing((32, 32), 1.0, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    made = Classifier(network, class_names=["a", "b", "c"], preprocessing=preprocessing, device="cpu")
+    if prepared:
+        made.prepare()
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    images = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    found = list(made.predict([images[0], tmp_path / "junk.png", images[1]], keep_embeddings=True))
+    plain = list(made.predict(images))
+    assert found[1].embedding is None
+    assert plain[0].embedding is None
+    for one, image, same in zip(found[::2], images, plain, strict=True):
+        assert one.embedding is not None
+        with torch.no_grad():
+            expected = network.forward_features(preprocessing.eval_transform()(image)[None]).mean((1, 2))[0]
+        assert one.embedding.dtype == "float32"
+        torch.testing.assert_close(torch.from_numpy(one.embedding), expected, rtol=1e-4, atol=1e-5)
+        assert one.classes == same.classes
+        assert one.probabilities == pytest.approx(same.probabilities, abs=1e-6)
+
+
+def test_a_network_without_features_has_no_embeddings(classifier: Classifier) -> None:
+    with pytest.raises(ValueError, match="give the run folder"):
+        next(classifier.predict([Image.new("RGB", (4, 4))], keep_embeddings=True))

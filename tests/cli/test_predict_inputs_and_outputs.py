@@ -73,14 +73,14 @@ def test_ctrl_c_keeps_rows_while_the_next_images_are_read(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     paths = [write_image(tmp_path / "in" / f"{i:02d}.png") for i in range(12)]
-    real, calls = Classifier._probabilities, itertools.count()
+    real, calls = Classifier._outputs, itertools.count()
 
-    def interrupted(self: Classifier, images: list[Image.Image]) -> Any:
+    def interrupted(self: Classifier, *args: Any) -> Any:
         if next(calls) == 2:
             signal.raise_signal(signal.SIGINT)
-        return real(self, images)
+        return real(self, *args)
 
-    monkeypatch.setattr(Classifier, "_probabilities", interrupted)
+    monkeypatch.setattr(Classifier, "_outputs", interrupted)
     file = tmp_path / "found.csv"
     words = {"table": (), "--csv": ("--csv", file)}.get(kind, (kind,))
     outcome = scalablevit(

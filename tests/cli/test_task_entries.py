@@ -16,7 +16,7 @@ def arguments(function: Any) -> set[str]:
 
 
 EVERY = pytest.mark.parametrize("entry", entries().values(), ids=lambda entry: entry.name)
-COMMON_OF_PREDICT = {"self", "paths", "batch_size", "keep_images"}
+COMMON_OF_PREDICT = {"self", "paths", "batch_size", "keep_images", "keep_embeddings"}
 NOT_FLAGS_OF_CHECKS = {
     *("root", "val_fraction", "on_progress", "num_workers", "min_size"),
     *("trained_class_names", "trained_label_map"),

@@ -1,16 +1,20 @@
 """A finished run is evaluated on a folder that has no validation part, and lacks one of the classes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from tiny_runs import CLASSES
 
 from command_line import output_of as scalablevit
 from scalablevit.classification import Classifier
 from scalablevit.classification.predict import Prediction
+from scalablevit.data.images import read_image
 
 
 def predicted(run: Path, files: list[Path]) -> list[Prediction]:
@@ -37,3 +41,18 @@ def test_all_images_are_measured_as_predict_sees_them(run: Path, tmp_path: Path,
     assert measured["val/top1"] == pytest.approx((scores.argmax(1) == expected).mean(), abs=1e-6)
     loss = -np.log(scores[np.arange(len(expected)), expected]).mean()
     assert measured["val/loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_a_run_is_evaluated_at_a_larger_size(run: Path, image_folder: Path) -> None:
+    """As published networks are: trained at one size, tested at a larger one with more of the image."""
+    out, err = scalablevit("validate", run, "--data.image_size", "24", "--data.crop_ratio", "1.0", "--json")
+    assert "input       3 x 24 x 24" in err
+    classifier = Classifier.load(run, device="cpu")
+    transform = replace(classifier.preprocessing, image_size=(24, 24), crop_ratio=1.0).eval_transform()
+    losses = []
+    for k, name in enumerate(CLASSES):
+        for file in sorted((image_folder / "val" / name).iterdir()):
+            with torch.no_grad():
+                logits = classifier.network(transform(read_image(file))[None])
+            losses.append(F.cross_entropy(logits, torch.tensor([k])).item())
+    assert json.loads(out)["val/loss"] == pytest.approx(np.mean(losses), rel=1e-4)

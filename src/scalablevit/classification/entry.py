@@ -17,6 +17,7 @@ ENTRY = TaskEntry(
     columns=("class", "probability"),
     csv_columns=("class", "probability"),
     exports=True,
+    embeds=True,
     explained="scalablevit.classification.explained:subject_of",
     int8_metric="top-1",
     image_size_key="data.image_size",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ class Prediction:
         probabilities: of the same classes, in 0..1.
         error: why the file could not be read, or None.
         image: the image, where it was asked for.
+        embedding: (C,) float32, the pooled features before the head, where they were asked for.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class Prediction:
     probabilities: list[float]
     error: str | None = None
     image: Image.Image | None = None
+    embedding: np.ndarray | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -167,6 +170,7 @@ class Classifier:
         top: int = 5,
         batch_size: int = 16,
         keep_images: bool = False,
+        keep_embeddings: bool = False,
     ) -> Iterator[Prediction]:
         """Classify images, in order, a batch at a time; of a list of files, the next are read meanwhile.
 
@@ -175,15 +179,20 @@ class Classifier:
             top: how many classes to name; no more than there are.
             batch_size: images at a time.
             keep_images: hand the images out as well.
+            keep_embeddings: hand the pooled features before the head out as well.
 
         Yields:
             one `Prediction` per file; files that cannot be read carry the reason.
 
         Raises:
-            ValueError: `top` or `batch_size` is below 1.
+            ValueError: `top` or `batch_size` is below 1, or the network gives no features.
         """
         if top < 1:
             raise ValueError(f"top must be at least 1, got {top}")
+        if keep_embeddings and not hasattr(_plain(self.network), "forward_features"):
+            raise ValueError(
+                "embeddings are features before the head, which an exported file does not give: give the run folder"
+            )
         top = min(top, len(self.class_names))
         files = read_batches(
             paths,
@@ -193,18 +202,34 @@ class Classifier:
             keep_images=keep_images,
         )
         for batch in files:
-            probabilities = iter(self._probabilities([file.converted for file in batch if file.error is None]))
+            images = [file.converted for file in batch if file.error is None]
+            probabilities, embeddings = map(iter, self._outputs(images, keep_embeddings))
             for file in batch:
                 if file.error is not None:
                     yield Prediction(file.path, [], [], error=file.error)
                     continue
                 values, indices = next(probabilities).topk(top)
                 names = [self.class_names[i] for i in indices.tolist()]
-                yield Prediction(file.path, names, values.tolist(), image=file.image)
+                embedding = next(embeddings).numpy() if keep_embeddings else None
+                yield Prediction(file.path, names, values.tolist(), image=file.image, embedding=embedding)
 
     @torch.inference_mode()
-    def _probabilities(self, images: list[Image.Image]) -> Tensor:
-        """Images of `fit_transform` to (B, K) on the CPU."""
+    def _outputs(self, images: list[Image.Image], keep_embeddings: bool) -> tuple[Tensor, Tensor]:
+        """Images of `fit_transform` to probabilities (B, K), and features (B, C) if asked for, on the CPU."""
+        nothing = torch.empty(0, len(self.class_names))
         if not images:
-            return torch.empty(0, len(self.class_names))
-        return self.network(self._to_batch(images).to(self.device)).float().softmax(dim=-1).cpu()
+            return nothing, nothing
+        batch = self._to_batch(images).to(self.device)
+        features = nothing
+        if keep_embeddings:
+            timms: Any = _plain(self.network)
+            maps = timms.forward_features(batch)
+            logits, features = timms.forward_head(maps), timms.forward_head(maps, pre_logits=True)
+        else:
+            logits = self.network(batch)
+        return logits.float().softmax(dim=-1).cpu(), features.float().cpu()
+
+
+def _plain(network: nn.Module) -> nn.Module:
+    """The network itself, where it was prepared for many images."""
+    return getattr(network, "network", network)

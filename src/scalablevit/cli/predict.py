@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scalablevit.cli.embeddings_file import EmbeddingsFile, check_embeddings
 from scalablevit.cli.errors import UsageError, memory_advice
 from scalablevit.cli.image_inputs import ImageInput, expand, relative_stems
 from scalablevit.cli.importing import importing
@@ -42,6 +43,11 @@ def parser() -> Parser:
     )  # fmt: skip
     found.add_argument("--output", metavar="PATH", help="file of --format csv and coco, folder of --format yolo")
     found.add_argument("--csv", metavar="FILE", help="short for --format csv --output FILE")
+    found.add_argument(
+        "--embeddings",
+        metavar="FILE",
+        help="classification: also write the features before the head; FILE ends in .npz or .csv",
+    )
     found.add_argument(
         "--annotations", metavar="FILE", help="with --format coco: use the image and category ids of this COCO file"
     )
@@ -82,6 +88,9 @@ def main(words: list[str]) -> int:
         check_format(entry, kind, output, args.annotations)
     elif output or args.annotations:
         raise UsageError("--output and --annotations go with --format csv, coco or yolo")
+    if args.embeddings is not None:
+        check_embeddings(entry, args.embeddings)
+        options["keep_embeddings"] = True
     printed = "json" if args.json else None if kind == "csv" and not output else "table"
     report = Report(entry, folder, printed=printed)
     images = expand(inputs, report.fail, tell)
@@ -95,6 +104,7 @@ def main(words: list[str]) -> int:
         report.begin(images, predictor.class_names)
         if kind is not None:
             report.file = open_format(entry, kind, output, args.annotations, predictor.class_names)
+        report.embeddings = None if args.embeddings is None else EmbeddingsFile(args.embeddings)
         limit = contextlib.nullcontext() if args.max_pixels is None else pixel_limit(args.max_pixels * 10**6)
         with contextlib.closing(report), limit, memory_advice("predict", lambda: entry):
             paths = [image.path for image in images]
@@ -140,11 +150,13 @@ class Report:
 
     Attributes:
         file: that takes the predictions too; None: there is none.
+        embeddings: file of features; None: there is none.
     """
 
     def __init__(self, entry: TaskEntry, folder: Path | None, *, printed: str | None) -> None:
         self.entry, self.folder, self.printed = entry, folder, printed
         self.file: PredictionFile | None = None
+        self.embeddings: EmbeddingsFile | None = None
         self.num_failed = self.num_saved = 0
         self._stems: dict[Path, Path] = {}
         self._table: PredictionTable | None = None
@@ -182,6 +194,8 @@ class Report:
             self._table.add(str(prediction.path), prediction.table_rows())
         elif self.printed == "json":
             print_json(row)
+        if self.embeddings is not None:
+            self.embeddings.add(prediction)
         if self.file is not None:
             try:
                 self.file.add(prediction, row, self._stems[prediction.path])
@@ -192,6 +206,8 @@ class Report:
         """Complete the file, also of a command that was stopped."""
         if self.file is not None:
             self.file.close()
+        if self.embeddings is not None:
+            self.embeddings.close()
 
     def end(self) -> int:
         """Say where images were saved; the exit code."""

@@ -1,0 +1,51 @@
+"""`scalablevit predict --embeddings`: the file, and what is refused."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from untrained import write_classifier
+
+from command_line import scalablevit
+from scalablevit.classification import Classifier
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str | Path]:
+    """Three images, one of them damaged, and the weights."""
+    run = write_classifier(tmp_path / "run", ["a", "b"])
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, colour in (("1 süß.png", "red"), ("3.png", "blue")):
+        Image.new("RGB", (32, 32), colour).save(photos / name)
+    (photos / "2.png").write_bytes(b"junk")
+    return ["predict", photos, "--weights", run, "--json"]
+
+
+def test_a_file_of_numpy_holds_paths_and_features(words: list[str | Path], tmp_path: Path) -> None:
+    done = scalablevit(*words, "--embeddings", tmp_path / "new" / "found.npz")
+    assert done.code == 1, "one image cannot be read"
+    found = np.load(tmp_path / "new" / "found.npz")
+    assert found["paths"].tolist() == [str(tmp_path / "photos" / name) for name in ("1 süß.png", "3.png")]
+    assert found["embeddings"].shape == (2, 128)
+    (only,) = Classifier.load(tmp_path / "run").predict(tmp_path / "photos" / "3.png", keep_embeddings=True)
+    np.testing.assert_allclose(found["embeddings"][1], only.embedding, rtol=1e-4, atol=1e-5)
+    assert "probability" in done.out
+
+
+def test_a_table_has_a_row_for_each_image(words: list[str | Path], tmp_path: Path) -> None:
+    scalablevit(*words, "--embeddings", tmp_path / "found.csv")
+    with (tmp_path / "found.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows[0][:2] == ["path", "feature_0"]
+    assert [(Path(row[0]).name, len(row)) for row in rows[1:]] == [("1 süß.png", 129), ("3.png", 129)]
+
+
+@pytest.mark.parametrize(("name", "message"), [("found.txt", "must end in .npz or .csv"), ("a.npz", "is a folder")])
+def test_what_is_no_such_file_is_refused(words: list[str | Path], tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "a.npz").mkdir()
+    refused = scalablevit(*words, "--embeddings", tmp_path / name)
+    assert refused.code == 2
+    assert message in refused.err
