@@ -9,14 +9,16 @@ generates its code for an H100 from tensors without memory, and says of each ker
 A kernel is taken to read and write each of them once. Of what inductor calls (matrix products, convolutions, our own
 operators) inputs and outputs count once. Nothing is run: these are counts, not times.
 
-Ours is what `scalablevit.optimize` compiles, others are what `torch.compile` makes of them, all in bf16. `:fused` after
-a name gives timm's networks their fused attention (`TIMM_FUSED_ATTN=2`). The script leans on private parts of PyTorch;
-torch 2.11 and 2.14 have them.
+In inference ours is what `scalablevit.optimize` compiles, others are what `torch.compile` makes of them. In training it
+is forward and backward of all of them under `torch.compile`, without loss and optimizer. Weights and images are in
+bf16. `:fused` after a name gives timm's networks their fused attention (`TIMM_FUSED_ATTN=2`). The script leans on
+private parts of PyTorch; torch 2.11 and 2.14 have them.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import multiprocessing
 import sys
 import types
@@ -43,8 +45,9 @@ RESULTS = Path(__file__).parent / "results"
 OURS = "scalablevit_small"
 FUSED = ":fused"
 PEERS = (f"swin_tiny_patch4_window7_224{FUSED}", "twins_svt_small:4d", "convnext_tiny", f"plain:{OURS}")
-TASKS = ("inference",)
+TASKS = ("inference", "training")
 _CAPABILITY = (9, 0)
+_CPU, _GPU = torch.device("cpu"), torch.device("cuda", 0)
 _TRANSPOSE_AT_LEAST = 2**20  # bytes: weights are smaller, maps of a batch are larger
 
 
@@ -65,7 +68,7 @@ class Kernel(NamedTuple):
 
 
 class _Counted(Exception):  # noqa: N818 - the count is done, nothing failed
-    """Raised where the compiled network would run."""
+    """Raised where the compiled code would be loaded."""
 
 
 def count(label: str, task: str, *, batch: int, size: int) -> list[Kernel]:
@@ -82,33 +85,95 @@ def count(label: str, task: str, *, batch: int, size: int) -> list[Kernel]:
     with ExitStack() as stack:
         stack.enter_context(_timm_fused_attention(is_fused))
         network = build_contender(find_contender(name), (size, size))
-        run = _prepared(network, is_ours=name in VARIANTS, task=task)
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
         stack.enter_context(_h100(found))
-        mode = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        _without_memory(network if task == "training" else run, mode)
-        dtype = torch.float32 if task == "training" else torch.bfloat16
-        images = _fake(torch.empty(batch, 3, size, size, device="meta", dtype=dtype), mode)
-        torch._dynamo.reset()
-        try:
-            if task == "training":
-                with torch.autocast("cuda", torch.bfloat16):
-                    run(images)
-            else:
-                with torch.no_grad():
-                    run(images)
-        except Exception as error:
-            if not found or not _is_counted(error):
-                raise
-        torch._dynamo.reset()
+        images = torch.empty(batch, 3, size, size, device="meta", dtype=torch.bfloat16)
+        if task == "training":
+            _train(network.train().to(torch.bfloat16), images, mode)
+        else:
+            _infer(network, images, mode, is_ours=name in VARIANTS)
     return found
 
 
-def _prepared(network: nn.Module, *, is_ours: bool, task: str) -> nn.Module:
-    if task == "training":
-        return torch.compile(network.train())  # type: ignore[return-value]
+def _infer(network: nn.Module, images: Tensor, mode: FakeTensorMode, *, is_ours: bool) -> None:
+    """Compile the inference of a network; it ends where the compiled code would be loaded."""
     if is_ours:
-        return scalablevit.optimize(network, backend="compile", dtype=torch.bfloat16)
-    return torch.compile(network.eval().to(torch.bfloat16))  # type: ignore[return-value]
+        run = scalablevit.optimize(network, backend="compile", dtype=torch.bfloat16)
+    else:
+        run = torch.compile(network.eval().to(torch.bfloat16))
+    with mode, torch.no_grad():
+        _without_memory(run, mode, _GPU)
+        try:
+            run(_fake(images, mode, _GPU))
+        except Exception as error:
+            if not _is_counted(error):
+                raise
+
+
+def _train(network: nn.Module, images: Tensor, mode: FakeTensorMode) -> None:
+    """Compile forward and backward of a network.
+
+    Autograd's engine wants a driver for tensors of a GPU, even if they have no memory. So the graphs are recorded on
+    the CPU, with the kernels chosen as on a GPU, and moved to one before inductor sees them.
+    """
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.aot_autograd import make_boxed_func
+    from torch._functorch.partitioners import min_cut_rematerialization_partition
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.fx_passes.joint_graph import joint_graph_passes
+
+    from scalablevit.layers import convolution
+    from scalablevit.ops import choice, layer_choice
+
+    def partition(joint: Any, inputs: Any, **options: Any) -> Any:
+        joint_graph_passes(joint)
+        return min_cut_rematerialization_partition(joint, inputs, compiler="inductor", **options)
+
+    def compile_for_gpu(graph: Any, inputs: Any) -> Any:
+        _lower(copy.deepcopy(graph), inputs)
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(
+        fw_compiler=compile_for_gpu,
+        bw_compiler=compile_for_gpu,
+        decompositions=select_decomp_table(),
+        partition_fn=partition,
+    )
+    with ExitStack() as stack:
+        for module, name, answer in (
+            (choice, "IS_INTERPRETED", True),
+            (choice, "DEFAULT", "triton"),
+            (layer_choice, "IS_INTERPRETED", True),
+            (layer_choice, "DEFAULT", "triton"),
+            (convolution, "_is_compiled_for_cuda", lambda x: True),
+        ):
+            stack.enter_context(mock.patch.object(module, name, answer))
+        stack.enter_context(mode)
+        _without_memory(network, mode, _CPU)
+        outputs = torch.compile(network, backend=backend)(_fake(images, mode, _CPU))
+        outputs.backward(torch.empty_like(outputs))
+
+
+def _lower(graph: Any, inputs: Any) -> None:
+    """Move a graph to a GPU and let inductor generate its code."""
+    from torch._guards import detect_fake_mode
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.virtualized import V
+    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and "device" in node.kwargs:
+            node.kwargs = {**node.kwargs, "device": _GPU}
+    graph.recompile()
+    mode = detect_fake_mode(inputs)
+    moved = [_fake(x, mode, _GPU) if isinstance(x, Tensor) else x for x in inputs]
+    with mode, torch.no_grad(), V.set_fake_mode(mode):
+        FakeTensorProp(graph, mode).propagate_dont_convert_inputs(*moved)
+        try:
+            compile_fx_inner(graph, moved)
+        except Exception as error:
+            if not _is_counted(error):
+                raise
 
 
 def _is_counted(error: BaseException | None) -> bool:
@@ -119,19 +184,22 @@ def _is_counted(error: BaseException | None) -> bool:
     return False
 
 
-def _fake(x: Tensor, mode: FakeTensorMode) -> Tensor:
-    return FakeTensor(mode, x.detach().to("meta"), torch.device("cuda", 0))
+def _fake(x: Tensor, mode: FakeTensorMode, device: torch.device) -> Tensor:
+    empty = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+    return FakeTensor(mode, empty, device)
 
 
-def _without_memory(network: nn.Module, mode: FakeTensorMode) -> None:
-    """Replace all parameters and buffers by tensors of a GPU that have no memory."""
+def _without_memory(network: nn.Module, mode: FakeTensorMode, device: torch.device) -> None:
+    """Replace all parameters and buffers by tensors of a device that have no memory."""
     for module in network.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                module._parameters[name] = nn.Parameter(_fake(parameter, mode), requires_grad=parameter.requires_grad)
+                module._parameters[name] = nn.Parameter(
+                    _fake(parameter, mode, device), requires_grad=parameter.requires_grad
+                )
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                module._buffers[name] = _fake(buffer, mode)
+                module._buffers[name] = _fake(buffer, mode, device)
 
 
 @contextmanager
@@ -151,7 +219,6 @@ def _h100(found: list[Kernel]) -> Iterator[None]:
     import torch._inductor.compile_fx as compile_fx
     import torch._inductor.config as inductor
     import torch._inductor.graph as graph
-    import torch.cuda.amp.common as amp
     import triton
 
     from scalablevit.ops import choice, probe
@@ -178,10 +245,10 @@ def _h100(found: list[Kernel]) -> Iterator[None]:
         uuid="none",
     )
 
-    def note(lowered: Any) -> types.SimpleNamespace:
+    def note(lowered: Any) -> None:
         lowered.codegen()
         found.extend(kernel for node in lowered.scheduler.nodes if (kernel := _kernel(node)) is not None)
-        return types.SimpleNamespace(call=_stop, runner=None, __file__=None)
+        raise _Counted
 
     def always(answer: Any) -> Callable[..., Any]:
         return lambda *_, **__: answer
@@ -213,7 +280,6 @@ def _h100(found: list[Kernel]) -> Iterator[None]:
         (type(triton.runtime.driver), "active", _Driver()),
         (nn.functional, "scaled_dot_product_attention", _attention),
         (choice, "cuda", driver),
-        (amp, "amp_definitely_not_available", always(False)),
     ]
     with ExitStack() as stack:
         for owner, name, answer in answers:
@@ -250,10 +316,6 @@ class _Driver:
 
     def get_device_interface(self) -> Any:
         return torch.cuda
-
-
-def _stop(*_: Any, **__: Any) -> None:
-    raise _Counted
 
 
 # PyTorch's fused attention asks the driver which of its kernels can serve. This one stands for all of them: it reads
