@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from twin_checks import assert_errs_no_more_than_eager, out_and_grads, randn
 
-from scalablevit.layers import Block, Mlp
+from scalablevit.layers import Block, InteractiveWindowSelfAttention, Mlp, ScalableSelfAttention
 from scalablevit.ops import fallback
 from scalablevit.ops.feed_forward import feed_forward, reference
 
@@ -71,6 +71,30 @@ def test_kernel_errs_no_more_than_eager(case: str, dtype: torch.dtype) -> None:
     assert_errs_no_more_than_eager(*calls(), make_inputs(case), dtype)
 
 
+@pytest.mark.parametrize("width", [24, 37, 100])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_kernel_with_projection_errs_no_more_than_eager(dtype: torch.dtype, width: int) -> None:
+    inputs = make_inputs("odd widths")
+    C = inputs["x"].shape[-1]
+    inputs |= {
+        "branch": randn((*inputs["x"].shape[:-1], width), seed=9),
+        "proj_weight": randn((C, width), seed=10) * width**-0.5,
+        "proj_bias": randn((C,), seed=11),
+    }
+
+    def with_projection(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *tensors: function(*tensors[:-2], proj_weight=tensors[-2], proj_bias=tensors[-1])
+
+    ours, definition = calls(branch_scale=torch.tensor([0.75, 0.0]))
+    assert_errs_no_more_than_eager(with_projection(ours), with_projection(definition), inputs, dtype)
+
+
+def test_half_a_projection_is_refused() -> None:
+    tensors = [x.bfloat16() for x in make_inputs("odd widths").values()]
+    with pytest.raises(ValueError, match="proj_weight and proj_bias go together"):
+        feed_forward(*tensors, eps=1e-6, proj_weight=torch.ones(24, 24))
+
+
 def test_kernel_without_a_branch_errs_no_more_than_eager() -> None:
     assert_errs_no_more_than_eager(*calls(), make_inputs("odd widths") | {"branch": None}, torch.bfloat16)
 
@@ -115,7 +139,10 @@ def test_an_infinite_token_stays_alone() -> None:
 def test_the_operator_passes_opcheck() -> None:
     x, branch, *weights = (x.bfloat16().requires_grad_() for x in make_inputs("odd widths").values())
     for scale in (None, torch.tensor([0.0, 1.25])):
-        arguments = (x, branch, scale, *weights, scale, 1e-6)
+        arguments = (x, branch, None, None, scale, *weights, scale, 1e-6)
+        if scale is not None:
+            projection = torch.randn(24, 24).bfloat16().requires_grad_(), torch.randn(24).bfloat16().requires_grad_()
+            arguments = (x, branch, *projection, scale, *weights, scale, 1e-6)
         torch.library.opcheck(torch.ops.scalablevit.feed_forward.default, arguments, atol=2e-2, rtol=2e-2)
 
 
@@ -135,9 +162,16 @@ def test_a_kernel_that_cannot_be_built_costs_a_warning_not_the_run(monkeypatch: 
     assert_errs_no_more_than_eager(*calls(), inputs, torch.bfloat16)
 
 
-def make_block(implementation: str, drop_path: float = 0.0) -> Block:
+ATTENTIONS = {
+    "any": lambda: nn.Linear(16, 16),
+    "IWSA": lambda: InteractiveWindowSelfAttention(16, 2, window_size=3),
+    "SSA": lambda: ScalableSelfAttention(16, 2, reduction=2, scale_value=True, channel_ratio=1.25),
+}
+
+
+def make_block(implementation: str, drop_path: float = 0.0, attn: str = "any") -> Block:
     torch.manual_seed(0)
-    block = Block(16, attn=nn.Linear(16, 16), mlp=Mlp(16, 64), drop_path=drop_path, implementation=implementation)
+    block = Block(16, attn=ATTENTIONS[attn](), mlp=Mlp(16, 64), drop_path=drop_path, implementation=implementation)
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.3)
     return block
@@ -153,9 +187,9 @@ def block_results(block: Block, x: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["bf16", "autocast"])
-@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+@pytest.mark.parametrize(("attn", "drop_path"), [("any", 0.0), ("any", 0.5), ("IWSA", 0.5), ("SSA", 0.0)])
 def test_blocks_give_the_same_with_every_gradient(
-    drop_path: float, autocast: bool, monkeypatch: pytest.MonkeyPatch
+    attn: str, drop_path: float, autocast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Drop path too: the same images are dropped under the same seed."""
     launches, forward = [], kernel.forward
@@ -163,15 +197,16 @@ def test_blocks_give_the_same_with_every_gradient(
     x = randn((4, 3, 5, 16), seed=1).float()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         if autocast:
-            found, expected = (block_results(make_block(name, drop_path), x) for name in ("triton", "torch"))
+            found, expected = (block_results(make_block(name, drop_path, attn), x) for name in ("triton", "torch"))
         else:
             found, expected = (
-                block_results(make_block(name, drop_path).bfloat16(), x.bfloat16()) for name in ("triton", "torch")
+                block_results(make_block(name, drop_path, attn).bfloat16(), x.bfloat16())
+                for name in ("triton", "torch")
             )
     assert len(launches) == 1
     for name, exact in expected.items():
         assert found[name].dtype == exact.dtype, name
-        scale = exact.abs().max().item()
+        scale = max(exact.abs().max().item(), 1)  # the bias of the keys changes nothing: its gradient is noise
         torch.testing.assert_close(found[name], exact, rtol=5e-2, atol=3e-2 * scale, msg=lambda m, n=name: f"{n}: {m}")
 
 
@@ -191,6 +226,17 @@ def test_a_block_that_somebody_watches_or_changed_calls_its_layers(monkeypatch: 
     block.mlp.train()
     block(x)
     assert len(launches) == 2
+
+
+def test_a_projection_that_somebody_watches_is_called() -> None:
+    block, x = make_block("triton", attn="IWSA").bfloat16().eval(), torch.randn(1, 4, 3, 16).bfloat16()
+    plain = block(x)
+    for name in ("attn", "attn.proj", "attn.proj_drop"):
+        seen = []
+        handle = block.get_submodule(name).register_forward_hook(lambda module, inputs, output, s=seen: s.append(1))
+        torch.testing.assert_close(block(x), plain, rtol=5e-2, atol=5e-2)
+        assert seen, name
+        handle.remove()
 
 
 def test_the_block_compiles_to_one_graph_with_the_operator() -> None:

@@ -31,7 +31,7 @@ def feed_forward_launch(
     x, scale = torch.empty(2, 56, 56, C, dtype=stream or dtype), torch.empty(2) if drop_path else None
     weights = empty(C), empty(C), empty(4 * C, C), empty(4 * C), empty(C, 4 * C), empty(C)
     with recorded(capability) as found:
-        kernel.forward(x, empty(2, 56, 56, C), scale, *weights, scale, eps=1e-6)
+        kernel.forward(x, empty(2, 56, 56, C), empty(C, C), empty(C), scale, *weights, scale, eps=1e-6)
     (launch,) = found
     return launch
 

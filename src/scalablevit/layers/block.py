@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from scalablevit.layers.iwsa import InteractiveWindowSelfAttention
 from scalablevit.layers.mlp import Mlp
 from scalablevit.layers.plain import is_plain
+from scalablevit.layers.ssa import ScalableSelfAttention
 from scalablevit.ops import feed_forward
 from scalablevit.ops.choice import Choice, Implementation, check_implementation
 from scalablevit.ops.layer_choice import dtype_of_products, may_run
@@ -58,24 +60,25 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        branch = self.attn(self.norm1(x))
         if torch.jit.is_scripting():
-            x = x + self.drop_path(branch)
+            x = x + self.drop_path(self.attn(self.norm1(x)))
             x = x + self.drop_path(self.mlp(self.norm2(x)))
-        elif self._runs_as_kernel(x, branch):
-            x = self._feed_forward(x, branch)
+        elif self._runs_as_kernel(x):
+            x = self._by_kernel(x)
         else:
-            x = x + self.drop_path(branch)
+            x = x + self.drop_path(self.attn(self.norm1(x)))
             x = x + self.drop_path(self.mlp(self.norm2(x)))
         return x
 
-    def _runs_as_kernel(self, x: Tensor, branch: Tensor) -> bool:
+    def _runs_as_kernel(self, x: Tensor) -> bool:
         """Tell whether one kernel may compute all that follows the attention: nobody watches or replaced a layer."""
         if is_symbolic(x) or not may_run(x.device) or not self._is_plain():
             return False
-        if torch.promote_types(x.dtype, branch.dtype) != x.dtype:
-            return False
-        return self.choice(x.device, dtype_of_products(x)).implementation == "triton"
+        dtype = dtype_of_products(x)
+        # The result has the dtype of x; PyTorch's has the wider one of x and the branches.
+        return (
+            torch.promote_types(x.dtype, dtype) == x.dtype and self.choice(x.device, dtype).implementation == "triton"
+        )
 
     def _is_plain(self) -> bool:
         norm, mlp = self.norm2, self.mlp
@@ -95,15 +98,31 @@ class Block(nn.Module):
         assert isinstance(self.mlp, Mlp)
         return self.mlp.fc1, self.mlp.fc2
 
-    def _feed_forward(self, x: Tensor, branch: Tensor) -> Tensor:
-        """What follows the attention, by the kernel."""
+    def _projection(self) -> nn.Linear | None:
+        """The attention's projection, if the kernel may compute it too."""
+        attn = self.attn
+        if not isinstance(attn, InteractiveWindowSelfAttention | ScalableSelfAttention) or not is_plain(
+            attn, type(attn)
+        ):
+            return None
+        if not is_plain(attn.proj_drop, nn.Dropout) or (attn.training and attn.proj_drop.p > 0):
+            return None
+        return attn.proj if is_plain(attn.proj, nn.Linear) and attn.proj.bias is not None else None
+
+    def _by_kernel(self, x: Tensor) -> Tensor:
         dtype = dtype_of_products(x)
         first, second = self._linear_layers()
-        branch_scale = self._drop_path_scale(branch.shape[0], branch)
-        scale = self._drop_path_scale(branch.shape[0], branch)
+        proj, attn = self._projection(), self.attn
+        proj_weight = proj_bias = None
+        if proj is None:
+            branch = attn(self.norm1(x))
+        else:
+            assert isinstance(attn, InteractiveWindowSelfAttention | ScalableSelfAttention)
+            branch = attn.attend(self.norm1(x))
+            proj_weight, proj_bias = proj.weight.to(dtype), proj.bias.to(dtype)
         return feed_forward.feed_forward(
             x,
-            branch,
+            branch.to(dtype),
             self.norm2.weight,
             self.norm2.bias,
             first.weight.to(dtype),
@@ -111,8 +130,10 @@ class Block(nn.Module):
             second.weight.to(dtype),
             second.bias.to(dtype),
             eps=self.norm2.eps,
-            branch_scale=branch_scale,
-            scale=scale,
+            proj_weight=proj_weight,
+            proj_bias=proj_bias,
+            branch_scale=self._drop_path_scale(x.shape[0], branch),
+            scale=self._drop_path_scale(x.shape[0], branch),
             implementation=self.implementation,
         )
 

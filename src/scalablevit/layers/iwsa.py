@@ -90,11 +90,11 @@ class InteractiveWindowSelfAttention(nn.Module):
         if torch.jit.is_scripting():
             x = self._attend(x, "torch")
         else:
-            x = self._attend_as_chosen(x)
+            x = self.attend(x)
         return self.proj_drop(self.proj(x))
 
-    def _attend_as_chosen(self, x: Tensor) -> Tensor:
-        """Choose the implementation for x, and compute attention and LIM with it."""
+    def attend(self, x: Tensor) -> Tensor:
+        """Compute attention and LIM, as chosen for x: (B, H, W, C) -> (B, H, W, C), not projected."""
         dropout = self.attn_drop if self.training else 0.0
         device = None if is_symbolic(x) else x.device
         choice = self.choice(device, None if device is None else _dtype_of_products(x), dropout)

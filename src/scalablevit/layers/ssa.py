@@ -127,6 +127,10 @@ class ScalableSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), for any H and W of at least 1."""
+        return self.proj_drop(self.proj(self.attend(x)))
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Compute the attention: (B, H, W, C) -> (B, H, W, width of the values), not projected."""
         _, H, W, _ = x.shape
         source = self.reduced(x).flatten(1, 2)  # (B, M, C')
         if self.fused_kv:
@@ -147,4 +151,4 @@ class ScalableSelfAttention(nn.Module):
                 dropout=dropout,
                 implementation=self.implementation,
             )
-        return self.proj_drop(self.proj(x.unflatten(1, (H, W))))
+        return x.unflatten(1, (H, W))

@@ -1,4 +1,7 @@
-"""The feed-forward half of a block, residual included: `reference.py` defines it, `kernel.py` is its twin in Triton."""
+"""What follows the attention of a block: its projection, the feed-forward part and both residuals.
+
+`reference.py` defines it, `kernel.py` is its twin in Triton.
+"""
 
 from __future__ import annotations
 
@@ -47,19 +50,22 @@ def feed_forward(
     bias_2: Tensor,
     *,
     eps: float,
+    proj_weight: Tensor | None = None,
+    proj_bias: Tensor | None = None,
     branch_scale: Tensor | None = None,
     scale: Tensor | None = None,
     implementation: Implementation = "auto",
 ) -> Tensor:
-    """Compute `y + scale * fc2(gelu(fc1(norm(y))))` of `y = x + branch_scale * branch`, with the exact GELU.
+    """Compute `y + scale * fc2(gelu(fc1(norm(y))))` of `y = x + branch_scale * proj(branch)`, with the exact GELU.
 
     Args:
         x: residual stream, (B, ..., C).
-        branch: what the attention adds to it, as large; None for nothing.
+        branch: what the attention adds to it, as large, or (B, ..., width) before its projection; None for nothing.
         norm_weight, norm_bias: of the LayerNorm, (C,).
         weight_1, bias_1: of fc1, (hidden, C) and (hidden,).
         weight_2, bias_2: of fc2, (C, hidden) and (C,). Products are in the dtype of the weights.
         eps: of the LayerNorm.
+        proj_weight, proj_bias: of the attention's projection, (C, width) and (C,); None where it has been applied.
         branch_scale, scale: (B,), factors of each image, as drop path has them; None for 1. They get no gradients.
         implementation: "triton" (`kernel.py`), "torch" or "reference" (`reference.py`), or "auto": the kernel on CUDA
             devices in bfloat16 and float16 where it can serve, else PyTorch, unless the environment variable
@@ -67,7 +73,12 @@ def feed_forward(
 
     Returns:
         as large as `x`, in its dtype.
+
+    Raises:
+        ValueError: only one of `proj_weight` and `proj_bias` is given, or they come without a branch.
     """
+    if (proj_weight is None) != (proj_bias is None) or (proj_weight is not None and branch is None):
+        raise ValueError("proj_weight and proj_bias go together, with the branch that they project")
     choice = select_implementation(
         dim=x.shape[-1],
         hidden_dim=weight_1.shape[0],
@@ -77,6 +88,15 @@ def feed_forward(
     )
     weights = (norm_weight, norm_bias, weight_1, bias_1, weight_2, bias_2)
     if choice.implementation == "triton":
-        out: Tensor = operators.feed_forward(x, branch, branch_scale, *weights, scale, eps)
+        out: Tensor = operators.feed_forward(x, branch, proj_weight, proj_bias, branch_scale, *weights, scale, eps)
         return out
-    return reference.feed_forward(x, branch, *weights, eps=eps, branch_scale=branch_scale, scale=scale)
+    return reference.feed_forward(
+        x,
+        branch,
+        *weights,
+        eps=eps,
+        proj_weight=proj_weight,
+        proj_bias=proj_bias,
+        branch_scale=branch_scale,
+        scale=scale,
+    )

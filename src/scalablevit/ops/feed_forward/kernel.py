@@ -1,11 +1,12 @@
-"""The feed-forward half of a block in one Triton kernel: sum, LayerNorm, Linear, GELU, Linear, residual.
+"""What follows a block's attention in one Triton kernel: projection, sum, LayerNorm, Linear, GELU, Linear, residual.
 
-A program owns some tokens. It adds the attention's branch to their residual stream, normalises them, and walks through
-the hidden channels block by block: a block of fc1's outputs goes through GELU and straight into fc2's sums, so that the
-hidden map, four times as wide as the others, never reaches memory. Weights come from the L2 cache. The stream is read
-again for the last sum, from a cache, as registers are what a program is short of.
+A program owns some tokens. It adds the attention's branch, projected first where its projection is handed over, to
+their residual stream, normalises them, and walks through the hidden channels block by block: a block of fc1's outputs
+goes through GELU and straight into fc2's sums, so that the hidden map, four times as wide as the others, never reaches
+memory. Weights come from the L2 cache. The stream waits for the last sum in the memory of the result, that is in a
+cache, as registers are what a program is short of.
 
-What it moves, of a map of M bytes: 3 M (stream, branch, result) where PyTorch moves about 24 M. Sums, normalisation
+What it moves, of a map of M bytes: 3 M (stream, branch, result) where PyTorch moves about 26 M. Sums, normalisation
 and GELU are in fp32; normalised tokens and hidden channels are rounded for the tensor cores, as PyTorch rounds them.
 """
 
@@ -22,24 +23,13 @@ from torch import Tensor
 from scalablevit.ops.feed_forward.tiles import Tiles, tiles
 
 
-@triton.jit
-def _stream(x, branch, branch_scale, token, image, channel, mask, HAS_BRANCH: tl.constexpr, C: tl.constexpr):
-    """The residual stream of some tokens, with the branch of the attention, in fp32."""
-    offset = token.to(tl.int64)[:, None] * C + channel[None, :]
-    found = tl.load(x + offset, mask=mask, other=0.0).to(tl.float32)
-    if HAS_BRANCH:
-        part = tl.load(branch + offset, mask=mask, other=0.0).to(tl.float32)
-        if branch_scale is not None:
-            part *= tl.load(branch_scale + image).to(tl.float32)[:, None]
-        found += part
-    return found
-
-
 @triton.jit(do_not_specialize=["tokens", "tokens_of_image"])
 def _forward_kernel(
     out,  # (tokens, C), contiguous
     x,  # (tokens, C), contiguous
-    branch,  # (tokens, C), contiguous
+    branch,  # (tokens, C), or (tokens, WIDTH) where it is to be projected, contiguous; or None
+    weight_0,  # (C, WIDTH), contiguous, or None
+    bias_0,  # (C,), or None
     branch_scale,  # (images,), or None
     norm_weight,  # (C,)
     norm_bias,  # (C,)
@@ -53,10 +43,10 @@ def _forward_kernel(
     eps,
     C: tl.constexpr,
     HIDDEN: tl.constexpr,
+    WIDTH: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_H: tl.constexpr,
-    HAS_BRANCH: tl.constexpr,
 ):
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     channel = tl.arange(0, BLOCK_C)
@@ -65,7 +55,34 @@ def _forward_kernel(
     mask = is_token[:, None] & is_channel[None, :]
     image = tl.where(is_token, token // tokens_of_image, 0)
 
-    found = _stream(x, branch, branch_scale, token, image, channel, mask, HAS_BRANCH, C)
+    offset = token.to(tl.int64)[:, None] * C + channel[None, :]
+    if weight_0 is not None:
+        found = tl.zeros([BLOCK_T, BLOCK_C], dtype=tl.float32)
+        for first in range(0, WIDTH, BLOCK_H):
+            column = first + tl.arange(0, BLOCK_H)
+            is_column = column < WIDTH
+            part = tl.load(
+                branch + token.to(tl.int64)[:, None] * WIDTH + column[None, :],
+                mask=is_token[:, None] & is_column[None, :],
+                other=0.0,
+            )
+            w0 = tl.load(
+                weight_0 + channel[None, :] * WIDTH + column[:, None],
+                mask=is_column[:, None] & is_channel[None, :],
+                other=0.0,
+            )  # (width, C)
+            found = tl.dot(part, w0, found, input_precision="ieee")
+        found += tl.load(bias_0 + channel, mask=is_channel, other=0.0).to(tl.float32)[None, :]
+    elif branch is not None:
+        found = tl.load(branch + offset, mask=mask, other=0.0).to(tl.float32)
+    else:
+        found = tl.zeros([BLOCK_T, BLOCK_C], dtype=tl.float32)
+    if branch_scale is not None:
+        found *= tl.load(branch_scale + image).to(tl.float32)[:, None]
+    found += tl.load(x + offset, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + offset, found.to(out.dtype.element_ty), mask=mask)
+    tl.debug_barrier()  # other threads of the program read it below
+
     mean = tl.sum(found, axis=1) / C
     found = tl.where(is_channel[None, :], found - mean[:, None], 0.0)
     found *= tl.rsqrt(tl.sum(found * found, axis=1) / C + eps)[:, None]
@@ -95,14 +112,15 @@ def _forward_kernel(
     total += tl.load(bias_2 + channel, mask=is_channel, other=0.0).to(tl.float32)[None, :]
     if scale is not None:
         total *= tl.load(scale + image).to(tl.float32)[:, None]
-    total += _stream(x, branch, branch_scale, token, image, channel, mask, HAS_BRANCH, C)
-    offset = token.to(tl.int64)[:, None] * C + channel[None, :]
+    total += tl.load(out + offset, mask=mask, other=0.0).to(tl.float32)
     tl.store(out + offset, total.to(out.dtype.element_ty), mask=mask)
 
 
 def forward(
     x: Tensor,
     branch: Tensor | None,
+    proj_weight: Tensor | None,
+    proj_bias: Tensor | None,
     branch_scale: Tensor | None,
     norm_weight: Tensor,
     norm_bias: Tensor,
@@ -119,7 +137,8 @@ def forward(
 
     Args:
         x: (B, ..., C); not empty.
-        branch: as large as x, or None.
+        branch: as large as x, or None; with a projection (B, ..., width).
+        proj_weight, proj_bias: (C, width), (C,), or None for no projection of the branch.
         branch_scale, scale: (B,), factors of an image on the branch and on the feed-forward part, or None for 1.
         norm_weight, norm_bias: (C,).
         weight_1, bias_1: (hidden, C), (hidden,).
@@ -132,7 +151,9 @@ def forward(
     """
     x, C = x.contiguous(), x.shape[-1]
     weights = (norm_weight, norm_bias, weight_1, bias_1, weight_2, bias_2)
-    branch_scale, scale = (None if factor is None else factor.contiguous() for factor in (branch_scale, scale))
+    branch, proj_weight, proj_bias, branch_scale, scale = (
+        None if found is None else found.contiguous() for found in (branch, proj_weight, proj_bias, branch_scale, scale)
+    )
     tokens = x.numel() // C
     tile = override or tiles(C)
     out = torch.empty_like(x)
@@ -140,7 +161,9 @@ def forward(
         _forward_kernel[(triton.cdiv(tokens, tile.tokens),)](
             out,
             x,
-            x if branch is None else branch.contiguous(),
+            branch,
+            proj_weight,
+            proj_bias,
             branch_scale,
             *(weight.contiguous() for weight in weights),
             scale,
@@ -149,10 +172,10 @@ def forward(
             eps,
             C=C,
             HIDDEN=weight_1.shape[0],
+            WIDTH=C if branch is None else branch.shape[-1],
             BLOCK_T=tile.tokens,
             BLOCK_C=tile.channels,
             BLOCK_H=tile.hidden,
-            HAS_BRANCH=branch is not None,
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
         )

@@ -19,12 +19,15 @@ from scalablevit.ops.feed_forward import reference
 @torch.library.custom_op(
     "scalablevit::feed_forward",
     mutates_args=(),
-    schema="(Tensor x, Tensor? branch, Tensor? branch_scale, Tensor norm_weight, Tensor norm_bias, Tensor weight_1, "
-    "Tensor bias_1, Tensor weight_2, Tensor bias_2, Tensor? scale, float eps) -> Tensor",
+    schema="(Tensor x, Tensor? branch, Tensor? proj_weight, Tensor? proj_bias, Tensor? branch_scale, "
+    "Tensor norm_weight, Tensor norm_bias, Tensor weight_1, Tensor bias_1, Tensor weight_2, Tensor bias_2, "
+    "Tensor? scale, float eps) -> Tensor",
 )
 def feed_forward(
     x: Tensor,
     branch: Tensor | None,
+    proj_weight: Tensor | None,
+    proj_bias: Tensor | None,
     branch_scale: Tensor | None,
     norm_weight: Tensor,
     norm_bias: Tensor,
@@ -43,7 +46,7 @@ def feed_forward(
     def launch() -> Tensor:
         from scalablevit.ops.feed_forward import kernel
 
-        return kernel.forward(x, branch, branch_scale, *weights, scale, eps=eps)
+        return kernel.forward(x, branch, proj_weight, proj_bias, branch_scale, *weights, scale, eps=eps)
 
     def plain() -> Tensor:
         return reference.feed_forward(x, branch, *weights, eps=eps, branch_scale=branch_scale, scale=scale).contiguous()
@@ -62,6 +65,8 @@ def feed_forward(
 def _(
     x: Tensor,
     branch: Tensor | None,
+    proj_weight: Tensor | None,
+    proj_bias: Tensor | None,
     branch_scale: Tensor | None,
     norm_weight: Tensor,
     norm_bias: Tensor,
@@ -81,8 +86,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, branch, branch_scale, norm_weight, norm_bias, weight_1, bias_1, weight_2, bias_2, scale = ctx.saved_tensors
+    x, attended, proj_weight, proj_bias, branch_scale, *weights, scale = ctx.saved_tensors
+    norm_weight, norm_bias, weight_1, bias_1, weight_2, bias_2 = weights
     dtype, C, factors = weight_1.dtype, x.shape[-1], (x.shape[0], *[1] * (x.dim() - 1))
+    branch = attended if proj_weight is None else F.linear(attended, proj_weight, proj_bias.to(dtype))
     y = x if branch is None else x + _scaled(branch, branch_scale, factors)
     normalised, mean, rstd = torch.native_layer_norm(y, [C], norm_weight.to(y.dtype), norm_bias.to(y.dtype), ctx.eps)
     normalised = normalised.to(dtype).reshape(-1, C)
@@ -94,10 +101,19 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         d_normalised, y, [C], mean, rstd, norm_weight.to(y.dtype), norm_bias.to(y.dtype), [True, True, True]
     )
     dx = grad + dy
-    d_branch = None if branch is None else _scaled(dx, branch_scale, factors).to(branch.dtype)
+    d_attended = d_proj_weight = d_proj_bias = None
+    if branch is not None:
+        d_attended = _scaled(dx, branch_scale, factors).to(branch.dtype)
+    if d_attended is not None and proj_weight is not None:
+        d_projected = d_attended.reshape(-1, C)
+        d_proj_weight = d_projected.t() @ attended.reshape(-1, attended.shape[-1])
+        d_proj_bias = d_projected.sum(0).to(proj_bias.dtype)
+        d_attended = (d_projected @ proj_weight).view(attended.shape)
     return (
         dx.to(x.dtype),
-        d_branch,
+        d_attended,
+        d_proj_weight,
+        d_proj_bias,
         None,
         d_norm_weight.to(norm_weight.dtype),
         d_norm_bias.to(norm_bias.dtype),

@@ -17,14 +17,18 @@ def feed_forward(
     bias_2: Tensor,
     *,
     eps: float,
+    proj_weight: Tensor | None = None,
+    proj_bias: Tensor | None = None,
     branch_scale: Tensor | None = None,
     scale: Tensor | None = None,
 ) -> Tensor:
-    """`y + scale * fc2(gelu(fc1(norm(y))))` of `y = x + branch_scale * branch`.
+    """`y + scale * fc2(gelu(fc1(norm(y))))` of `y = x + branch_scale * proj(branch)`.
 
     Arguments as in `scalablevit.ops.feed_forward.feed_forward`.
     """
     dtype, factors = x.dtype, (x.shape[0], *[1] * (x.dim() - 1))
+    if branch is not None and proj_weight is not None:
+        branch = F.linear(branch, proj_weight, None if proj_bias is None else proj_bias.to(proj_weight.dtype))
     if branch is not None:
         x = x + (branch if branch_scale is None else branch * branch_scale.view(factors).to(branch.dtype))
     normalised = F.layer_norm(x, norm_weight.shape, norm_weight.to(x.dtype), norm_bias.to(x.dtype), eps)
