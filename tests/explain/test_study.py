@@ -183,6 +183,7 @@ def test_a_study_has_every_figure_and_its_table_and_plot():
     content = json.loads(json.dumps(study.to_dict(), allow_nan=False))
     assert len(content["by_image"]) == 3
     assert set(content["attention_by_block"]) == {f"stages.{i}.blocks.1" for i in range(4)}
-    figure = draw_studies([study, other])
+    shallow = tiny_study("shallow", depths=(2, 2, 2, 2), pattern=("ssa", "iwsa"))  # blocks of other names
+    figure = draw_studies([study, other, shallow])
     assert figure.mode == "RGB"
     assert min(figure.size) > 400

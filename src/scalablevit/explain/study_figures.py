@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from scalablevit.explain.bootstrap import Interval
@@ -15,6 +17,17 @@ from scalablevit.explain.study import Measure, RunStudy, differences, measures
 from scalablevit.printable import plot_text
 from scalablevit.visualization.fonts import label_fonts
 from scalablevit.visualization.palette import class_colours
+
+_HOLLOW = "hollow: by chance, of even weights, or with LIM switched off"
+_RATIO = "energy_over_chance"
+_RIVALS = {
+    "energy_inside": "energy_by_chance",
+    "energy_inside_box": "box_by_chance",
+    "deletion": "deletion_by_chance",
+    "insertion": "insertion_by_chance",
+}
+_SHARES = ("object sensitivity", "faithfulness")
+"""Groups whose figures lie in 0..1, and are drawn so."""
 
 
 def table(studies: Sequence[RunStudy]) -> list[tuple[str, ...]]:
@@ -33,27 +46,45 @@ def table(studies: Sequence[RunStudy]) -> list[tuple[str, ...]]:
     return rows
 
 
+def rival_of(key: str) -> str | None:
+    """The figure that a figure is measured against: by chance, with even weights, or without LIM."""
+    if key in _RIVALS:
+        return _RIVALS[key]
+    if match := re.fullmatch(r"(attention|stage_end)_(\d+)", key):
+        return f"{match[1]}_without_lim_{match[2]}"
+    return f"even_{key}" if key.startswith("distance_") else None
+
+
 def draw_studies(studies: Sequence[RunStudy]) -> Image.Image:
-    """Draw the figures of studies: a panel for each group, a point and its 95 % interval for each run."""
+    """Draw the figures of studies: a panel for each group, a point and its 95 % interval for each run.
+
+    What a figure is measured against is a hollow point in the same line.
+    """
+    shown = _shown(studies)
+    rivals = {rival_of(measure.key) for measure in shown}
     groups: dict[str, list[Measure]] = {}
-    for measure in _shown(studies):
-        groups.setdefault(measure.group, []).append(measure)
+    for measure in shown:
+        if measure.key not in rivals and measure.key != _RATIO:
+            groups.setdefault(measure.group, []).append(measure)
     summaries = [study.summary() for study in studies]
     colours = [tuple(value / 255 for value in colour) for colour in class_colours(len(studies))]
     heights = [max(2, len(group)) for group in groups.values()]
+    middle = 1 if len(groups) < 3 else 2
     with label_fonts([study.label for study in studies]):
-        figure = Figure(figsize=(13, 0.28 * sum(heights) + 1.1 * len(groups) + 0.6), layout="constrained", dpi=110)
+        figure = Figure(figsize=(12, 0.26 * sum(heights) + 0.75 * len(groups) + 0.9), layout="constrained", dpi=110)
         FigureCanvasAgg(figure)
-        grid = figure.add_gridspec(len(groups), 2, height_ratios=heights, width_ratios=(1.35, 1))
+        grid = figure.add_gridspec(len(groups), 2, height_ratios=[height + 1.5 for height in heights])
         for i, (name, group) in enumerate(groups.items()):
             ax = figure.add_subplot(grid[i, 0])
             _draw_group(ax, name, group, summaries, colours)
-            if i == 0:
-                for study, colour in zip(studies, colours, strict=True):
-                    ax.plot([], [], "o", color=colour, label=plot_text(study.label))
-                ax.legend(loc="lower left", bbox_to_anchor=(0, 1.12), ncols=3, frameon=False, fontsize=9)
-        _draw_curves(figure.add_subplot(grid[0 : max(1, len(groups) // 2), 1]), studies, colours)
-        _draw_blocks(figure.add_subplot(grid[max(1, len(groups) // 2) :, 1]), studies, colours)
+        marks = [
+            Line2D([], [], linestyle="", marker="o", color=colour, label=plot_text(study.label))
+            for study, colour in zip(studies, colours, strict=True)
+        ]
+        marks.append(Line2D([], [], linestyle="", marker="o", color="black", mfc="white", label=_HOLLOW))
+        figure.legend(handles=marks, loc="outside upper left", ncols=len(marks), frameon=False, fontsize=9)
+        _draw_curves(figure.add_subplot(grid[:middle, 1]), studies, colours)
+        _draw_blocks(figure.add_subplot(grid[middle:, 1]), studies, colours)
         return rendered(figure)
 
 
@@ -79,14 +110,18 @@ def _draw_group(
 ) -> None:
     for i, measure in enumerate(group):
         for j, (found, colour) in enumerate(zip(summaries, colours, strict=True)):
-            if (interval := found.get(measure.key)) is None:
-                continue
             y = i + (j - (len(summaries) - 1) / 2) * 0.6 / max(1, len(summaries))
-            ax.plot([interval.low, interval.high], [y, y], color=colour, linewidth=1.8)
-            ax.plot(interval.value, y, "o", color=colour, markersize=4.5)
+            for key, fill in ((rival_of(measure.key), "white"), (measure.key, colour)):
+                if key is not None and (interval := found.get(key)) is not None:
+                    ax.plot([interval.low, interval.high], [y, y], color=colour, linewidth=1.8)
+                    ax.plot(interval.value, y, "o", color=colour, mfc=fill, markersize=5 if fill == colour else 7)
+            if measure.key == "energy_inside" and (ratio := found.get(_RATIO)) is not None:
+                beside = (found[measure.key].high, y)
+                words = f"{ratio.value:.1f} times chance"
+                ax.annotate(words, beside, (6, 0), textcoords="offset points", va="center", fontsize=8, color=colour)
     ax.set_yticks(range(len(group)), [measure.title for measure in group], fontsize=8)
     ax.set_ylim(len(group) - 0.5, -0.5)
-    ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
+    ax.set_xlim(min(0.0, ax.get_xlim()[0]), max(ax.get_xlim()[1], 1.0 if group[0].group in _SHARES else 0.0))
     ax.set_title(name, loc="left", fontsize=10, fontweight="bold")
     ax.grid(axis="x", color="#dddddd", linewidth=0.8)
     ax.set_axisbelow(True)
@@ -108,11 +143,12 @@ def _draw_curves(ax: Axes, studies: Sequence[RunStudy], colours: Sequence[tuple[
 
 
 def _draw_blocks(ax: Axes, studies: Sequence[RunStudy], colours: Sequence[tuple[float, ...]]) -> None:
+    names = sorted({name for study in studies for name in study.blocks}, key=_block_number)
     for study, colour in zip(studies, colours, strict=True):
         for i, (key, style) in enumerate((("entropy", "o-"), ("distance", "s--"))):
             points = [
-                (n, interval["value"])
-                for n, block in enumerate(study.to_dict()["attention_by_block"].values())
+                (names.index(name), interval["value"])
+                for name, block in study.to_dict()["attention_by_block"].items()
                 if (interval := block[key]) is not None
             ]
             if points:
@@ -120,17 +156,21 @@ def _draw_blocks(ax: Axes, studies: Sequence[RunStudy], colours: Sequence[tuple[
             if study is studies[0]:
                 words = ("entropy, over its maximum", "mean distance, over the diagonal")[i]
                 ax.plot([], [], style, color="black", markersize=4, label=words)
-    longest = max(studies, key=lambda study: len(study.blocks))
-    names = [name.replace("stages.", "").replace(".blocks.", ".") for name in longest.blocks]
-    ax.set_xticks(range(len(names)), names, fontsize=8)
+    labels = [".".join(map(str, _block_number(name))) for name in names]
+    ax.set_xticks(range(len(names)), labels, fontsize=8)
     ax.set_xlabel("block of SSA (stage.block, from 0)")
     ax.set_ylim(bottom=0)
     ax.set_title("attention by block", loc="left", fontsize=10, fontweight="bold")
     _finish(ax)
 
 
+def _block_number(name: str) -> tuple[int, ...]:
+    """Stage and block of a name such as "stages.2.blocks.1"."""
+    return tuple(int(part) for part in name.split(".") if part.isdigit())
+
+
 def _finish(ax: Axes) -> None:
     ax.grid(axis="y", color="#dddddd", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=1)
