@@ -67,7 +67,7 @@ def draw_studies(studies: Sequence[RunStudy]) -> Image.Image:
         if measure.key not in rivals and measure.key != _RATIO:
             groups.setdefault(measure.group, []).append(measure)
     summaries = [study.summary() for study in studies]
-    colours = [tuple(value / 255 for value in colour) for colour in class_colours(len(studies))]
+    colours = [(red / 255, green / 255, blue / 255) for red, green, blue in class_colours(len(studies))]
     heights = [max(2, len(group)) for group in groups.values()]
     middle = 1 if len(groups) < 3 else 2
     with label_fonts([study.label for study in studies]):
@@ -106,7 +106,7 @@ def _draw_group(
     name: str,
     group: Sequence[Measure],
     summaries: Sequence[dict[str, Interval]],
-    colours: Sequence[tuple[float, ...]],
+    colours: Sequence[tuple[float, float, float]],
 ) -> None:
     for i, measure in enumerate(group):
         for j, (found, colour) in enumerate(zip(summaries, colours, strict=True)):
@@ -128,7 +128,7 @@ def _draw_group(
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_curves(ax: Axes, studies: Sequence[RunStudy], colours: Sequence[tuple[float, ...]]) -> None:
+def _draw_curves(ax: Axes, studies: Sequence[RunStudy], colours: Sequence[tuple[float, float, float]]) -> None:
     for study, colour in zip(studies, colours, strict=True):
         if (pair := study.mean_curves()) is None:
             continue
@@ -142,7 +142,7 @@ def _draw_curves(ax: Axes, studies: Sequence[RunStudy], colours: Sequence[tuple[
     _finish(ax)
 
 
-def _draw_blocks(ax: Axes, studies: Sequence[RunStudy], colours: Sequence[tuple[float, ...]]) -> None:
+def _draw_blocks(ax: Axes, studies: Sequence[RunStudy], colours: Sequence[tuple[float, float, float]]) -> None:
     names = sorted({name for study in studies for name in study.blocks}, key=_block_number)
     for study, colour in zip(studies, colours, strict=True):
         for i, (key, style) in enumerate((("entropy", "o-"), ("distance", "s--"))):
