@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from fake_runs import COST, FakeFit
+from fake_runs import COST, FakeFit, resolved_once
 from tiny_runs import fit, write_images
 
 from command_line import Outcome
@@ -36,4 +36,7 @@ def fake_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeFit:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(comparison_runs, "run_fit", fake)
     monkeypatch.setattr("scalablevit.training.comparison.costs.cost_of", lambda folder: dict(COST))
+    monkeypatch.setattr("scalablevit.training.comparison.asked.resolve", resolved_once)
+    for name in ("plot_comparison_curves", "plot_comparison_costs"):
+        monkeypatch.setattr(f"scalablevit.training.comparison.report.{name}", lambda *_: None)
     return fake

@@ -5,11 +5,13 @@ from typing import Any
 
 import timm
 import torch
+from torch import nn
 
 from scalablevit.backbone import ScalableViT
 from scalablevit.complexity import Complexity, Parts, count
 from scalablevit.device import choose_device
 from scalablevit.layers import attention_paths
+from scalablevit.networks import build_classifier, own_settings
 
 
 def classifier_parts(network: ScalableViT, height: int, width: int) -> Parts:
@@ -67,3 +69,20 @@ def run_cost(predictor: Any, data: Mapping[str, Any]) -> tuple[Complexity, tuple
     """
     height, width = predictor.preprocessing.image_size
     return count(predictor.network, torch.empty(1, predictor.preprocessing.in_chans, height, width)), (height, width)
+
+
+def untrained(model: Mapping[str, Any]) -> nn.Module:
+    """Build the classifier that a recipe means, for two classes and RGB images.
+
+    Args:
+        model: keys of the recipe's model.
+
+    Raises:
+        ValueError: no such network or option, or a value out of range.
+    """
+    own = {key: model[key] for key in ("window_size", "scale_value") if key in model}
+    head = {} if model.get("head", "auto") == "auto" else {"head": model["head"]}
+    variant = model["variant"]
+    return build_classifier(
+        variant, num_classes=2, **own_settings(variant, **own, **head), **(model.get("network_options") or {})
+    )

@@ -34,6 +34,7 @@ ENTRY = TaskEntry(
     ),
     cost="scalablevit.classification.cost:parts",
     run_cost="scalablevit.classification.cost:run_cost",
+    untrained="scalablevit.classification.cost:untrained",
     models=(Model("classifier", (224,), 1000),),
     out_of_memory={
         "fit": "lower data.batch_size (model.global_batch keeps the images per step), or set "

@@ -112,6 +112,7 @@ def compare(words: Words, combinations: Sequence[Any], seeds: Sequence[int]) -> 
         raise ValueError(f"{folder} is a run: name another folder for the comparison by --run")
     with importing():
         from scalablevit.training.command import quiet_lightning
+        from scalablevit.training.comparison.networks import check_networks, repeated
         from scalablevit.training.comparison.process import ComparisonStopped
         from scalablevit.training.comparison.report import Comparison, write_numbers
         from scalablevit.training.comparison.results import gather
@@ -120,6 +121,11 @@ def compare(words: Words, combinations: Sequence[Any], seeds: Sequence[int]) -> 
 
     quiet_lightning()
     runs = resolved_runs(words, recipes, combinations, seeds, folder)
+    same = repeated(runs, check_networks(runs))
+    if words.command == "ablate":  # what a comparison is told to train, it trains
+        for label in sorted(same):
+            tell(f"{label}: the baseline is that already; left out")
+        runs = [run for run in runs if run.combination.label not in same]
     metric = metric_of(recipes, words.taken.get("--metric"))
     fit_words = [word for config in words.configs for word in ("--config", config)]
     fit_words += ["--allow-class", ",".join(words.allowed)] if words.allowed else []

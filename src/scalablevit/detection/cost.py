@@ -102,3 +102,16 @@ def run_cost(predictor: Any, data: Mapping[str, Any]) -> tuple[Complexity, tuple
     """
     side = predictor.preprocessing.min_size
     return detector_parts(predictor.network, side, side).cost(), (side, side)
+
+
+def untrained(model: Mapping[str, Any]) -> nn.Module:
+    """Build the detector that a recipe means, for two classes.
+
+    Args:
+        model: keys of the recipe's model.
+
+    Raises:
+        ValueError: no such network or option, or a value out of range.
+    """
+    own = {key: model[key] for key in ("window_size", "scale_value", "network_options") if key in model}
+    return build_detector(model["detector"], model["variant"], 2, **own, **(model.get("detector_options") or {}))

@@ -73,6 +73,7 @@ ENTRY = TaskEntry(
     ),
     cost="scalablevit.detection.cost:parts",
     run_cost="scalablevit.detection.cost:run_cost",
+    untrained="scalablevit.detection.cost:untrained",
     model_key="detector",
     models=(
         Model("retinanet", (800, 1280), 80),

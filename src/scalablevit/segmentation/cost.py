@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from scalablevit.complexity import Complexity, Parts, count
 from scalablevit.segmentation.models import build_segmenter
@@ -43,3 +44,20 @@ def run_cost(predictor: Any, data: Mapping[str, Any]) -> tuple[Complexity, tuple
     crop = data["crop_size"]
     height, width = (crop, crop) if isinstance(crop, int) else crop
     return count(predictor.network, torch.empty(1, predictor.preprocessing.in_chans, height, width)), (height, width)
+
+
+def untrained(model: Mapping[str, Any]) -> nn.Module:
+    """Build the segmentation model that a recipe means, for two classes and RGB images.
+
+    Args:
+        model: keys of the recipe's model.
+
+    Raises:
+        ValueError: no such network or option, or a value out of range.
+    """
+    own = {key: model[key] for key in ("window_size", "scale_value", "network_options") if key in model}
+    options = model.get("segmenter_options") or {}
+    try:
+        return build_segmenter(model["segmenter"], model["variant"], 2, **own, **options)
+    except TypeError as error:
+        raise ValueError(f"model.segmenter_options: {error}; see {model['segmenter']} for its arguments") from error

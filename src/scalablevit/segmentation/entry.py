@@ -78,6 +78,7 @@ ENTRY = TaskEntry(
     ),
     cost="scalablevit.segmentation.cost:parts",
     run_cost="scalablevit.segmentation.cost:run_cost",
+    untrained="scalablevit.segmentation.cost:untrained",
     model_key="segmenter",
     models=(
         Model("semantic_fpn", (512, 2048), 150),

@@ -71,7 +71,11 @@ class Signals:
             raise ComparisonStopped(self.received)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        self.received = signum
+        is_first, self.received = not self.received, signum
+        if is_first and self._process is not None:
+            # a stream that is being written to must not be entered a second time from a handler: plain write
+            with contextlib.suppress(OSError):  # the terminal may be closed
+                os.write(2, b"\nStopping the run after its step, with a checkpoint. Once more stops at once.\n")
         self._send(signum)
 
     def _send(self, signum: int) -> None:
@@ -106,8 +110,9 @@ def run_fit(words: Sequence[str], log: Path, signals: Signals, on_wait: Callable
                     except subprocess.TimeoutExpired:
                         on_wait()
             finally:
-                if process.poll() is None:  # an error of ours
-                    process.terminate()
+                if process.poll() is None:  # an error of ours, such as a terminal that is closed
+                    if not signals.received:  # a second signal would stop it without a checkpoint
+                        process.terminate()
                     process.wait()
 
 

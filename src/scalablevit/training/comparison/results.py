@@ -144,7 +144,7 @@ def read_run(folder: Path, metric: Metric) -> RunResult:
     """Read a finished run.
 
     Raises:
-        ValueError: its metrics.csv is damaged, or holds no such metric; names those that it holds.
+        ValueError: its metrics.csv is damaged, or holds no such metric or no number of it; names those that it holds.
         OSError: it cannot be read.
     """
     files = RunFolder(folder)
@@ -153,6 +153,8 @@ def read_run(folder: Path, metric: Metric) -> RunResult:
     columns = sorted({key for row in rows for key in row} - {"epoch", "step"})
     if metric.name not in columns:
         raise ValueError(f"{files.metrics} has no column {metric.name}; it has {', '.join(columns) or 'no row'}")
+    if not curve:
+        raise ValueError(f"{files.metrics}: {metric.name} is a number in no epoch")
     times = [row["training_seconds"] for row in read_epoch_times(files.timing)]
     return RunResult(folder, curve, statistics.median(times) if times else None)
 
