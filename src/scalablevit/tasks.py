@@ -141,9 +141,9 @@ class TaskEntry:
         check: the check of its data.
         cost: reference to (model, variant, num_classes, scale_value) to `scalablevit.complexity.Parts`.
         run_cost: reference to a function from a predictor and the keys of its run's data to the cost of its network and
-            the (height, width) of the image that it is counted for.
+            the (height, width) of the image that it is counted for; empty: it is not counted.
         untrained: reference to a function from the keys of a recipe's model to its untrained network for two classes;
-            it raises a ValueError of settings that build none.
+            it raises a ValueError of settings that build none; empty: comparisons do not check its networks.
         models: that `cost` knows.
         csv_columns: what `scalablevit predict --format csv` writes of each class or object behind the image's path;
             "x_min" to "y_max" are those of a box.
@@ -172,9 +172,9 @@ class TaskEntry:
     columns: tuple[str, str]
     check: DataCheck
     cost: str
-    run_cost: str
-    untrained: str
     models: tuple[Model, ...]
+    run_cost: str = ""
+    untrained: str = ""
     model_key: str = ""
     csv_columns: tuple[str, ...] = ()
     found: str = ""

@@ -24,17 +24,19 @@ def add_costs(results: Sequence[CombinationResult]) -> None:
             break
 
 
-def cost_of(folder: Path) -> dict[str, Any]:
+def cost_of(folder: Path) -> dict[str, Any] | None:
     """Count the network of a finished run.
 
     Returns:
-        parameters, multiply_adds, flops, and image: the (height, width) that they are of.
+        parameters, multiply_adds, flops, and image: the (height, width) that they are of; None: its task counts none.
 
     Raises:
         ValueError: the folder holds no weights of a task, or the recipe cannot be read.
     """
     trained = open_trained(folder)
     entry = entries()[trained.task]
+    if not entry.run_cost:
+        return None
     predictor = load(entry.predictor).load(trained, device="cpu")
     data = (read_recipe(folder / "recipe.yaml").get("data") or {}).get("init_args") or {}
     cost, size = load(entry.run_cost)(predictor, data)

@@ -50,7 +50,7 @@ def network_of(recipe: Mapping[str, Any]) -> nn.Module | None:
     module, _, name = str(model["class_path"]).rpartition(".")
     task = load(f"{module}:{name}")
     entry = next((entry for entry in entries().values() if load(entry.task) is task), None)
-    if entry is None:
+    if entry is None or not entry.untrained:
         return None
     arguments = model.get("init_args") or {}
     check_variant(arguments["variant"])
