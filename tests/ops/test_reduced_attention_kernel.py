@@ -40,6 +40,7 @@ CASES = {
     "many keys, one token": (1, 65, 1, 16, 40),
     "wide": (20, 30, 1, 80, 128),
 }
+FP32_ERRORS = 8  # rounding errors of the largest score; the definition itself was found to make 6
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 triton_attention = partial(reduced_attention, implementation="triton")
 
@@ -120,6 +121,58 @@ def test_an_infinite_key_or_value_stays_where_it_is(name: str, M: int) -> None:
     assert_finite_where_defined(
         partial(triton_attention, **options), partial(reference.reduced_attention, **options), inputs
     )
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf], ids=str)
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+@pytest.mark.parametrize("M", [9, 130])
+def test_what_is_no_number_reaches_what_it_reaches_by_definition(M: int, name: str, number: float) -> None:
+    inputs = {name: x.clone() for name, x in make_inputs(20, M, 1, 16, 16).items()}
+    inputs[name][0, -1, 0] = number
+    options = {"num_heads": 1, "scale": 0.3}
+    assert_finite_where_defined(
+        partial(triton_attention, **options), partial(reference.reduced_attention, **options), inputs
+    )
+
+
+@pytest.mark.parametrize("M", [9, 70, 130])
+def test_a_query_whose_scores_are_all_minus_infinity_is_nan_alone(M: int) -> None:
+    inputs = {name: x.clone() for name, x in make_inputs(20, M, 1, 16, 16).items()}
+    inputs["q"][..., 0] = 0
+    inputs["q"][0, 3, 0] = 3e38
+    inputs["k"][..., 0] = -2
+    options = {"num_heads": 1, "scale": 0.3}
+    definition = partial(reference.reduced_attention, **options)
+    assert out_and_grads(definition, inputs, torch.float32)["out"].isnan().sum() == 16
+    assert_finite_where_defined(partial(triton_attention, **options), definition, inputs)
+
+
+@pytest.mark.parametrize("largest", [1.0, 30.0, 1000.0])
+@pytest.mark.parametrize("M", [49, 130])
+def test_in_fp32_errors_grow_with_scores_as_the_definitions_do(M: int, largest: float) -> None:
+    """A score of S is off by S / 2^24 and more, and its weight by that share: of all that a result adds up.
+
+    Twice eager does not hold here: it keeps its weights for the backward, and many keys make them anew.
+    """
+    inputs = make_inputs(20, M, 1, 16, 16)
+    inputs["q"] = inputs["q"] * (largest / (inputs["q"] @ inputs["k"].mT * 0.3).abs().max())
+    options = {"num_heads": 1, "scale": 0.3}
+    definition = partial(reference.reduced_attention, **options)
+    exact = out_and_grads(definition, inputs, torch.float64, given_in=torch.float32)
+    found = out_and_grads(partial(triton_attention, **options), inputs, torch.float32)
+    q, k, v = (x.float().double() for x in inputs.values())
+    weights, grad = (q @ k.mT * 0.3).softmax(-1), randn((2, 20, 16), seed=99).float().double()
+    of_weights = grad @ v.mT
+    of_scores = 0.3 * weights * (of_weights.abs() + (weights * of_weights).sum(-1, keepdim=True).abs())
+    added = {
+        "out": weights @ v.abs(),
+        "dq": of_scores @ k.abs(),
+        "dk": of_scores.mT @ q.abs(),
+        "dv": weights.mT @ grad.abs(),
+    }
+    for name, x in added.items():
+        allowed = FP32_ERRORS * (1 + largest) * 2**-24 * x + 1e-30
+        assert ((found[name] - exact[name]).abs() / allowed).max() <= 1, name
 
 
 @pytest.mark.parametrize("M", [9, 70])

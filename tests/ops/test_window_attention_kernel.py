@@ -107,13 +107,25 @@ def test_large_scores_do_not_overflow() -> None:
         torch.testing.assert_close(ours[name], definition[name], rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.parametrize("place", [(1, 1), (0, 0), (5, 7)], ids=["inside", "first", "last"])
 @pytest.mark.parametrize("part", ["key", "value"])
-def test_an_infinite_key_or_value_stays_in_its_window(part: str) -> None:
+def test_an_infinite_key_or_value_stays_in_its_window(part: str, place: tuple[int, int]) -> None:
+    """And of LIM's taps, a value at the border of the map reaches those alone that lie inside."""
     case = "odd widths, whole"  # 12 tokens fill no tile
     inputs = make_inputs(**CASES[case])
     qkv = inputs["qkv"].clone()
     qkv[..., 0] = -1 - qkv[..., 0].abs()
-    qkv[0, 1, 1, 5 if part == "key" else 10] = torch.inf
+    qkv[0, *place, 5 if part == "key" else 10] = torch.inf
+    assert_finite_where_defined(*calls(case), {**inputs, "qkv": qkv})
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf], ids=str)
+@pytest.mark.parametrize("part", ["query", "key", "value"])
+@pytest.mark.parametrize("case", ["odd widths, whole", "odd widths, padded"])
+def test_what_is_no_number_reaches_what_it_reaches_by_definition(case: str, part: str, number: float) -> None:
+    inputs = make_inputs(**CASES[case])
+    qkv = inputs["qkv"].clone()
+    qkv[0, 1, 2, qkv.shape[-1] // 3 * ("query", "key", "value").index(part)] = number
     assert_finite_where_defined(*calls(case), {**inputs, "qkv": qkv})
 
 

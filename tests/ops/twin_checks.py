@@ -70,7 +70,10 @@ def assert_errs_no_more_than_eager(
 def assert_finite_where_defined(
     fast: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: dict[str, Tensor | None]
 ) -> None:
-    """Where the definition gives numbers the fast twin gives the same, whatever is infinite elsewhere; in fp32."""
+    """Where the definition gives numbers the fast twin gives the same, whatever is infinite elsewhere; in fp32.
+
+    In the output, what the definition makes infinite or NaN is so in the twin's too: nothing is hidden.
+    """
     expected = out_and_grads(reference, inputs, torch.float32)
     found = out_and_grads(fast, inputs, torch.float32)
     for name, exact in expected.items():
@@ -78,4 +81,5 @@ def assert_finite_where_defined(
         torch.testing.assert_close(
             found[name][is_defined], exact[is_defined], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
         )
+    assert torch.equal(found["out"].isfinite(), expected["out"].isfinite())
     assert all(expected[name].isfinite().any() for name in expected), "nothing is compared"

@@ -215,7 +215,8 @@ def _backward_kernel(
                 w = tl.load(weight + tap * C + channel, mask=is_channel, other=0.0).to(tl.float32)
                 dv += w[None, :] * near
                 if HAS_SUMS:
-                    dw = tl.sum(v.to(tl.float32) * near, axis=0)
+                    # Beyond the map nothing was weighed, but 0 times an infinite value is NaN.
+                    dw = tl.sum(tl.where(is_near[:, None], v.to(tl.float32) * near, 0.0), axis=0)
                     total += tl.where(sum_row == tap, dw[None, :], 0.0)
             if HAS_SUMS:
                 total += tl.where(sum_row == 9, tl.sum(do.to(tl.float32), axis=0)[None, :], 0.0)
