@@ -44,10 +44,20 @@ def count(model: nn.Module, *inputs: torch.Tensor) -> Complexity:
 
     Returns:
         counts for that input.
+
+    Raises:
+        ValueError: the model fails on inputs of these shapes.
     """
     model = copy.deepcopy(model).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(*(torch.empty_like(x, device="meta") for x in inputs))
+        try:
+            model(*(torch.empty_like(x, device="meta") for x in inputs))
+        except (RuntimeError, AssertionError) as error:  # of a network of timm whose layers fit other sizes
+            shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"{type(model).__name__} cannot take inputs {shapes} ({reason}); try another size"
+            ) from error
     by_operator = {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
     attention = sum(n for op, n in by_operator.items() if any(word in op for word in _ATTENTION_WORDS))
     total = sum(by_operator.values())

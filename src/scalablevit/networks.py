@@ -6,6 +6,7 @@ import difflib
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import timm
@@ -44,32 +45,33 @@ def is_ours(name: str) -> bool:
     return name in VARIANTS
 
 
-def check_network_name(name: str, *, key: str = "variant") -> None:
+def check_network_name(name: str, *, key: str = "") -> None:
     """Refuse a name that builds nothing.
 
     Args:
         name: of ours, or of timm's registry, where a tag of weights may follow, as in "resnet10t.c3_in1k".
-        key: what gave the name, for the message.
+        key: of the recipe that gave the name, for the message; empty: none did.
 
     Raises:
         ValueError: suggests names that are like it.
     """
     if is_ours(name):
         return
+    where = f"{key}: " if key else ""
     if re.search(r"[:/\\]|\.(?:pth?|ckpt|bin|safetensors|onnx)$", name):
         raise ValueError(
-            f"{key}: {name!r} is no name of a network but a place of weights; give the name of a network "
+            f"{where}{name!r} is no name of a network but a place of weights; give the name of a network "
             f"({', '.join(VARIANTS)}, or any of timm.list_models()), and the weights by model.weights"
         )
     if not timm.is_model(name):
         close = similar_names(name)
         hint = f"did you mean {' or '.join(close)}?" if close else "or from timm.list_models()"
-        raise ValueError(f"{key}: there is no variant {name!r}; choose from {', '.join(VARIANTS)}; {hint}")
+        raise ValueError(f"{where}there is no variant {name!r}; choose from {', '.join(VARIANTS)}; {hint}")
     try:
         timm.get_pretrained_cfg(name, allow_unregistered=True)
     except RuntimeError as error:  # a tag that there is not
         tags = list(timm.list_pretrained(f"{name.split('.')[0]}.*"))
-        raise ValueError(f"{key}: {error}; timm knows {abridged(tags, 6) or 'no tag of this network'}") from error
+        raise ValueError(f"{where}{error}; timm knows {abridged(tags, 6) or 'no tag of this network'}") from error
 
 
 def similar_names(name: str, *, others: Sequence[str] = ()) -> list[str]:
@@ -124,7 +126,7 @@ def size_options(name: str, options: Mapping[str, Any], size: tuple[int, int]) -
         options: given for it.
         size: height and width of the images in pixels.
     """
-    if not has_fixed_size(name) or "img_size" in options or _frees_the_size(options):
+    if "img_size" in options or not takes_one_size(name, options):
         return {}
     return {"img_size": list(size)}
 
@@ -133,6 +135,11 @@ def has_fixed_size(name: str) -> bool:
     """Whether timm builds a network for images of one size, unless its options say otherwise."""
     settings = None if is_ours(name) else timm.get_pretrained_cfg(name, allow_unregistered=True)
     return settings is not None and bool(settings.fixed_input_size)
+
+
+def takes_one_size(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a network with these options takes images of one size only."""
+    return has_fixed_size(name) and not _frees_the_size(options)
 
 
 def size_freeing_options(options: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -169,6 +176,12 @@ def build_classifier(name: str, *, drop_path_rate: float = 0.0, **arguments: Any
     options = {key: value for key, value in arguments.items() if key not in own}
     given = {key: arguments[key] for key in own if key in arguments}
     return from_registry(name, {**given, **checked_options(name, options)}, drop_path_rate=drop_path_rate)
+
+
+def for_counting(name: str) -> AbstractContextManager[Any]:
+    """In a `with` block, have a network built whose weights nobody reads: ours without memory for them."""
+    # some of timm's compute numbers of their layers, which tensors without values do not have
+    return torch.device("meta") if is_ours(name) else torch.random.fork_rng(devices=[])
 
 
 def checked_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def test_a_run_is_exported_with_what_its_weights_say(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["nowhere"], 1, "nowhere is neither a run folder nor a variant; variants are scalablevit_small"),
+        (["nowhere"], 1, "nowhere is neither a run folder nor a variant of ours; these are scalablevit_small"),
         (["scalablevit_atto", "--size", "1", "2", "3"], 2, "--size takes a side, or height and width"),
         (["scalablevit_atto", "--format", "torch", "--output", "m.onnx"], 1, "ends in .pt2, got m.onnx"),
         (["scalablevit_atto", "--format", "torch", "--batch", "0"], 1, "batch must be at least 1 image, got 0"),

@@ -115,3 +115,29 @@ def test_check_data_reads_a_range_of_values(tmp_path: Path) -> None:
     wrong = scalablevit("check-data", data, "--value-range", "5", "5")
     assert wrong.code == 1
     assert "value_range" in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("words", "channels"),
+    [
+        (["test_vit", "--size", "48"], [64] * 6),
+        (["test_resnet", "--model", "semantic_fpn", "--size", "64"], [32, 48, 192, 96]),
+        (["test_resnet", "--model", "retinanet", "--size", "64"], [32, 48, 192, 96]),
+    ],
+)
+def test_info_of_networks_of_timm(words: list[str], channels: list[int]) -> None:
+    (cost,) = json.loads(scalablevit("info", *words, "--json").out).values()
+    assert [stage["channels"] for stage in cost["stages"]] == channels
+    assert 0 < cost["multiply_adds"] < cost["flops"]
+    text = scalablevit("info", *words).out
+    assert "tokens" in text
+    assert "blocks" not in text
+
+
+def test_info_of_what_networks_of_timm_cannot() -> None:
+    outcome = scalablevit("info", "test_maxvit", "--size", "100")
+    assert outcome.code == 1
+    assert "cannot" in outcome.err
+    outcome = scalablevit("info", "resnet5")
+    assert "there is no variant 'resnet5'" in outcome.err
+    assert "did you mean resnet50" in outcome.err

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.bench.plain_definition import PlainScalableViT
 from scalablevit.deploy.exported import is_exported, open_exported
+from scalablevit.networks import takes_one_size
 from scalablevit.ops.windows import crop_to, pad_to_multiple, window_partition, window_unpartition
 from scalablevit.tasks import entries, load
 from scalablevit.weights import open_trained
@@ -154,6 +155,12 @@ def build_contender(contender: Contender, size: tuple[int, int]) -> nn.Module:
 def _run(name: str, size: tuple[int, int]) -> nn.Module:
     """Build the network of a run, with its weights; a detector takes images at their size, as its graph does."""
     trained = open_trained(name)
+    preprocessing = trained.metadata.get("preprocessing") or {}
+    architecture, own = str(trained.metadata.get("architecture")), trained.metadata.get("model_args") or {}
+    if trained.task == "classification" and takes_one_size(architecture, own):
+        side = tuple(preprocessing.get("image_size", size))
+        if side != tuple(size):
+            raise CannotMeasure(f"the run's network takes images of {side[0]} x {side[1]} pixels only: give this size")
     network = load(entries()[trained.task].predictor).load(trained, device="cpu").network
     return _Detections(network, size) if trained.task == "detection" else network
 

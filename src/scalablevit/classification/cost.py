@@ -3,18 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
-from scalablevit.backbone import ScalableViT
 from scalablevit.complexity import Complexity, Parts, count
 from scalablevit.device import choose_device
 from scalablevit.layers import attention_paths
-from scalablevit.networks import build_classifier, own_settings
+from scalablevit.networks import build_classifier, for_counting, has_fixed_size, is_ours, own_settings
 
 
-def classifier_parts(network: ScalableViT, height: int, width: int) -> Parts:
+def classifier_parts(network: nn.Module, height: int, width: int, *, in_chans: int = 3) -> Parts:
     """Take a classifier apart for one image of `height` by `width` pixels.
 
     The notes tell how its attentions compute on this machine: in bfloat16 on a GPU, else in float32.
@@ -25,7 +23,7 @@ def classifier_parts(network: ScalableViT, height: int, width: int) -> Parts:
         {"attention": path.attention, "blocks": path.blocks, **vars(path.choice)}
         for path in attention_paths(network, device=device, dtype=dtype)
     ]
-    image = torch.empty(1, network.in_chans, height, width, device="meta")
+    image = torch.empty(1, in_chans, height, width, device="meta")
     return Parts(network, network, [(network, image)], {"attention": attention})
 
 
@@ -37,6 +35,8 @@ def parts(
     *,
     num_classes: int = 1000,
     scale_value: bool | None = None,
+    in_chans: int = 3,
+    **model_args: Any,
 ) -> Parts:
     """Build a classifier, taken apart for `scalablevit.complexity.describe`.
 
@@ -45,16 +45,20 @@ def parts(
         variant: name of the network.
         height, width: of the image, in pixels; at least 1.
         num_classes: of the head.
-        scale_value: the scaled-value form of SSA; None: the released form.
+        scale_value: the scaled-value form of SSA; None: the released form; has no effect on other networks.
+        in_chans: channels of the images.
+        model_args: further arguments of the network. One of timm's for images of one size is built for this size.
 
     Raises:
-        ValueError: no such model.
+        ValueError: no such model or argument, or a network that takes no such images.
     """
     if model != "classifier":
         raise ValueError(f"model must be classifier, got {model!r}")
-    with torch.device("meta"):
-        network = timm.create_model(variant, num_classes=num_classes, scale_value=bool(scale_value))
-    return classifier_parts(network, height, width)
+    own = {"scale_value": bool(scale_value)} if is_ours(variant) else {}
+    size = {"img_size": [height, width]} if has_fixed_size(variant) else {}
+    with for_counting(variant):
+        network = build_classifier(variant, num_classes=num_classes, in_chans=in_chans, **{**own, **model_args, **size})
+    return classifier_parts(network, height, width, in_chans=in_chans)
 
 
 def run_cost(predictor: Any, data: Mapping[str, Any]) -> tuple[Complexity, tuple[int, int]]:

@@ -116,7 +116,14 @@ def _variant(model: str) -> str:
         if run_of_part(model) is not None:  # a folder may have the name of a network of timm
             raise ValueError(not_a_run(model))
         return model
-    variant = variant_of(run_metadata(model))
+    trained = run_metadata(model)
+    variant = variant_of(trained)
+    with importing():
+        from scalablevit.networks import is_ours
+
+    if not is_ours(variant):  # its options make another network of it
+        tell(f"{model}: measuring the network of this run, {variant}")
+        return str(trained.path.parent)
     tell(f"{model}: measuring {variant}, the network of this run")
     return variant
 

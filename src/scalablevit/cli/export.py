@@ -8,7 +8,7 @@ from scalablevit.cli import int8
 from scalablevit.cli.errors import UsageError
 from scalablevit.cli.importing import importing
 from scalablevit.cli.terminal import tell
-from scalablevit.cli.trained_run import is_run, not_a_run
+from scalablevit.cli.trained_run import is_run, not_a_run, variant_of
 from scalablevit.cli.words import Parser, parser_of
 from scalablevit.tasks import entries, load
 
@@ -24,6 +24,7 @@ class _Source(NamedTuple):
     metadata: dict[str, Any]
     output_names: list[str] | None
     predictor: Any = None
+    fixed_size: tuple[int, int] | None = None
 
 
 def parser() -> Parser:
@@ -77,6 +78,10 @@ def main(words: list[str]) -> int:
     if args.int8 and not is_run(args.model):
         raise UsageError("--int8 is for runs: a variant's random weights have no accuracy to keep")
     source = _run(args) if is_run(args.model) else _variant(args)
+    if source.fixed_size is not None and size is None:
+        height, width = size = source.fixed_size
+        args.size = list(size)
+        tell(f"the network takes images of one size: the file is fixed to {height} x {width} pixels")
     if args.int8:
         return int8.export_run(args, source, source.predictor, output)
     tell(f"exporting to {args.format} and checking with {chosen.runtime}; this takes from seconds to minutes")
@@ -118,6 +123,7 @@ def _run(args: argparse.Namespace) -> _Source:
     if args.pyramid:
         raise UsageError("--pyramid is for a variant's name; a run is exported as it was trained")
     with importing():
+        from scalablevit.networks import takes_one_size
         from scalablevit.visualization.palette import class_colours
         from scalablevit.weights import open_trained
 
@@ -130,7 +136,9 @@ def _run(args: argparse.Namespace) -> _Source:
     palette = getattr(predictor, "palette", None) or class_colours(len(predictor.class_names))
     metadata = {**trained.metadata, "colours": [list(colour) for colour in palette]}
     preprocessing = predictor.preprocessing
-    return _Source(predictor.network, preprocessing.mean, preprocessing.std, metadata, None, predictor)
+    name, options = variant_of(trained), trained.metadata.get("model_args") or {}
+    fixed = preprocessing.image_size if entry.image_size_key and takes_one_size(name, options) else None
+    return _Source(predictor.network, preprocessing.mean, preprocessing.std, metadata, None, predictor, fixed)
 
 
 def _variant(args: argparse.Namespace) -> _Source:
@@ -144,7 +152,10 @@ def _variant(args: argparse.Namespace) -> _Source:
     if args.model not in VARIANTS:
         if Path(args.model).exists():
             raise ValueError(not_a_run(args.model))
-        raise ValueError(f"{args.model} is neither a run folder nor a variant; variants are {', '.join(VARIANTS)}")
+        raise ValueError(
+            f"{args.model} is neither a run folder nor a variant of ours; these are {', '.join(VARIANTS)}; of other "
+            "networks, export takes runs"
+        )
     tell(f"{args.model} has random weights: name a run folder to export what was trained")
     network, metadata, names = (untrained_pyramid if args.pyramid else untrained_classifier)(args.model)
     return _Source(network, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, metadata, names)

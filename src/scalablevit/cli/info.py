@@ -23,7 +23,9 @@ def parser() -> Parser:
     found = parser_of("info", SUMMARY)
     models = list(_models())
     found.add_argument(
-        "variant", nargs="?", help="such as scalablevit_small, or a run folder (default: a line for each variant)"
+        "variant",
+        nargs="?",
+        help="such as scalablevit_small, a name of timm's registry, or a run folder (default: a line for each of ours)",
     )
     found.add_argument(
         "--model", choices=models, default=models[0], metavar="MODEL",
@@ -61,14 +63,15 @@ def main(words: list[str]) -> int:
     with importing():
         from scalablevit.backbone import VARIANTS
         from scalablevit.complexity import describe
+        from scalablevit.networks import check_network_name
 
         parts = load(entry.cost)
     if args.variant is not None and args.variant not in VARIANTS:
         if Path(args.variant).exists():
             raise ValueError(not_a_run(args.variant))
-        raise ValueError(f"there is no variant {args.variant!r}; choose from {', '.join(VARIANTS)}")
+        check_network_name(args.variant)
     num_classes = model.num_classes if args.classes is None else args.classes
-    options = {"num_classes": num_classes, "scale_value": args.scale_value}
+    options = {**getattr(args, "options", {}), "num_classes": num_classes, "scale_value": args.scale_value}
     costs = {
         variant: describe(parts(model.name, variant, height, width, **options), height, width)
         for variant in ([args.variant] if args.variant else VARIANTS)
@@ -101,14 +104,16 @@ def _of_run(args: argparse.Namespace) -> argparse.Namespace:
         classes=args.classes or len(names) or None,
         scale_value=options.get("scale_value") if args.scale_value is None else args.scale_value,
         json=args.json,
+        options=options,
     )
 
 
 def _print_table(costs: dict[str, Any], what: str) -> None:
-    print(f"{'variant':<20}{'parameters':>12}{'multiply-adds':>16}{'FLOPs':>10}  {what}")
+    wide = max(20, *(len(name) + 2 for name in costs))
+    print(f"{'variant':<{wide}}{'parameters':>12}{'multiply-adds':>16}{'FLOPs':>10}  {what}")
     for name, cost in costs.items():
         print(
-            f"{name:<20}{cost['parameters'] / 1e6:>10.2f} M{cost['multiply_adds'] / 1e9:>14.2f} G"
+            f"{name:<{wide}}{cost['parameters'] / 1e6:>10.2f} M{cost['multiply_adds'] / 1e9:>14.2f} G"
             f"{cost['flops'] / 1e9:>8.2f} G"
         )
 
@@ -116,9 +121,10 @@ def _print_table(costs: dict[str, Any], what: str) -> None:
 def _print_stages(cost: dict[str, Any]) -> None:
     print()
     for i, stage in enumerate(cost["stages"], 1):
+        blocks = f"   {stage['blocks']} blocks" if "blocks" in stage else ""
         print(
             f"stage {i}   stride {stage['stride']:>2}   {stage['channels']:>4} channels   "
-            f"{stage['height']} x {stage['width']} tokens   {stage['blocks']} blocks"
+            f"{stage['height']} x {stage['width']} tokens{blocks}"
         )
     for path in cost.get("attention", []):
         print(f"{path['blocks']} x {path['attention']}: {path['implementation']}, as {path['reason']}")

@@ -19,6 +19,7 @@ from scalablevit.deploy.runtimes import openvino_core
 from scalablevit.layers import PositionalEncodingGenerator, ScalableSelfAttention
 from scalablevit.layers.plain import is_plain, is_plain_convolution
 from scalablevit.ops.layout import channels_first, channels_last
+from scalablevit.timm_pyramid import TimmPyramid
 
 Backend = Literal["auto", "compile", "openvino", "eager"]
 Outputs = Tensor | list[Tensor]
@@ -102,7 +103,7 @@ def optimize(
         return prepare(model).eval()
     detector = copy.deepcopy(model).eval().requires_grad_(False)
     for name, module in list(detector.named_modules()):
-        if isinstance(module, PyramidBackbone):
+        if isinstance(module, PyramidBackbone | TimmPyramid):
             detector.set_submodule(name, prepare(module))
     return detector
 
@@ -163,7 +164,7 @@ class _Prepared(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        if isinstance(network, PyramidBackbone):
+        if isinstance(network, PyramidBackbone | TimmPyramid):
             self.channels: list[int] = network.channels
             self.strides: list[int] = network.strides
 

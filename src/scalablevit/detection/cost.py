@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from scalablevit.complexity import Complexity, Parts
 from scalablevit.detection.models import ScalableMaskRCNN, ScalableRetinaNet, build_detector
+from scalablevit.networks import for_counting
 
 # What papers count with; the true number depends on the image.
 BOX_ROIS, MASK_ROIS = 1000, 100
@@ -74,19 +75,20 @@ def parts(
     *,
     num_classes: int = 80,
     scale_value: bool | None = None,
+    **options: Any,
 ) -> Parts:
     """Build a detector with its published options, taken apart for `scalablevit.complexity.describe`.
 
     Args:
         model: "retinanet" or "mask_rcnn".
-        variant, num_classes, scale_value: as for `build_detector`.
+        variant, num_classes, scale_value, options: as for `build_detector`.
         height, width: of the image, in pixels.
 
     Raises:
         ValueError: no such model or variant, or a size out of range.
     """
-    with torch.device("meta"):
-        detector = build_detector(model, variant, num_classes, scale_value=scale_value)  # type: ignore[arg-type]
+    with for_counting(variant):
+        detector = build_detector(model, variant, num_classes, scale_value=scale_value, **options)  # type: ignore[arg-type]
     return detector_parts(detector, height, width)
 
 

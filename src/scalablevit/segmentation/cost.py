@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from scalablevit.complexity import Complexity, Parts, count
+from scalablevit.networks import for_counting
 from scalablevit.segmentation.models import build_segmenter
 
 
@@ -25,9 +26,9 @@ def parts(
     Raises:
         ValueError: as `build_segmenter`.
     """
-    with torch.device("meta"):
+    with for_counting(variant):
         segmenter = build_segmenter(model, variant, num_classes, **model_args)  # type: ignore[arg-type]
-        image = torch.empty(1, segmenter.in_chans, height, width)
+    image = torch.empty(1, segmenter.in_chans, height, width, device="meta")
     return Parts(segmenter, segmenter.backbone, [(segmenter, image)])
 
 
