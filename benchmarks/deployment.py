@@ -4,7 +4,8 @@
     python benchmarks/deployment.py classifier=runs/digits       a run, with its accuracy on its validation set
 
 Each part is timed in turns in one process and kept in `benchmarks/results/deployment-CPU.json`; parts may be measured
-one after the other. The last step writes the tables of docs/deployment.md.
+one after the other. `--times-only` times again what has been evaluated, on a machine that has nothing else to do. The
+last step writes the tables of docs/deployment.md.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from scalablevit.deploy.exported import ExportedNetwork, open_exported
 from scalablevit.deploy.int8 import file_bytes
 from scalablevit.deploy.optimize import fold, optimize
 from scalablevit.deploy.precision import native_bfloat16
-from scalablevit.deploy.quantize import Settings, best_quantization, quantize
+from scalablevit.deploy.quantize import TRIALS, Settings, best_quantization, quantize
 from scalablevit.deploy.runtimes import precisions_of
 from scalablevit.safe_write import write_atomically, write_json
 
@@ -159,8 +160,10 @@ def measure_small(*, rounds: int, folder: Path) -> dict[str, Any]:
     return {**found, "title": "ScalableViT-S, random weights", "int8_settings": str(Settings())}
 
 
-def measure_run(run: str, *, data: str | None, rounds: int, folder: Path, calibration: int) -> dict[str, Any]:
-    """A run, with the metrics of its validation set."""
+def measure_run(
+    run: str, *, data: str | None, rounds: int, folder: Path, calibration: int, earlier: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A run, with the metrics of its validation set, or with those of an earlier result and its settings of int8."""
     from scalablevit.cli.int8 import Evaluator
     from scalablevit.tasks import entries, load
     from scalablevit.weights import open_trained
@@ -186,14 +189,14 @@ def measure_run(run: str, *, data: str | None, rounds: int, folder: Path, calibr
         opened=lambda exported: load(entry.predictor).load(exported).network,
     )  # fmt: skip
     part.add_prepared()
-    metrics = {EAGER: evaluator.metrics(predictor.network)}
 
     def quantized(path: Path) -> Path:
         opened = open_exported(path)
         trial = best_quantization(
-            path, folder, images=[opened.as_taken(image).numpy() for image in images],
-            weights=weights, measure=lambda file: evaluator.measure(open_exported(file)),
-            floor=evaluator.measure(opened) - 0.003, detections=detections,
+            path, folder, images=[opened.as_taken(image).numpy() for image in images], weights=weights,
+            measure=lambda file: 0.0 if earlier else evaluator.measure(open_exported(file)),
+            floor=0.0 if earlier else evaluator.measure(opened) - 0.003, detections=detections,
+            trials=[x for x in TRIALS if not earlier or str(x) == earlier["int8_settings"][path.suffix]],
         )  # fmt: skip
         settings[path.suffix] = str(trial.settings)
         return trial.path
@@ -201,10 +204,14 @@ def measure_run(run: str, *, data: str | None, rounds: int, folder: Path, calibr
     part.add_exported(quantized)
     found = part.measure(rounds=rounds)
     for name, network in part.networks.items():
-        metrics.setdefault(name, evaluator.metrics(network))
-        found["forms"][name]["metric"] = metrics[name][evaluator.monitor]
-        if MASK_AP in metrics[name]:
-            found["forms"][name]["mask_ap"] = metrics[name][MASK_AP]
+        if earlier:
+            kept = earlier["forms"][name]
+            found["forms"][name] |= {key: kept[key] for key in ("metric", "mask_ap") if key in kept}
+            continue
+        metrics = evaluator.metrics(network)
+        found["forms"][name]["metric"] = metrics[evaluator.monitor]
+        if MASK_AP in metrics:
+            found["forms"][name]["mask_ap"] = metrics[MASK_AP]
     about = trained.metadata
     kind, variant = (
         about.get("segmenter") or about.get("detector") or "classifier",
@@ -269,8 +276,12 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help="small, or NAME=RUN or NAME=RUN@DATA")
     parser.add_argument("--rounds", type=int, default=10, help="timed turns of each form (default: 10)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    parser.add_argument(
+        "--times-only", action="store_true", help="keep the metrics and the int8 settings of the result file"
+    )
     parser.add_argument("--calibration-images", type=int, default=64, help="for int8 (default: 64)")
     args = parser.parse_args()
+    about = conditions("cpu")  # before the first result is written, which changes the working tree
     torch.set_num_threads(args.threads)
     path = result_file()
     result = json.loads(path.read_text()) if path.is_file() else {"parts": {}}
@@ -284,10 +295,10 @@ def main() -> int:
             else:
                 part = measure_run(
                     run, data=data or None, rounds=args.rounds, folder=Path(folder),
-                    calibration=args.calibration_images,
+                    calibration=args.calibration_images, earlier=result["parts"][name] if args.times_only else None,
                 )  # fmt: skip
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-        part["conditions"] = {**conditions("cpu"), "threads": args.threads, "load": load}
+        part["conditions"] = {**about, "threads": args.threads, "load": load}
         result["parts"][name] = part
         write_json(path, result)
         for label, found in part["forms"].items():
