@@ -11,7 +11,7 @@ from twin_checks import assert_errs_no_more_than_eager, out_and_grads, randn
 
 from scalablevit.layers import Block, InteractiveWindowSelfAttention, Mlp, ScalableSelfAttention
 from scalablevit.ops import fallback
-from scalablevit.ops.feed_forward import feed_forward, reference
+from scalablevit.ops.feed_forward import Weights, feed_forward, reference
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # A warning would be that of a kernel that gave up.
@@ -60,9 +60,13 @@ def make_inputs(case: str) -> dict[str, Tensor | None]:
 
 
 def calls(**options) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """Our kernel and the definition."""
+    """Our kernel and the definition, of x, branch, and the weights one by one."""
     options = {"eps": 1e-6, **options}
-    return partial(feed_forward, implementation="triton", **options), partial(reference.feed_forward, **options)
+
+    def of_weights(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda x, branch, *weights: function(x, branch, Weights(*weights), **options)
+
+    return of_weights(partial(feed_forward, implementation="triton")), of_weights(reference.feed_forward)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -71,28 +75,27 @@ def test_kernel_errs_no_more_than_eager(case: str, dtype: torch.dtype) -> None:
     assert_errs_no_more_than_eager(*calls(), make_inputs(case), dtype)
 
 
-@pytest.mark.parametrize("width", [24, 37, 100])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_kernel_with_projection_errs_no_more_than_eager(dtype: torch.dtype, width: int) -> None:
+def make_projected_inputs(width: int) -> dict[str, Tensor | None]:
     inputs = make_inputs("odd widths")
     C = inputs["x"].shape[-1]
-    inputs |= {
+    return inputs | {
         "branch": randn((*inputs["x"].shape[:-1], width), seed=9),
         "proj_weight": randn((C, width), seed=10) * width**-0.5,
         "proj_bias": randn((C,), seed=11),
     }
 
-    def with_projection(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda *tensors: function(*tensors[:-2], proj_weight=tensors[-2], proj_bias=tensors[-1])
 
-    ours, definition = calls(branch_scale=torch.tensor([0.75, 0.0]))
-    assert_errs_no_more_than_eager(with_projection(ours), with_projection(definition), inputs, dtype)
+@pytest.mark.parametrize("width", [24, 37, 100])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_kernel_with_projection_errs_no_more_than_eager(dtype: torch.dtype, width: int) -> None:
+    calls_with_scale = calls(branch_scale=torch.tensor([0.75, 0.0]))
+    assert_errs_no_more_than_eager(*calls_with_scale, make_projected_inputs(width), dtype)
 
 
 def test_half_a_projection_is_refused() -> None:
     tensors = [x.bfloat16() for x in make_inputs("odd widths").values()]
     with pytest.raises(ValueError, match="proj_weight and proj_bias go together"):
-        feed_forward(*tensors, eps=1e-6, proj_weight=torch.ones(24, 24))
+        calls()[0](*tensors, torch.ones(24, 24))
 
 
 def test_kernel_without_a_branch_errs_no_more_than_eager() -> None:
@@ -155,7 +158,7 @@ def test_a_kernel_that_cannot_be_built_costs_a_warning_not_the_run(monkeypatch: 
     monkeypatch.setattr(fallback, "IS_INTERPRETED", False)
     monkeypatch.setattr(fallback, "_unbuildable", set())
     monkeypatch.setattr(kernel, "forward", too_large)
-    inputs = make_inputs("odd widths")
+    inputs = make_projected_inputs(37)
     with pytest.warns(UserWarning, match=r"feed-forward kernel cannot be built .*OutOfRes") as w:
         out_and_grads(calls()[0], inputs, torch.bfloat16)
     assert len(w) == 1

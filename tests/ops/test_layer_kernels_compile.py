@@ -9,6 +9,7 @@ import torch
 from kernel_resources import Launch, recorded, resources
 from scalablevit.ops.depthwise.tiles import cannot_serve as cannot_convolve
 from scalablevit.ops.feed_forward.tiles import cannot_serve
+from scalablevit.ops.feed_forward.weights import Weights
 
 pytest.importorskip("triton")
 # Compiling takes minutes where something else computes.
@@ -29,9 +30,11 @@ def feed_forward_launch(
         return torch.empty(*shape, dtype=dtype)
 
     x, scale = torch.empty(2, 56, 56, C, dtype=stream or dtype), torch.empty(2) if drop_path else None
-    weights = empty(C), empty(C), empty(4 * C, C), empty(4 * C), empty(C, 4 * C), empty(C)
+    weights = Weights(
+        empty(C), empty(C), empty(4 * C, C), empty(4 * C), empty(C, 4 * C), empty(C), empty(C, C), empty(C)
+    )
     with recorded(capability) as found:
-        kernel.forward(x, empty(2, 56, 56, C), empty(C, C), empty(C), scale, *weights, scale, eps=1e-6)
+        kernel.forward(x, empty(2, 56, 56, C), weights, eps=1e-6, branch_scale=scale, scale=scale)
     (launch,) = found
     return launch
 

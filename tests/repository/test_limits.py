@@ -11,12 +11,18 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 KERNELS = ("kernel.py", "programs.py")
 
 
+def is_operator(node: ast.FunctionDef) -> bool:
+    """Whether it is an operator of PyTorch: its schema knows tensors and numbers, nothing that holds several."""
+    decorators = [ast.unparse(decorator).partition("(")[0] for decorator in node.decorator_list]
+    return any(name.endswith(("custom_op", "register_fake")) for name in decorators)
+
+
 def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
-    """Every function but kernels, with the place where it stands."""
+    """Every function but kernels and operators, with the place where it stands."""
     for path in MODULES:
         if path.name not in KERNELS:
             for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.FunctionDef):
+                if isinstance(node, ast.FunctionDef) and not is_operator(node):
                     yield f"{path.relative_to(PACKAGE)}:{node.name}", node
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from scalablevit.ops.choice import Choice, Implementation
 from scalablevit.ops.feed_forward import operators, reference
 from scalablevit.ops.feed_forward.tiles import cannot_serve
+from scalablevit.ops.feed_forward.weights import Weights
 from scalablevit.ops.layer_choice import choose_for_layer
 
 
@@ -42,16 +43,9 @@ def select_implementation(
 def feed_forward(
     x: Tensor,
     branch: Tensor | None,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    weight_1: Tensor,
-    bias_1: Tensor,
-    weight_2: Tensor,
-    bias_2: Tensor,
+    weights: Weights,
     *,
     eps: float,
-    proj_weight: Tensor | None = None,
-    proj_bias: Tensor | None = None,
     branch_scale: Tensor | None = None,
     scale: Tensor | None = None,
     implementation: Implementation = "auto",
@@ -61,11 +55,8 @@ def feed_forward(
     Args:
         x: residual stream, (B, ..., C).
         branch: what the attention adds to it, as large, or (B, ..., width) before its projection; None for nothing.
-        norm_weight, norm_bias: of the LayerNorm, (C,).
-        weight_1, bias_1: of fc1, (hidden, C) and (hidden,).
-        weight_2, bias_2: of fc2, (C, hidden) and (C,). Products are in the dtype of the weights.
+        weights: of LayerNorm and MLP, and of the projection where it has not been applied.
         eps: of the LayerNorm.
-        proj_weight, proj_bias: of the attention's projection, (C, width) and (C,); None where it has been applied.
         branch_scale, scale: (B,), factors of each image, as drop path has them; None for 1. They get no gradients.
         implementation: "triton" (`kernel.py`), "torch" or "reference" (`reference.py`), or "auto": the kernel on CUDA
             devices in bfloat16 and float16 where it can serve, else PyTorch, unless the environment variable
@@ -77,26 +68,17 @@ def feed_forward(
     Raises:
         ValueError: only one of `proj_weight` and `proj_bias` is given, or they come without a branch.
     """
+    *parts, proj_weight, proj_bias = weights
     if (proj_weight is None) != (proj_bias is None) or (proj_weight is not None and branch is None):
         raise ValueError("proj_weight and proj_bias go together, with the branch that they project")
     choice = select_implementation(
         dim=x.shape[-1],
-        hidden_dim=weight_1.shape[0],
+        hidden_dim=weights.weight_1.shape[0],
         device=x.device,
-        dtype=weight_1.dtype,
+        dtype=weights.weight_1.dtype,
         implementation=implementation,
     )
-    weights = (norm_weight, norm_bias, weight_1, bias_1, weight_2, bias_2)
     if choice.implementation == "triton":
-        out: Tensor = operators.feed_forward(x, branch, proj_weight, proj_bias, branch_scale, *weights, scale, eps)
+        out: Tensor = operators.feed_forward(x, branch, proj_weight, proj_bias, branch_scale, *parts, scale, eps)
         return out
-    return reference.feed_forward(
-        x,
-        branch,
-        *weights,
-        eps=eps,
-        proj_weight=proj_weight,
-        proj_bias=proj_bias,
-        branch_scale=branch_scale,
-        scale=scale,
-    )
+    return reference.feed_forward(x, branch, weights, eps=eps, branch_scale=branch_scale, scale=scale)

@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from scalablevit.ops.feed_forward.tiles import Tiles, tiles
+from scalablevit.ops.feed_forward.weights import Weights
 
 
 @triton.jit(do_not_specialize=["tokens", "tokens_of_image"])
@@ -119,18 +120,11 @@ def _forward_kernel(
 def forward(
     x: Tensor,
     branch: Tensor | None,
-    proj_weight: Tensor | None,
-    proj_bias: Tensor | None,
-    branch_scale: Tensor | None,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    weight_1: Tensor,
-    bias_1: Tensor,
-    weight_2: Tensor,
-    bias_2: Tensor,
-    scale: Tensor | None,
+    weights: Weights,
     *,
     eps: float,
+    branch_scale: Tensor | None = None,
+    scale: Tensor | None = None,
     override: Tiles | None = None,
 ) -> Tensor:
     """Launch the kernel.
@@ -138,19 +132,16 @@ def forward(
     Args:
         x: (B, ..., C); not empty.
         branch: as large as x, or None; with a projection (B, ..., width).
-        proj_weight, proj_bias: (C, width), (C,), or None for no projection of the branch.
-        branch_scale, scale: (B,), factors of an image on the branch and on the feed-forward part, or None for 1.
-        norm_weight, norm_bias: (C,).
-        weight_1, bias_1: (hidden, C), (hidden,).
-        weight_2, bias_2: (C, hidden), (C,). The products are in the dtype of the weights.
+        weights: of LayerNorm, MLP and, where the branch is still to be projected, the projection.
         eps: of the LayerNorm.
+        branch_scale, scale: (B,), factors of an image on the branch and on the feed-forward part, or None for 1.
         override: other tiles than `tiles` gives, for tuning.
 
     Returns:
         as large as x and in its dtype, contiguous.
     """
     x, C = x.contiguous(), x.shape[-1]
-    weights = (norm_weight, norm_bias, weight_1, bias_1, weight_2, bias_2)
+    *parts, proj_weight, proj_bias = weights
     branch, proj_weight, proj_bias, branch_scale, scale = (
         None if found is None else found.contiguous() for found in (branch, proj_weight, proj_bias, branch_scale, scale)
     )
@@ -165,13 +156,13 @@ def forward(
             proj_weight,
             proj_bias,
             branch_scale,
-            *(weight.contiguous() for weight in weights),
+            *(weight.contiguous() for weight in parts),
             scale,
             tokens,
             tokens // x.shape[0],
             eps,
             C=C,
-            HIDDEN=weight_1.shape[0],
+            HIDDEN=weights.weight_1.shape[0],
             WIDTH=C if branch is None else branch.shape[-1],
             BLOCK_T=tile.tokens,
             BLOCK_C=tile.channels,

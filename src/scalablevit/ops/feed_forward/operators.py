@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scalablevit.ops.fallback import kernel_or_plain
 from scalablevit.ops.feed_forward import reference
+from scalablevit.ops.feed_forward.weights import Weights
 
 
 @torch.library.custom_op(
@@ -41,15 +42,15 @@ def feed_forward(
     """The output, as large as x; arguments as in `kernel.forward`."""
     if x.numel() == 0:
         return x.new_empty(x.shape)
-    weights = (norm_weight, norm_bias, weight_1, bias_1, weight_2, bias_2)
+    weights = Weights(norm_weight, norm_bias, weight_1, bias_1, weight_2, bias_2, proj_weight, proj_bias)
 
     def launch() -> Tensor:
         from scalablevit.ops.feed_forward import kernel
 
-        return kernel.forward(x, branch, proj_weight, proj_bias, branch_scale, *weights, scale, eps=eps)
+        return kernel.forward(x, branch, weights, eps=eps, branch_scale=branch_scale, scale=scale)
 
     def plain() -> Tensor:
-        return reference.feed_forward(x, branch, *weights, eps=eps, branch_scale=branch_scale, scale=scale).contiguous()
+        return reference.feed_forward(x, branch, weights, eps=eps, branch_scale=branch_scale, scale=scale).contiguous()
 
     return kernel_or_plain(
         launch,

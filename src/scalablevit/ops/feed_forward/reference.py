@@ -5,20 +5,15 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from scalablevit.ops.feed_forward.weights import Weights
+
 
 def feed_forward(
     x: Tensor,
     branch: Tensor | None,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    weight_1: Tensor,
-    bias_1: Tensor,
-    weight_2: Tensor,
-    bias_2: Tensor,
+    weights: Weights,
     *,
     eps: float,
-    proj_weight: Tensor | None = None,
-    proj_bias: Tensor | None = None,
     branch_scale: Tensor | None = None,
     scale: Tensor | None = None,
 ) -> Tensor:
@@ -26,6 +21,7 @@ def feed_forward(
 
     Arguments as in `scalablevit.ops.feed_forward.feed_forward`.
     """
+    norm_weight, norm_bias, weight_1, bias_1, weight_2, bias_2, proj_weight, proj_bias = weights
     dtype, factors = x.dtype, (x.shape[0], *[1] * (x.dim() - 1))
     if branch is not None and proj_weight is not None:
         branch = F.linear(branch, proj_weight, None if proj_bias is None else proj_bias.to(proj_weight.dtype))
