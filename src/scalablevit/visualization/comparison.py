@@ -49,15 +49,15 @@ def plot_comparison_curves(lines: Sequence[Line], metric: str, out_png: str | os
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for line, (colour, style, _) in zip(lines, _looks(), strict=False):
+    for line, (colour, style, marker) in zip(lines, _looks(), strict=False):
         # of seeds that have fewer epochs than others, the mean ends with the first
         epochs = sorted(set.intersection(*(set(curve) for curve in line.curves))) if line.curves else []
         if not epochs:
             continue
         values = np.array([[curve[epoch] for epoch in epochs] for curve in line.curves])
-        marker = "o" if len(epochs) < 3 else ""
+        shown = marker if len(epochs) < 3 else ""
         axes.plot(
-            epochs, values.mean(axis=0), style, color=colour, marker=marker, linewidth=1.8, label=_label(line.label)
+            epochs, values.mean(axis=0), style, color=colour, marker=shown, linewidth=1.8, label=_label(line.label)
         )
         if len(values) > 1:
             axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
@@ -78,13 +78,15 @@ def plot_comparison_costs(lines: Sequence[Line], metric: str, out_png: str | os.
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    largest = max((line.multiply_adds or 0 for line in lines), default=0)
+    unit, word = (1e9, "billions") if largest >= 1e9 else (1e6, "millions")
     for line, (colour, _, marker) in zip(lines, _looks(), strict=False):
         if line.multiply_adds is None or not line.values:
             continue
-        cost = line.multiply_adds / 1e9
+        cost = line.multiply_adds / unit
         axes.plot([cost] * len(line.values), line.values, ".", color=colour, alpha=0.35, markersize=5)
         axes.plot([cost], [np.mean(line.values)], marker, color=colour, markersize=8, label=_label(line.label))
-    axes.set_xlabel("multiply-adds, billions an image")
+    axes.set_xlabel(f"multiply-adds, {word} an image")
     _finish(figure, metric, len(lines))
     figure.savefig(out_png, dpi=130, format="png")
 
