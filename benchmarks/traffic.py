@@ -254,11 +254,13 @@ def _h100(found: list[Kernel]) -> Iterator[None]:
         return lambda *_, **__: answer
 
     cuda = interface.CudaInterface
-    # Of torch.cuda itself `is_available` stays false: dynamo would ask the device for its random state.
+    # Of torch.cuda itself `is_available` is false: dynamo would ask the device for its random state. Left alone it
+    # counts devices where Lightning, once imported, has set PYTORCH_NVML_BASED_CUDA_CHECK.
     driver = types.SimpleNamespace(
         is_available=always(True), current_device=always(0), get_device_capability=always(_CAPABILITY)
     )
     answers: list[tuple[Any, str, Any]] = [
+        (torch.cuda, "is_available", always(False)),
         (torch.cuda, "is_initialized", always(False)),
         (torch.cuda, "_lazy_init", always(None)),
         (torch.cuda, "set_device", always(None)),
