@@ -180,6 +180,8 @@ def measure_run(
     folded = fold(predictor.network)
     weights, detections = folded.state_dict(), 0
     if is_detector(predictor.network):
+        # An exported detector sees each image alone; in a batch, padding changes what it finds.
+        evaluator.command.datamodule.val_batch_size = 1
         shown = [images[0][0] * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]]
         graph = detector_graph(folded)
         weights, detections = layer_weights(graph), graph.detections_per_image
