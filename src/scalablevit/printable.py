@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 
 # C0 and C1 controls, line and paragraph separators, and the characters that reverse the direction of what follows.
 # Joiners (U+200C, U+200D) stay: emoji and Indic scripts need them.
@@ -58,3 +59,10 @@ def _escaped(character: str) -> str:
         code -= 0xDC00  # the byte that the surrogate stands for
     known = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}.get(character)
     return known or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text as a Markdown table, the headings first."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines.insert(1, "|---" * len(rows[0]) + "|")
+    return "\n".join(lines) + "\n"

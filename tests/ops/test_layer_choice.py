@@ -5,7 +5,7 @@ import torch
 
 from scalablevit.layers import Block, Mlp, PositionalEncodingGenerator
 from scalablevit.ops import depthwise, feed_forward, layer_choice
-from scalablevit.ops.choice import Choice
+from scalablevit.ops.choice import Choice, implementation_in
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 
@@ -21,9 +21,9 @@ def test_an_unknown_value_of_the_variable_is_named(monkeypatch: pytest.MonkeyPat
     with pytest.raises(
         ValueError, match="SCALABLEVIT_LAYERS must be one of auto, triton, torch, reference, got 'fast'"
     ):
-        layer_choice._from_environment()
+        implementation_in(layer_choice.ENVIRONMENT_VARIABLE)
     monkeypatch.delenv(layer_choice.ENVIRONMENT_VARIABLE)
-    assert layer_choice._from_environment() == "auto"
+    assert implementation_in(layer_choice.ENVIRONMENT_VARIABLE) == "auto"
 
 
 def test_on_a_cpu_pytorch_computes() -> None:

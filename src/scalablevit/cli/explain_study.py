@@ -15,7 +15,7 @@ from scalablevit.cli.save_images import check_folder, save
 from scalablevit.cli.terminal import print_json, show_warnings, tell
 from scalablevit.cli.trained_run import is_exported_file
 from scalablevit.explain.methods import METHODS
-from scalablevit.printable import printable
+from scalablevit.printable import markdown_table, printable
 from scalablevit.tasks import Flag, TaskEntry, entries, load
 
 DEFAULT_IMAGES = 50
@@ -87,9 +87,7 @@ def run_study(args: argparse.Namespace) -> int:
     }
     if folder is not None:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        lines = ["| " + " | ".join(row) + " |" for row in table(studies)]
-        lines.insert(1, "|---" * len(table(studies)[0]) + "|")
-        rows = "\n".join(lines) + "\n"
+        rows = markdown_table(table(studies))
         documents = {".json": text.encode("utf-8", "surrogateescape"), ".md": rows.encode("utf-8", "surrogateescape")}
         save({"": draw_studies(studies)}, folder, Path("study"), documents=documents)
         tell(f"plot, table and numbers are in {folder}")

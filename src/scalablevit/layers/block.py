@@ -60,15 +60,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        if torch.jit.is_scripting():
-            x = x + self.drop_path(self.attn(self.norm1(x)))
-            x = x + self.drop_path(self.mlp(self.norm2(x)))
-        elif self._runs_as_kernel(x):
-            x = self._by_kernel(x)
-        else:
-            x = x + self.drop_path(self.attn(self.norm1(x)))
-            x = x + self.drop_path(self.mlp(self.norm2(x)))
-        return x
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out what stands inside, not behind `and`
+            if self._runs_as_kernel(x):
+                return self._by_kernel(x)
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def _runs_as_kernel(self, x: Tensor) -> bool:
         """Tell whether one kernel may compute all that follows the attention: nobody watches or replaced a layer."""

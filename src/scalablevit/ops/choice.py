@@ -54,17 +54,20 @@ def check_implementation(name: str) -> Implementation:
     return cast(Implementation, name)
 
 
-def _from_environment() -> Implementation:
-    name = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+def implementation_in(variable: str) -> Implementation:
+    """Read the implementation that an environment variable asks for; "auto" where it is not set.
+
+    Raises:
+        ValueError: it holds none of `IMPLEMENTATIONS`.
+    """
+    name = os.environ.get(variable) or "auto"
     if name not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"environment variable {ENVIRONMENT_VARIABLE} must be one of {', '.join(IMPLEMENTATIONS)}, got {name!r}"
-        )
+        raise ValueError(f"environment variable {variable} must be one of {', '.join(IMPLEMENTATIONS)}, got {name!r}")
     return cast(Implementation, name)
 
 
 # Constants, so that torch.compile need not ask for them in the middle of a graph.
-DEFAULT: Implementation = _from_environment()
+DEFAULT: Implementation = implementation_in(ENVIRONMENT_VARIABLE)
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether Triton interprets kernels, on any device, instead of building them."""
 _HAS_TRITON = importlib.util.find_spec("triton") is not None

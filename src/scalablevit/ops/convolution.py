@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scalablevit.ops.layout import channels_first, channels_last
+from scalablevit.ops.layout import channels_first, channels_last, convolved_size
 
 
 @torch.library.custom_op(
@@ -37,8 +37,7 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pad
 @convolution.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, groups: int) -> Tensor:
     B, H, W, _ = x.shape
-    side = weight.shape[-1]
-    rows, columns = ((length + 2 * padding - side) // stride + 1 for length in (H, W))
+    rows, columns = convolved_size(H, W, side=weight.shape[-1], stride=stride, padding=padding)
     return x.new_empty((B, rows, columns, weight.shape[0]))
 
 

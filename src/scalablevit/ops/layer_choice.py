@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from scalablevit.ops.choice import IMPLEMENTATIONS, IS_INTERPRETED, Choice, Implementation, choose
+from scalablevit.ops.choice import IS_INTERPRETED, Choice, Implementation, choose, implementation_in
 
 ENVIRONMENT_VARIABLE = "SCALABLEVIT_LAYERS"
 """Sets the implementation of every such layer whose own is "auto"; read when scalablevit is imported."""
 
-
-def _from_environment() -> Implementation:
-    name = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"environment variable {ENVIRONMENT_VARIABLE} must be one of {', '.join(IMPLEMENTATIONS)}, got {name!r}"
-        )
-    return cast(Implementation, name)
-
-
-DEFAULT: Implementation = _from_environment()
+DEFAULT: Implementation = implementation_in(ENVIRONMENT_VARIABLE)
 
 
 def choose_for_layer(

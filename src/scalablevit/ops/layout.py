@@ -1,8 +1,13 @@
-"""The two layouts of a feature map: channels last (the trunk) and channels first (convolutions, pyramids)."""
+"""The two layouts of a feature map, channels last (the trunk) and channels first (convolutions), and their sizes."""
 
 from __future__ import annotations
 
 from torch import Tensor
+
+
+def convolved_size(height: int, width: int, *, side: int, stride: int, padding: int) -> tuple[int, int]:
+    """Rows and columns that a convolution of a square kernel gives, all in pixels or tokens."""
+    return (height + 2 * padding - side) // stride + 1, (width + 2 * padding - side) // stride + 1
 
 
 def channels_first(x: Tensor) -> Tensor:

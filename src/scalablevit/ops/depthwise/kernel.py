@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from scalablevit.ops.depthwise.tiles import summed_tokens, tiles
+from scalablevit.ops.layout import convolved_size
 
 # They change from image to image; strides and C are specialised: that is what makes loads wide.
 _COUNTS = ["H", "W", "rows", "columns", "tiles_y", "tiles_x"]
@@ -226,7 +227,7 @@ def _convolve(
 ) -> Tensor:
     x = _with_adjacent_channels(x)
     B, H, W, C = x.shape
-    rows, columns = ((length + 2 * padding - side) // stride + 1 for length in (H, W))
+    rows, columns = convolved_size(H, W, side=side, stride=stride, padding=padding)
     tile = tiles(C, stride)
     tiles_y, tiles_x = triton.cdiv(rows, tile.rows), triton.cdiv(columns, tile.columns)
     out = x.new_empty((B, rows, columns, C))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scalablevit.ops.depthwise import reference
 from scalablevit.ops.fallback import kernel_or_plain
-from scalablevit.ops.layout import channels_first, channels_last
+from scalablevit.ops.layout import channels_first, channels_last, convolved_size
 
 
 def _case(x: Tensor, side: int, stride: int) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def depthwise(
 
 def _empty_output(x: Tensor, side: int, stride: int, padding: int) -> Tensor:
     B, H, W, C = x.shape
-    rows, columns = ((length + 2 * padding - side) // stride + 1 for length in (H, W))
+    rows, columns = convolved_size(H, W, side=side, stride=stride, padding=padding)
     return x.new_empty((B, rows, columns, C))
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from scalablevit import __version__
+from scalablevit.printable import markdown_table
 from scalablevit.safe_write import write_atomically, write_json
 from scalablevit.training.comparison.axes import Combination
 from scalablevit.training.comparison.plan import PlannedRun
 from scalablevit.training.comparison.results import CombinationResult, Metric
 from scalablevit.training.comparison.statistics import METHOD
 from scalablevit.training.comparison.studies import full_study_table
-from scalablevit.training.comparison.table import markdown
 from scalablevit.visualization.comparison import Line, plot_comparison_costs, plot_comparison_curves
 
 FILE = "comparison.json"
@@ -123,10 +123,10 @@ def write_pictures(
     ]
     name = comparison.metric.name
     files = {file: comparison.folder / file for file in ("table.md", "curves.png", "cost.png")}
-    write_atomically(files["table.md"], markdown(rows).encode("utf-8", "surrogateescape"))
+    write_atomically(files["table.md"], markdown_table(rows).encode("utf-8", "surrogateescape"))
     if any(result.studies for result in results):
         files["study.md"] = comparison.folder / "study.md"
-        text = markdown(full_study_table(results))
+        text = markdown_table(full_study_table(results))
         write_atomically(files["study.md"], text.encode("utf-8", "surrogateescape"))
     write_atomically(files["curves.png"], lambda file: plot_comparison_curves(lines, name, file))
     write_atomically(files["cost.png"], lambda file: plot_comparison_costs(lines, name, file))

@@ -31,13 +31,6 @@ def table(results: Sequence[CombinationResult]) -> list[list[str]]:
     return rows
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as a Markdown table."""
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    lines.insert(1, "|---" * len(rows[0]) + "|")
-    return "\n".join(lines) + "\n"
-
-
 def mean_text(mean: Mean, digits: int = 4) -> str:
     """A mean with its standard deviation."""
     return f"{mean.value:.{digits}f}" + ("" if mean.std is None else f" ± {mean.std:.{digits}f}")
