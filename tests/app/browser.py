@@ -73,6 +73,10 @@ class Browser:
             time.sleep(0.1)
         return value
 
+    def wait_until_idle(self) -> None:
+        """Wait until the page's scripts have done what they had to do: what is drawn may not listen before."""
+        self.evaluate("new Promise(done => requestIdleCallback(() => done(), {timeout: 5000}))")
+
     def text(self) -> str:
         """Text that is visible on the page."""
         return str(self.evaluate("document.body.innerText"))
@@ -80,6 +84,7 @@ class Browser:
     def click(self, expression: str) -> None:
         """Click with the mouse on the middle of the element that a JavaScript expression gives."""
         self.wait(expression)
+        self.wait_until_idle()
         place = self.evaluate(
             f"(e => {{ e.scrollIntoView({{block: 'nearest'}}); const r = e.getBoundingClientRect(); "
             f"return [r.x + r.width / 2, r.y + r.height / 2] }})({expression})"
@@ -88,13 +93,26 @@ class Browser:
             self.send("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
 
     def choose(self, label: str, option: str) -> None:
-        """Choose an option, by the beginning of its text, in the drop-down list of a label."""
-        self.click(f"document.querySelector('input[aria-label={label}]')")
+        """Choose an option, by the beginning of its text, in the drop-down list of a label.
+
+        On a busy machine the list is drawn before it listens, and a click that it missed has given it the focus, after
+        which a further click opens nothing: the focus is taken away and the click repeated until the list opens.
+        """
         options = "[...document.querySelectorAll('[role=option]')]"
+        end = time.monotonic() + 60
+        while not self.evaluate(f"{options}.length"):
+            assert time.monotonic() < end, f"the list of {label} does not open; the page says: {self.text()[:2000]}"
+            self.evaluate("document.activeElement?.blur()")
+            self.click(f"document.querySelector('input[aria-label={label}]')")
+            for _ in range(20):
+                if self.evaluate(f"{options}.length"):
+                    break
+                time.sleep(0.1)
         self.click(f"{options}.find(o => o.innerText.trim().replace(/^✓\\s*/, '').startsWith({json.dumps(option)}))")
 
     def upload(self, selector: str, path: Path) -> None:
         """Choose a file in an <input type=file>."""
+        self.wait_until_idle()
         document = self.send("DOM.getDocument")["root"]["nodeId"]
         node = self.send("DOM.querySelector", nodeId=document, selector=selector)["nodeId"]
         self.send("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
