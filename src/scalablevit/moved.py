@@ -15,7 +15,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "bench.throughput": ("bench.cells", "bench.result"),
     "checkpoint_names": ("weights.published_names",),
     "classification.pictures": ("classification.annotate", "classification.draw"),
-    "classification.preprocessing": ("classification.transforms",),
+    "classification.preprocessing": ("data.image_transforms",),
     "cli": ("cli.errors",),
     "data_check": ("data.check",),
     "datasets": (),

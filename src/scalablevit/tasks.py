@@ -11,6 +11,9 @@ from typing import Any
 TASKS = ("classification", "detection", "segmentation")
 """Packages that hold a task; each has an `entry.py` with an `ENTRY`."""
 
+PRETRAINING = ("scalablevit.pretraining.entry:MASKED",)
+"""References to the entries of what trains a backbone alone, for tasks to start from."""
+
 
 def load(reference: str) -> Any:
     """Import what "package.module:name" names."""
@@ -190,13 +193,40 @@ class TaskEntry:
     out_of_memory: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class PretrainingEntry:
+    """Everything that the command line knows of a way to pretrain a backbone.
+
+    Args:
+        name: of the package, as the metadata of weights has it.
+        task: reference to the LightningModule.
+        data: reference to the data module.
+        settings: references to the dataclasses that blocks of its recipes become, beside those of every task.
+        out_of_memory: command -> what to change where memory runs out.
+        needs_teacher: evaluation too compares with the teacher.
+    """
+
+    name: str
+    task: str
+    data: str
+    settings: tuple[str, ...] = ()
+    out_of_memory: Mapping[str, str] = field(default_factory=dict)
+    needs_teacher: bool = False
+
+
 @cache
 def entries() -> dict[str, TaskEntry]:
     """Every task's entry by name."""
     return {name: load(f"scalablevit.{name}.entry:ENTRY") for name in TASKS}
 
 
-def entry_of(task_class: type) -> TaskEntry | None:
+@cache
+def trained_entries() -> tuple[TaskEntry | PretrainingEntry, ...]:
+    """The entries of all that a recipe can train: the tasks, and what pretrains a backbone for them."""
+    return (*entries().values(), *map(load, PRETRAINING))
+
+
+def entry_of(task_class: type) -> TaskEntry | PretrainingEntry | None:
     """The entry whose task is this class or a base of it; None: the class is no task of this package."""
     references = {f"{base.__module__}:{base.__qualname__}" for base in task_class.__mro__}
-    return next((entry for entry in entries().values() if entry.task in references), None)
+    return next((entry for entry in trained_entries() if entry.task in references), None)

@@ -8,7 +8,7 @@ import timm
 import torch
 from PIL import Image
 
-from scalablevit.classification.transforms import Preprocessing as ClassifierPreprocessing
+from scalablevit.data.image_transforms import Preprocessing as ClassifierPreprocessing
 from scalablevit.detection.models import build_detector
 from scalablevit.detection.transforms import Preprocessing as DetectorPreprocessing
 from scalablevit.segmentation import InferenceSettings

@@ -11,7 +11,7 @@ from timm.data import create_transform
 from timm.data.auto_augment import AugmentOp
 from torchvision import transforms
 
-from scalablevit.classification.transforms import Augmentation, Preprocessing, ResizeToCover
+from scalablevit.data.image_transforms import Augmentation, Preprocessing, ResizeToCover
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

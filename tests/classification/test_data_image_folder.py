@@ -16,9 +16,9 @@ from scalablevit.classification.data import (
     ClassificationBatch,
     ImageFolderData,
     collate,
-    why_unreadable,
 )
-from scalablevit.classification.transforms import Augmentation
+from scalablevit.data.image_transforms import Augmentation
+from scalablevit.data.images import why_unreadable
 from scalablevit.data.split import split_by_hash
 from scalablevit.data.unreadable import UnreadableFiles
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scalablevit.classification.transforms import Preprocessing
+from scalablevit.data.image_transforms import Preprocessing
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -192,6 +192,11 @@ def tiny(name: str, data: Path) -> list[str | Path]:
             if recipe_text(name).count("sizes:"):
                 sizes.append("--data.augmentation.sizes=[24,32]")
             return [*dense, *sizes, f"--model.detector_options={json.dumps(options)}"]
+        case "pretraining":
+            write_images(data, num_train=3, num_val=2)  # a labelled folder will do
+            own = ["--model.mask_patch_size=4"] if "mask_patch_size" in recipe else []
+            words = [word for word in SMALL if not word.startswith("--model.head")]
+            return [*words, "--data.image_size=32", *own]
         case _:
             write_ade20k(data, num_train=8, num_val=2, size=(40, 56))
             channels = {"fpn_channels": 16} if recipe["segmenter"] == "semantic_fpn" else {"auxiliary_channels": 16}
@@ -214,7 +219,7 @@ def test_a_recipe_trains_stops_resumes_and_predicts(name: str, tmp_path: Path, m
     if recipe["trainer"]["max_steps"] != -1:
         words += ["--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]
     if recipe["model"]["init_args"]["global_batch"] is not None:
-        words += ["--model.global_batch", "8" if task_of(name) == "classification" else "4"]
+        words += ["--model.global_batch", "8" if task_of(name) in ("classification", "pretraining") else "4"]
     needs_weights = recipe["model"]["init_args"]["optimizer"]["layer_decay"] is not None
     needs_teacher = recipe["model"]["init_args"].get("teacher") is not None
     if needs_weights or needs_teacher:
@@ -232,6 +237,11 @@ def test_a_recipe_trains_stops_resumes_and_predicts(name: str, tmp_path: Path, m
     resumed = scalablevit("fit", "--resume", tmp_path / "cut")
     assert resumed.code == 0, resumed.err
     assert_same_result(tmp_path / "cut", tmp_path / "whole")
+    if task_of(name) == "pretraining":
+        refused = scalablevit("predict", data, "--weights", tmp_path / "cut")
+        assert refused.code == 1
+        assert "pretrained without labels: it has no head" in refused.err
+        return
     images = {"classification": "val", "detection": "val", "segmentation": "images/validation"}[task_of(name)]
     predicted = scalablevit("predict", data / images, "--weights", tmp_path / "cut")
     assert predicted.code == 0, predicted.err

@@ -17,9 +17,9 @@ from torch.utils.data import Dataset
 from scalablevit.abridged import abridged
 from scalablevit.classification.class_names import read_class_names
 from scalablevit.classification.image_folder import ClassFiles, FolderScan, class_name, folders_by_class, scan_folder
-from scalablevit.classification.transforms import Augmentation, Preprocessing, Transform
 from scalablevit.data.builtin import data_root
 from scalablevit.data.image_file import ImageError
+from scalablevit.data.image_transforms import Augmentation, Preprocessing, Transform
 from scalablevit.data.images import read_image
 from scalablevit.data.input_settings import height_and_width, per_channel
 from scalablevit.data.pixel_values import ValueRange
@@ -141,16 +141,6 @@ class ImageFolderDataset(Dataset[ClassificationSample]):
 
     def _read(self, index: int) -> tuple[Tensor, int]:
         return self.transform(self.read(index)), int(self.targets[index])
-
-
-def why_unreadable(path: str) -> str:
-    """Why an image could not be read, for people."""
-    # Read again rather than carry the words through the workers: it also shows a disk that fails at times.
-    try:
-        read_image(path)
-    except ImageError as error:
-        return str(error)
-    return f"{path}: it could not be read, but now it can; check the disk or network that it lies on"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ ENTRY = TaskEntry(
     task="scalablevit.classification.task:ClassificationTask",
     data="scalablevit.classification.data:ImageFolderData",
     settings=(
-        "scalablevit.classification.transforms:Augmentation",
+        "scalablevit.data.image_transforms:Augmentation",
         "scalablevit.classification.task:MixupSettings",
         "scalablevit.training.mesa:MesaSettings",
         "scalablevit.training.teacher:TeacherSettings",

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from scalablevit.classification.transforms import Preprocessing
 from scalablevit.data.image_batches import ImageSource, read_batches
+from scalablevit.data.image_transforms import Preprocessing
 from scalablevit.deploy.exported import ExportedNetwork, is_exported, on_cpu, open_exported
 from scalablevit.deploy.prediction import prepare_for_prediction
 from scalablevit.device import choose_device

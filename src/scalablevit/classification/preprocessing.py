@@ -1,6 +1,6 @@
-"""The earlier name of `scalablevit.classification.transforms`: recipes and scripts written before name it."""
+"""The earlier name of `scalablevit.data.image_transforms`: recipes and scripts written before name it."""
 
-from scalablevit.classification.transforms import Augmentation, Preprocessing
+from scalablevit.data.image_transforms import Augmentation, Preprocessing
 from scalablevit.moved import forward_moved_names
 
 __all__ = ["Augmentation", "Preprocessing"]

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from scalablevit.classification.data import NOTHING_READABLE_TARGET, ClassificationBatch, why_unreadable
+from scalablevit.classification.data import NOTHING_READABLE_TARGET, ClassificationBatch
 from scalablevit.classification.losses import soft_cross_entropy, soft_targets
-from scalablevit.classification.transforms import Preprocessing
+from scalablevit.data.image_transforms import Preprocessing
+from scalablevit.data.images import why_unreadable
 from scalablevit.networks import build_classifier, check_logits, own_settings, recompute_blocks, size_options
 from scalablevit.training.class_weights import weights_of_classes
 from scalablevit.training.distillation import Distillation, without_distillation

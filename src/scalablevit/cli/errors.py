@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from scalablevit.printable import printable
-from scalablevit.tasks import TaskEntry
+from scalablevit.tasks import PretrainingEntry, TaskEntry
 
 
 class UsageError(ValueError):
@@ -36,7 +36,7 @@ def message_of(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def memory_advice(command: str, find_entry: Callable[[], TaskEntry | None]) -> Iterator[None]:
+def memory_advice(command: str, find_entry: Callable[[], TaskEntry | PretrainingEntry | None]) -> Iterator[None]:
     """Say what to change where memory runs out; `find_entry` is asked for the task then."""
     try:
         yield

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scalablevit.cli.errors import UsageError
 from scalablevit.cli.familiar import KEYS, did_you_mean, key_of
-from scalablevit.tasks import TaskEntry, entry_of, load
+from scalablevit.tasks import PretrainingEntry, TaskEntry, entry_of, load
 
 _LIGHTNING = ("--seed_everything", "--threads", "--print_config", "--trainer", "--help")
 
@@ -86,7 +86,7 @@ def _whole(name: str, value: str) -> str:
     return name if is_class_or_file else {"--data": "--data.root", "--model": "--model.variant"}[name]
 
 
-def entry_of_recipes(recipes: Sequence[Path]) -> TaskEntry | None:
+def entry_of_recipes(recipes: Sequence[Path]) -> TaskEntry | PretrainingEntry | None:
     """The entry of the task that recipes name, the last one first; None: they name none that is known."""
     import yaml
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from scalablevit.data.image_file import open_image
+from scalablevit.data.image_file import ImageError, open_image
 from scalablevit.data.orientation import UprightImage, load_upright
 from scalablevit.data.pixel_values import ValueRange, stored_pixels, to_rgb
 
@@ -49,3 +49,13 @@ def read_upright(
         upright = load_upright(image)
         rgb, losses = to_rgb(Path(path), upright.image, stored, value_range)
         return upright._replace(image=rgb, losses=tuple(losses))
+
+
+def why_unreadable(path: str) -> str:
+    """Why an image could not be read, for people."""
+    # Read again rather than carry the words through the workers: it also shows a disk that fails at times.
+    try:
+        read_image(path)
+    except ImageError as error:
+        return str(error)
+    return f"{path}: it could not be read, but now it can; check the disk or network that it lies on"

@@ -16,7 +16,7 @@ from jsonargparse import set_parsing_settings
 from jsonargparse._common import parsing_settings
 from lightning.pytorch import callbacks
 
-from scalablevit.tasks import entries
+from scalablevit.tasks import trained_entries
 from scalablevit.training.recipe_errors import RecipeError
 from scalablevit.training.run_folder import RunFolder
 from scalablevit.training.settings import FreezeSettings, OptimizerSettings, ScheduleSettings
@@ -118,7 +118,7 @@ def only_allowed_imports(allowed: Sequence[str]) -> Iterator[None]:
 
 def _registered(part: Literal["task", "data"]) -> set[str]:
     """The classes that the tasks' entries name."""
-    return _names(getattr(entry, part) for entry in entries().values())
+    return _names(getattr(entry, part) for entry in trained_entries())
 
 
 def _settings() -> set[str]:
@@ -126,7 +126,7 @@ def _settings() -> set[str]:
     shared = (
         f"{kind.__module__}:{kind.__qualname__}" for kind in (OptimizerSettings, ScheduleSettings, FreezeSettings)
     )
-    return _names([*shared, *(reference for entry in entries().values() for reference in entry.settings)])
+    return _names([*shared, *(reference for entry in trained_entries() for reference in entry.settings)])
 
 
 def _names(references: Iterable[str]) -> set[str]:

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from scalablevit.data.split import settings_for_evaluation
 from scalablevit.moved import forward_moved_names
+from scalablevit.tasks import entry_of, load
 from scalablevit.training.allowed_classes import check_classes, check_paths, lies_in_a_run, only_allowed_imports
 from scalablevit.training.checkpoint_io import RunCheckpointIO
 from scalablevit.training.devices import MOST_THREADS, check_devices
@@ -157,7 +158,7 @@ class TrainingCommand(LightningCLI):
             # the checkpoint holds them, and the file they once came from may be gone
             model["init_args"]["weights"] = None
         if self.verb == "validate":
-            if "teacher" in model["init_args"]:
+            if "teacher" in model["init_args"] and not self._evaluates_with_teacher():
                 model["init_args"]["teacher"] = None
             self._evaluate_all_that_is_new()
         # Ranks that a launcher starts repeat the command line; only the first one takes the folder.
@@ -168,6 +169,11 @@ class TrainingCommand(LightningCLI):
                 raise RecipeError(
                     f"cannot write into the run folder {self.folder.path} ({error.strerror}); name another by --run"
                 ) from error
+
+    def _evaluates_with_teacher(self) -> bool:
+        """Whether the task's metrics compare with a teacher."""
+        module, _, name = str(self.config["model"]["class_path"]).rpartition(".")
+        return bool(getattr(entry_of(load(f"{module}:{name}")), "needs_teacher", False))
 
     def resolve_recipe(self) -> dict[str, Any]:
         """Check the recipe with its defaults and the command line, and keep its text.

@@ -21,7 +21,7 @@ from rich.console import Console
 from scalablevit.data.workers import kill_workers
 from scalablevit.printable import printable
 from scalablevit.safe_write import write_atomically
-from scalablevit.tasks import entry_of
+from scalablevit.tasks import PretrainingEntry, entry_of
 from scalablevit.training.checkpoint_io import explained_restoring
 from scalablevit.training.devices import threads_per_process
 from scalablevit.training.early_stopping import why_ended_early
@@ -226,11 +226,17 @@ class Run:
                 log.warning("%s; no curves are drawn", error)
         made = sorted(p.name for p in self.folder.path.iterdir() if not p.name.startswith("."))
         _print("\n".join([*lines, f"in {self.folder.path}: {', '.join(made)}"]))
-        commands = [invocation("predict", *self.data.example_inputs(), "--weights", self.folder.path)]
+        _print("\n".join(["\nNext, try:", *(f"  {command}" for command in self._next_commands())]))
+
+    def _next_commands(self) -> list[str]:
         entry = entry_of(type(self.module))
+        if isinstance(entry, PretrainingEntry):
+            words = ("--data.root", "FOLDER", "--model.variant", self.module.variant, "--model.weights")
+            return [invocation("fit", "--config", "finetune_folder", *words, self.folder.path)]
+        commands = [invocation("predict", *self.data.example_inputs(), "--weights", self.folder.path)]
         if entry is not None and entry.exports:
             commands.append(invocation("export", self.folder.path, "--format", "onnx"))
-        _print("\n".join(["\nNext, try:", *(f"  {command}" for command in commands)]))
+        return commands
 
 
 @contextlib.contextmanager

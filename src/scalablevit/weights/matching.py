@@ -16,6 +16,7 @@ from scalablevit.backbone import PyramidBackbone, ScalableViT
 from scalablevit.timm_pyramid import TimmPyramid
 from scalablevit.weights.classes import check_class_names
 from scalablevit.weights.input_channels import adapt_in_chans
+from scalablevit.weights.metadata import PRETRAINING_TASK
 from scalablevit.weights.published_names import to_native_names
 from scalablevit.weights.reading import read
 from scalablevit.weights.report import LoadReport, misfit
@@ -73,7 +74,11 @@ def load_weights(
     checkpoint = read(source, entry=entry)
     theirs = checkpoint.class_names
     check_class_names(checkpoint.tensors, theirs, checkpoint.source)
-    wish = Wish(fresh_head, class_names is not None and theirs is not None and not _same_names(class_names, theirs))
+    has_no_head = checkpoint.task == PRETRAINING_TASK
+    wish = Wish(
+        fresh_head or has_no_head,
+        class_names is not None and theirs is not None and not _same_names(class_names, theirs),
+    )
     target = unwrap(model)
     tensors = _without_compiled(checkpoint.tensors)
     whole = target.cores.get("")

@@ -19,6 +19,9 @@ FORMAT_VERSION = 1
 """Version of the metadata that `save_model` and `save_network` write. It rises when an older reader would err; keys
 that a reader does not know are kept and ignored."""
 
+PRETRAINING_TASK = "pretraining"
+"""In the metadata of a backbone that was pretrained alone, for tasks to start from."""
+
 _MOST_CHARACTERS = 2**24
 _MOST_TEXT = 1000  # characters of one name
 _DEEPEST = 8
@@ -220,5 +223,12 @@ def _read_trained(source: str | os.PathLike[str]) -> TrainedWeights:
         raise WeightsError(
             f"{source} holds weights without the task that they were trained for; predicting takes a run folder of "
             "`scalablevit fit`, or the model.safetensors in it"
+        )
+    if task == PRETRAINING_TASK:
+        name = shortened(metadata.get("architecture"), 80)
+        raise WeightsError(
+            f"{source} holds a backbone that was pretrained without labels: it has no head and predicts nothing. Train "
+            f"a task from it: scalablevit fit --config finetune_folder --data.root FOLDER --model.variant {name} "
+            f"--model.weights {source}"
         )
     return TrainedWeights(path, task, metadata)

@@ -7,7 +7,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Checkpoint:
         metadata: of a file that a run wrote; empty for others.
         entry: the entry that the tensors were taken from, such as "model"; empty: the checkpoint is a bare state dict.
         others: further entries with weights, such as "model_ema", which were not taken.
+        task: that a run of ours trained the weights for, "pretraining" for a backbone alone; None: unknown.
     """
 
     source: str
@@ -43,6 +44,7 @@ class Checkpoint:
     metadata: dict[str, Any] = field(default_factory=dict)
     entry: str = ""
     others: tuple[str, ...] = ()
+    task: str | None = None
 
 
 def read_checkpoint(source: str | PathLike[str], *, entry: str | None = None) -> dict[str, Tensor]:
@@ -144,7 +146,7 @@ def _read_safetensors(path: Path, name: str, entry: str | None) -> Checkpoint:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     if not tensors:
         raise WeightsError(f"{name} holds no tensors")
-    return Checkpoint(name, tensors, metadata.get("class_names"), metadata)
+    return Checkpoint(name, tensors, metadata.get("class_names"), metadata, task=metadata.get("task"))
 
 
 def _read_pickle(path: Path, name: str, entry: str | None) -> Checkpoint:
@@ -160,4 +162,6 @@ def _read_pickle(path: Path, name: str, entry: str | None) -> Checkpoint:
     names = trained.get("class_names") if isinstance(trained, Mapping) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         names = None
-    return _checkpoint(name, find_state_dict(checkpoint, name, entry), names)
+    task = trained.get("task") if isinstance(trained, Mapping) else None
+    found = _checkpoint(name, find_state_dict(checkpoint, name, entry), names)
+    return replace(found, task=task if isinstance(task, str) else None)

@@ -1,0 +1,2 @@
+from .data import UnlabelledImageData as UnlabelledImageData
+from .masked import MaskedPretraining as MaskedPretraining
