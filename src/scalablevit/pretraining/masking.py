@@ -103,8 +103,8 @@ class MaskedImages(nn.Module):
         self.patch = nn.Parameter(torch.empty(in_chans, patch_size, patch_size))
         nn.init.trunc_normal_(self.patch, std=0.02)
         self.decoder = nn.Conv2d(channels, in_chans * stride**2, 1)
-        nn.init.trunc_normal_(self.decoder.weight, std=0.02)
-        nn.init.zeros_(self.decoder.bias)  # begins with the mean colour, not with noise
+        for parameter in self.decoder.parameters():
+            nn.init.trunc_normal_(parameter, std=0.02)  # begins with the mean colour, not with noise
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters of two or more dimensions that are not decayed."""
