@@ -5,6 +5,7 @@
 //   ./onnx_classify model.onnx photo.ppm
 //
 // The metadata under the key "scalablevit", JSON, name the size and the classes; here they are printed by number.
+// Where they hold "multi_label": true, classes do not exclude each other: print 1 / (1 + exp(-logit)) of each instead.
 
 #include <onnxruntime_cxx_api.h>
 

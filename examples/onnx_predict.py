@@ -74,8 +74,8 @@ def fitted(height: int, width: int, short_side: int | None, long_side: int | Non
     return max(1, int(height * fit + 0.5)), max(1, int(width * fit + 0.5))
 
 
-def classify(model: Model, image: Image.Image) -> tuple[Rows, Image.Image]:
-    """Classes with their probabilities, the five likeliest."""
+def classify(model: Model, image: Image.Image, threshold: float) -> tuple[Rows, Image.Image]:
+    """Classes with their probabilities: the five likeliest; of a file of several labels, all above the threshold."""
     rule = model.metadata["preprocessing"]
     height, width = rule["image_size"] if model.input["size"] == "free" else model.input["size"]
     cover = math.floor(height / rule["crop_ratio"]), math.floor(width / rule["crop_ratio"])
@@ -86,9 +86,15 @@ def classify(model: Model, image: Image.Image) -> tuple[Rows, Image.Image]:
     shown = image.resize(size, Image.Resampling[rule["interpolation"].upper()])
     left, top = round((shown.width - width) / 2), round((shown.height - height) / 2)
     (logits,) = model(model.pixels(shown.crop((left, top, left + width, top + height))))
-    scores = np.exp(logits[0] - logits[0].max())
-    scores /= scores.sum()
-    rows: Rows = [(model.names[k], f"{scores[k]:.1%}") for k in np.argsort(-scores, kind="stable")[:5]]
+    ranked = np.argsort(-logits[0], kind="stable")
+    if model.metadata.get("multi_label"):  # each class is a yes or no of its own
+        scores = 1 / (1 + np.exp(-logits[0]))
+        ranked = ranked[scores[ranked] > threshold]
+    else:
+        scores = np.exp(logits[0] - logits[0].max())
+        scores /= scores.sum()
+        ranked = ranked[:5]
+    rows: Rows = [(model.names[k], f"{scores[k]:.1%}") for k in ranked]
     drawn = ImageOps.expand(image, (0, 0, 0, 14 * len(rows)), "white")
     for i, row in enumerate(rows):
         ImageDraw.Draw(drawn).text((2, image.height + 14 * i), "  ".join(row), fill="black")
@@ -157,14 +163,16 @@ def main() -> None:
     parser.add_argument("model", help="the .onnx file")
     parser.add_argument("images", nargs="+", help="image files")
     parser.add_argument("--save", metavar="FOLDER", help="write annotated images there")
-    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score of a detection (default: 0.5)")
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="lowest score of a detection or label (default: 0.5)"
+    )
     args = parser.parse_args()
     model = Model(args.model)
     task = model.metadata["task"]
     for path in args.images:
         image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
         if task == "classification":
-            rows, drawn = classify(model, image)
+            rows, drawn = classify(model, image, args.threshold)
         elif task == "detection":
             rows, drawn = detect(model, image, args.threshold)
         elif task == "segmentation":

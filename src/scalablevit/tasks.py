@@ -142,6 +142,9 @@ class TaskEntry:
         columns: headings of the table that `scalablevit predict` prints behind the image's path.
         predict_flags: flags of `scalablevit predict` that fill arguments of `predictor.predict`.
         check: the check of its data.
+        other_checks: the checks of data of the task in another layout.
+        other_tasks: references to the LightningModules that recipes may name in the place of `task`, its subclasses.
+        other_data: references to the data modules that recipes may name in the place of `data`.
         cost: reference to (model, variant, num_classes, scale_value) to `scalablevit.complexity.Parts`.
         run_cost: reference to a function from a predictor and the keys of its run's data to the cost of its network and
             the (height, width) of the image that it is counted for; empty: it is not counted.
@@ -176,6 +179,9 @@ class TaskEntry:
     check: DataCheck
     cost: str
     models: tuple[Model, ...]
+    other_checks: tuple[DataCheck, ...] = ()
+    other_tasks: tuple[str, ...] = ()
+    other_data: tuple[str, ...] = ()
     run_cost: str = ""
     untrained: str = ""
     model_key: str = ""

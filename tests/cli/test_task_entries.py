@@ -28,8 +28,11 @@ OF_SETTINGS = {"segmentation": arguments(MaskSettings), "detection": arguments(A
 @EVERY
 def test_references_lead_to_what_they_name(entry: TaskEntry) -> None:
     assert entry.name in TASKS
-    for reference in (entry.task, entry.data, entry.predictor, entry.check.function, entry.cost):
+    checks = [check.function for check in (entry.check, *entry.other_checks)]
+    for reference in (entry.task, entry.data, entry.predictor, entry.cost, *checks, *entry.other_data):
         assert callable(load(reference)), reference
+    for reference in entry.other_tasks:
+        assert entry_of(load(reference)) is entry, reference
     assert entry_of(load(entry.task)) is entry
     assert set(entry.out_of_memory) == {"fit", "validate", "predict"}
 
@@ -42,9 +45,10 @@ def test_every_argument_of_the_predictor_has_a_flag(entry: TaskEntry) -> None:
 
 @EVERY
 def test_flags_of_a_check_are_its_arguments(entry: TaskEntry) -> None:
-    flags = {flag.argument for flag in entry.check.flags}
-    taken = arguments(load(entry.check.function)) | OF_SETTINGS.get(entry.name, set())
-    assert flags == taken - NOT_FLAGS_OF_CHECKS - {"settings", "source"}
+    for check in (entry.check, *entry.other_checks):
+        flags = {flag.argument for flag in check.flags}
+        taken = arguments(load(check.function)) | OF_SETTINGS.get(entry.name, set())
+        assert flags == taken - NOT_FLAGS_OF_CHECKS - {"settings", "source"}
 
 
 @EVERY

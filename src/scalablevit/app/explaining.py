@@ -38,7 +38,7 @@ class Wish:
         class_name: of `cam` and `occlusion`; None: what the network finds.
         at: of `attention`: (x, y) in pixels of the image; None: the middle.
         per: of `attention`: what a panel shows, one of `PER`.
-        threshold: lowest score of a detector's objects that are explained.
+        threshold: lowest score of the objects, or of the labels where images have several, that are explained.
 
     Raises:
         ValueError: a value is out of range.

@@ -33,6 +33,20 @@ class Model:
     entry: TaskEntry
 
     @property
+    def shows_top(self) -> bool:
+        """Whether the likeliest classes of an image are shown, however unlikely they are."""
+        return self.entry.name == "classification" and not self._is_multi_label
+
+    @property
+    def shows_threshold(self) -> bool:
+        """Whether what is found in an image is shown where its score is high enough."""
+        return self.entry.name == "detection" or self._is_multi_label
+
+    @property
+    def _is_multi_label(self) -> bool:
+        return self.weights.metadata.get("multi_label") is True
+
+    @property
     def run(self) -> Path | None:
         """The run folder that the weights lie in; None: they lie elsewhere."""
         folder = self.source if self.source.is_dir() else self.source.parent

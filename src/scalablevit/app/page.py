@@ -182,12 +182,12 @@ class Page:
         task, view = model.entry.name, View()
         return [
             gr.Slider(
-                1, 20, value=view.top, step=1, label="Classes to show", visible=task == "classification",
+                1, 20, value=view.top, step=1, label="Classes to show", visible=model.shows_top,
                 elem_id="sv-top",
             ),
             gr.Slider(
                 LOWEST_THRESHOLD, 1, value=view.threshold, step=0.05, label="Lowest score",
-                visible=task == "detection", elem_id="sv-threshold",
+                visible=model.shows_threshold, elem_id="sv-threshold",
             ),
             gr.Slider(
                 0, 1, value=view.opacity, step=0.05, label="Opacity of the labels", visible=task == "segmentation",
@@ -223,8 +223,8 @@ class Page:
         task = model.entry.name
         examples, remark = self._examples_of(model)
         return [
-            gr.update(visible=task == "classification"),
-            gr.update(visible=task == "detection"),
+            gr.update(visible=model.shows_top),
+            gr.update(visible=model.shows_threshold),
             gr.update(visible=task == "segmentation"),
             gr.update(value=[thumbnail for thumbnail, _ in examples], visible=bool(examples)),
             note_html(remark),
@@ -325,7 +325,7 @@ class Page:
             shown,
             status_html(shown.prediction.path.name, f"{width} × {height} px", f"{1000 * shown.seconds:,.0f} ms"),
             str(files["png"]),
-            table_html(lines, prediction.table_rows()[0][0] if not lines else ""),
+            table_html(lines, "" if lines else next((name for name, _ in prediction.table_rows()), "nothing")),
             *(gr.update(value=str(files[key]) if key in files else None, visible=key in files) for key in _DOWNLOADS),
         ]
 

@@ -12,7 +12,7 @@ from scalablevit.printable import printable
 from scalablevit.visualization.palette import class_colours
 
 LOWEST_THRESHOLD = 0.05
-"""Of the detections that are kept while the threshold's slider moves."""
+"""Of the detections and labels that are kept while the threshold's slider moves."""
 _MOST_CLASSES = 10**6
 _MOST_ROWS = 100
 _BLUE = (0, 114, 178)
@@ -23,8 +23,9 @@ class View:
     """What is shown of a prediction without predicting again.
 
     Args:
-        top: classes of a classifier, the likeliest first; at least 1.
-        threshold: detections score above it; in [LOWEST_THRESHOLD, 1].
+        top: classes of a classifier with one class an image, the likeliest first; at least 1.
+        threshold: detections, and labels of a classifier with several an image, score above it; in
+            [LOWEST_THRESHOLD, 1].
         opacity: of the colours that a segmenter lays over the image, in 0..1.
 
     Raises:
@@ -78,6 +79,8 @@ def run_predictor(predictor: Any, task: str, path: Path) -> Any:
     options: dict[str, Any] = {}
     if task == "classification":
         options["top"] = _MOST_CLASSES
+        if predictor.multi_label:
+            options["threshold"] = LOWEST_THRESHOLD
     elif task == "detection":
         options["threshold"] = max(LOWEST_THRESHOLD, predictor.lowest_threshold)
     (prediction,) = predictor.predict([path], keep_images=True, **options)
@@ -87,6 +90,15 @@ def run_predictor(predictor: Any, task: str, path: Path) -> Any:
 
 def seen(prediction: Any, task: str, view: View) -> Any:
     """The part of a prediction that a view shows: what `predict --top` or `--threshold` would have given."""
+    if task == "classification" and prediction.threshold is not None:
+        pairs = zip(prediction.classes, prediction.probabilities, strict=True)
+        found = [(name, value) for name, value in pairs if not value <= view.threshold]
+        return replace(
+            prediction,
+            classes=[name for name, _ in found],
+            probabilities=[value for _, value in found],
+            threshold=view.threshold,
+        )
     if task == "classification":
         return replace(
             prediction, classes=prediction.classes[: view.top], probabilities=prediction.probabilities[: view.top]

@@ -10,6 +10,7 @@ from scalablevit.visualization.curves import plot_curves
 
 _TITLES = {
     "confusion.png": "Confusion matrix",
+    "average_precision.png": "Average precision of each class",
     "pr_curves.png": "Precision and recall",
     "predictions.png": "Predictions on validation images",
 }

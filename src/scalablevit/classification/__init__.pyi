@@ -1,6 +1,8 @@
 from .data import ImageFolderData as ImageFolderData
+from .multi_label_task import MultiLabelTask as MultiLabelTask
 from .predict import Classifier as Classifier
 from .predict import Prediction as Prediction
+from .table_data import ImageTableData as ImageTableData
 from .task import ClassificationTask as ClassificationTask
 from .task import MixupSettings as MixupSettings
 from .transforms import Augmentation as Augmentation

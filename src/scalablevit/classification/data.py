@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -40,10 +40,13 @@ _PROBED_IMAGES = 32
 
 
 class ClassificationSample(NamedTuple):
-    """One image: image (C, H, W) float32, target class index, and paths that failed on the way to it."""
+    """One image: image (C, H, W) float32, target, and paths that failed on the way to it.
+
+    The target is a class index, or with several labels an image (K,) of 0 and 1.
+    """
 
     image: Tensor
-    target: int
+    target: int | np.ndarray
     unreadable: tuple[str, ...]
 
 
@@ -52,8 +55,8 @@ class ClassificationBatch(NamedTuple):
 
     Fields:
         images: (B, C, H, W) float32, normalised.
-        targets: (B,) int64 class indices; negative where an image is to be left out: `UNREADABLE_TARGET`,
-            `NOTHING_READABLE_TARGET`.
+        targets: (B,) int64 class indices, or (B, K) int64 of 0 and 1; negative where an image is to be left out:
+            `UNREADABLE_TARGET`, `NOTHING_READABLE_TARGET`.
         unreadable: paths of files that could not be read while this batch was made.
     """
 
@@ -66,18 +69,18 @@ def collate(samples: Sequence[ClassificationSample]) -> ClassificationBatch:
     """Stack samples to a batch."""
     return ClassificationBatch(
         torch.stack([sample.image for sample in samples]),
-        torch.tensor([sample.target for sample in samples], dtype=torch.int64),
+        torch.from_numpy(np.array([sample.target for sample in samples], dtype=np.int64)),
         [path for sample in samples for path in sample.unreadable],
     )
 
 
-class ImageFolderDataset(Dataset[ClassificationSample]):
-    """Images of class folders; what cannot be read does not change how many samples there are.
+class LabelledImages(Dataset[ClassificationSample]):
+    """Images with their targets; what cannot be read does not change how many samples there are.
 
     Args:
-        folder: holds the class folders.
-        files: images by class, relative to `folder`.
-        class_folders: names of the class folders in the order of the class indices.
+        folder: that the files start from.
+        files: N images, relative to `folder`.
+        targets: (N,) class indices, or (N, K) of 0 and 1.
         transform: RGB image to (C, H, W).
         image_shape: (C, H, W) of the zeros that stand for an image that cannot be read.
         max_substitutes: how many of the next samples to try in the place of one that cannot be read. With 0,
@@ -90,24 +93,22 @@ class ImageFolderDataset(Dataset[ClassificationSample]):
     def __init__(
         self,
         folder: Path,
-        files: ClassFiles,
+        files: Sequence[str],
+        targets: np.ndarray,
         *,
-        class_folders: Sequence[str],
         transform: Transform,
         image_shape: tuple[int, int, int],
         max_substitutes: int,
         value_range: ValueRange | None = None,
     ) -> None:
-        index = {name: i for i, name in enumerate(class_folders)}
-        pairs = [(file, index[name]) for name in class_folders for file in files.get(name, [])]
         self.folder = folder
         self.transform = transform
         self.image_shape = image_shape
         self.max_substitutes = max_substitutes
         self.value_range = value_range
         # Arrays, not lists: counting references to a million strings would copy their memory in each worker.
-        self._files = np.array([os.fsencode(file) for file, _ in pairs])
-        self.targets = np.array([target for _, target in pairs], dtype=np.int64)
+        self._files = np.array([os.fsencode(file) for file in files])
+        self.targets = targets
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -128,8 +129,8 @@ class ImageFolderDataset(Dataset[ClassificationSample]):
         if read is not None:
             return ClassificationSample(*read, failed)
         nothing = self.max_substitutes > 0 and len(failed) == len(self)
-        target = NOTHING_READABLE_TARGET if nothing else UNREADABLE_TARGET
-        return ClassificationSample(torch.zeros(self.image_shape), target, failed)
+        target = np.full(self.targets.shape[1:], NOTHING_READABLE_TARGET if nothing else UNREADABLE_TARGET)
+        return ClassificationSample(torch.zeros(self.image_shape), _as_target(target), failed)
 
     def read(self, index: int) -> Image.Image:
         """Decode the image of a sample.
@@ -139,20 +140,36 @@ class ImageFolderDataset(Dataset[ClassificationSample]):
         """
         return read_image(self.path(index), value_range=self.value_range)
 
-    def _read(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self.read(index)), int(self.targets[index])
+    def _read(self, index: int) -> tuple[Tensor, int | np.ndarray]:
+        return self.transform(self.read(index)), _as_target(self.targets[index])
+
+
+def _as_target(target: np.ndarray) -> int | np.ndarray:
+    return int(target) if target.ndim == 0 else target
+
+
+class ImageFolderDataset(LabelledImages):
+    """Images of class folders.
+
+    Args:
+        folder: holds the class folders.
+        files: images by class, relative to `folder`.
+        class_folders: names of the class folders in the order of the class indices.
+        options: of `LabelledImages`.
+    """
+
+    def __init__(self, folder: Path, files: ClassFiles, *, class_folders: Sequence[str], **options: Any) -> None:
+        index = {name: i for i, name in enumerate(class_folders)}
+        pairs = [(file, index[name]) for name in class_folders for file in files.get(name, [])]
+        targets = np.array([target for _, target in pairs], dtype=np.int64)
+        super().__init__(folder, [file for file, _ in pairs], targets, **options)
 
 
 @dataclass(frozen=True)
-class ImageFolderSettings:
-    """How images of class folders become the network's input; further keys of `ImageFolderData`.
+class ClassifierInput:
+    """How images become the input of a classifier.
 
     Args:
-        train: name of the training folder in the root; "auto": train or training, else the root itself.
-        val: name of the validation folder in the root; "auto": val, validation, valid or test.
-        val_fraction: where there is no validation folder, the share of each class's images that is set aside, chosen by
-            a hash of the file names; in (0, 1).
-        class_names_file: JSON or text file with a human name for each class folder; see `read_class_names`.
         image_size: pixels, one number or height and width.
         in_chans: channels of the network's input, 3 (RGB) or 1 (grayscale).
         mean: per channel, of pixels in 0..1; default ImageNet's.
@@ -162,17 +179,12 @@ class ImageFolderSettings:
         value_range: values that become black and white, in grayscale of more than 8 bits a pixel, such as [0, 4095];
             null: see `read_image`.
         augmentation: how training images are varied; null: not at all.
-        sampling: "all": an epoch has each training image once; "balanced": as many images, of each class equally many.
         trained_class_names: set by `scalablevit validate`: classes of the network that is evaluated, by index.
 
     Raises:
         ValueError: a value is out of range.
     """
 
-    train: str = "auto"
-    val: str = "auto"
-    val_fraction: float = 0.1
-    class_names_file: str | Path | None = None
     image_size: int | list[int] = 224
     in_chans: int = 3
     mean: list[float] | None = None
@@ -181,13 +193,7 @@ class ImageFolderSettings:
     interpolation: str = "bicubic"
     value_range: tuple[float, float] | None = None
     augmentation: Augmentation | None = _IMAGENET_AUGMENTATION
-    sampling: Literal["all", "balanced"] = "all"
     trained_class_names: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        check_val_fraction(self.val_fraction, trained_class_names=self.trained_class_names)
-        if self.sampling not in ("all", "balanced"):
-            raise ValueError(f"sampling must be 'all' or 'balanced', got {self.sampling!r}")
 
     def preprocessing(self) -> Preprocessing:
         """Settings of the network's input."""
@@ -199,6 +205,35 @@ class ImageFolderSettings:
             std=per_channel("std", self.std, self.in_chans),
             value_range=self.value_range,
         )
+
+
+@dataclass(frozen=True)
+class ImageFolderSettings(ClassifierInput):
+    """How images of class folders become the network's input; further keys of `ImageFolderData`, with those of
+    `ClassifierInput`.
+
+    Args:
+        train: name of the training folder in the root; "auto": train or training, else the root itself.
+        val: name of the validation folder in the root; "auto": val, validation, valid or test.
+        val_fraction: where there is no validation folder, the share of each class's images that is set aside, chosen by
+            a hash of the file names; in (0, 1).
+        class_names_file: JSON or text file with a human name for each class folder; see `read_class_names`.
+        sampling: "all": an epoch has each training image once; "balanced": as many images, of each class equally many.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    train: str = "auto"
+    val: str = "auto"
+    val_fraction: float = 0.1
+    class_names_file: str | Path | None = None
+    sampling: Literal["all", "balanced"] = "all"
+
+    def __post_init__(self) -> None:
+        check_val_fraction(self.val_fraction, trained_class_names=self.trained_class_names)
+        if self.sampling not in ("all", "balanced"):
+            raise ValueError(f"sampling must be 'all' or 'balanced', got {self.sampling!r}")
 
     def scan(self, root: Path) -> FolderScan:
         """Find the images of a data folder."""
@@ -236,6 +271,7 @@ class ImageFolderData(TaskData):
             the remedy.
     """
 
+    multi_label: ClassVar[bool] = False
     train_dataset: ImageFolderDataset
     val_dataset: ImageFolderDataset
 

@@ -1,22 +1,23 @@
 """Draw the results of a classifier: its confusion matrix and a sheet of predictions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from scalablevit.classification.data import ImageFolderDataset
+from scalablevit.classification.data import ImageFolderDataset, LabelledImages
 from scalablevit.classification.evaluate import Evaluation
 from scalablevit.data.image_file import ImageError
 from scalablevit.printable import printable, short_name
 from scalablevit.safe_write import write_atomically
 from scalablevit.visualization.fonts import label_fonts
 
-_RIGHT, _WRONG = "#1a7f37", "#b3261e"
+RIGHT, WRONG = "#1a7f37", "#b3261e"
 _THUMBNAIL = 256
 _MOST_NAMED_CLASSES = 40
 _MOST_NUMBERED_CLASSES = 20
@@ -96,8 +97,38 @@ def _draw_predictions(
     probability, predicted = result.probabilities.max(1)
     mistakes = (predicted != result.targets).nonzero()[:, 0]
     wrong = mistakes[probability[mistakes].argsort(descending=True)][: count // 3].tolist()
-    spread = np.linspace(0, result.count - 1, min(count - len(wrong), result.count)).astype(int).tolist()
-    chosen = wrong + [i for i in spread if i not in set(wrong)]
+
+    def write_title(axes: Axes, i: int) -> None:
+        said, true = int(predicted[i]), int(result.targets[i])
+        title = f"{short_name(class_names[said], 22)} {probability[i]:.0%}"
+        if said != true:
+            title += f"\nis {short_name(class_names[true], 22)}"
+        axes.set_title(title, fontsize=9, color=RIGHT if said == true else WRONG, parse_math=False)
+
+    figure = sheet_of_images(dataset, result.indices.tolist(), wrong, write_title, count=count)
+    figure.suptitle("Validation images: the surest mistakes in red, then a sample" if wrong else "Validation images")
+    return figure
+
+
+def sheet_of_images(
+    dataset: LabelledImages,
+    indices: Sequence[int],
+    wrong: Sequence[int],
+    write_title: Callable[[Axes, int], None],
+    *,
+    count: int,
+) -> Figure:
+    """Draw images of a set in rows: those that were chosen, then a sample.
+
+    Args:
+        dataset: where the images are.
+        indices: place of each measured image in the data set.
+        wrong: which measured images come first.
+        write_title: writes the title of a measured image, by its number.
+        count: images on the sheet, at most.
+    """
+    spread = np.linspace(0, len(indices) - 1, min(count - len(wrong), len(indices))).astype(int).tolist()
+    chosen = [*wrong, *(i for i in spread if i not in set(wrong))]
     columns = min(6, len(chosen))
     rows = math.ceil(len(chosen) / columns)
     figure = Figure(figsize=(2.1 * columns, 2.55 * rows), layout="constrained")
@@ -106,15 +137,10 @@ def _draw_predictions(
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.set_axis_off()
         try:
-            image = dataset.read(int(result.indices[i]))
+            image = dataset.read(int(indices[i]))
         except ImageError:  # readable when it was evaluated, gone since
             continue
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))
         axes.imshow(image)
-        said, true = int(predicted[i]), int(result.targets[i])
-        title = f"{short_name(class_names[said], 22)} {probability[i]:.0%}"
-        if said != true:
-            title += f"\nis {short_name(class_names[true], 22)}"
-        axes.set_title(title, fontsize=9, color=_RIGHT if said == true else _WRONG, parse_math=False)
-    figure.suptitle("Validation images: the surest mistakes in red, then a sample" if wrong else "Validation images")
+        write_title(axes, i)
     return figure

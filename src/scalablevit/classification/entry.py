@@ -21,7 +21,20 @@ ENTRY = TaskEntry(
     explained="scalablevit.classification.explained:subject_of",
     int8_metric="top-1",
     image_size_key="data.image_size",
-    predict_flags=(Flag("--top", "number of classes to print (default: 5)", metavar="N", type=int),),
+    predict_flags=(
+        Flag(
+            "--top",
+            "number of classes to print (default: 5; several labels an image: all above --threshold)",
+            metavar="N",
+            type=int,
+        ),
+        Flag(
+            "--threshold",
+            "lowest score of a detection, or of a label where images have several (default: 0.5)",
+            metavar="X",
+            type=float,
+        ),
+    ),
     check=DataCheck(
         kind="classes",
         title="a folder per class",
@@ -30,6 +43,23 @@ ENTRY = TaskEntry(
             Flag("--train", "name of the training folder", metavar="NAME"),
             Flag("--val", "name of the validation folder", metavar="NAME"),
             VALUE_RANGE,
+        ),
+    ),
+    other_tasks=("scalablevit.classification.multi_label_task:MultiLabelTask",),
+    other_data=("scalablevit.classification.table_data:ImageTableData",),
+    other_checks=(
+        DataCheck(
+            kind="labels",
+            title="a table of labels",
+            function="scalablevit.classification.table_check:check_table",
+            flags=(
+                Flag("--labels", "table of the images and their labels, in the data folder", metavar="FILE"),
+                Flag("--val-labels", "table of the validation images, in the data folder", metavar="FILE"),
+                Flag("--label-delimiter", "what stands between the labels of an image, such as '|'", metavar="TEXT"),
+                Flag("--ignore-columns", "columns that are no classes", metavar="NAME", nargs="+"),
+                VALUE_RANGE,
+            ),
+            recognizes="scalablevit.classification.table_check:recognizes",
         ),
     ),
     cost="scalablevit.classification.cost:parts",

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scalablevit.classification.data import ImageFolderDataset, collate
+from scalablevit.classification.data import ImageFolderDataset, LabelledImages, collate
 from scalablevit.data.class_report import class_report, confusion_as_json, macro_mean
 from scalablevit.data.loaders import eval_loader
 
@@ -67,7 +67,22 @@ class Evaluation:
         }
 
 
-@torch.inference_mode()
+class SetOutputs(NamedTuple):
+    """What a classifier gives for the images of a set that could be read.
+
+    Fields:
+        logits: (N, K) float32.
+        targets: (N,) or (N, K) int64.
+        indices: (N,) int64, place of each image in the data set.
+        unreadable: paths of the files that could not be read.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    indices: Tensor
+    unreadable: list[str]
+
+
 def evaluate(
     network: nn.Module,
     dataset: ImageFolderDataset,
@@ -88,14 +103,32 @@ def evaluate(
     Raises:
         ValueError: no image could be read.
     """
+    found = outputs_of_set(network, dataset, batch_size=batch_size, device=device, num_workers=num_workers)
+    return Evaluation(F.softmax(found.logits, dim=-1), found.targets, found.indices, found.unreadable)
+
+
+@torch.inference_mode()
+def outputs_of_set(
+    network: nn.Module,
+    dataset: LabelledImages,
+    *,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    num_workers: int = 0,
+) -> SetOutputs:
+    """Compute the logits of a data set; arguments as for `evaluate`.
+
+    Raises:
+        ValueError: no image could be read.
+    """
     network = network.eval().to(device)
-    probabilities, targets, unreadable = [], [], []
+    logits, targets, unreadable = [], [], []
     for batch in eval_loader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate):
         unreadable += batch.unreadable
-        probabilities.append(F.softmax(network(batch.images.to(device)).float(), dim=-1).cpu())
+        logits.append(network(batch.images.to(device)).float().cpu())
         targets.append(batch.targets)
     all_targets = torch.cat(targets)
-    readable = all_targets >= 0
+    readable = (all_targets >= 0).reshape(len(all_targets), -1).all(dim=1)
     if not readable.any():
         raise ValueError(f"none of the {len(all_targets)} images of {dataset.folder} can be read")
-    return Evaluation(torch.cat(probabilities)[readable], all_targets[readable], readable.nonzero()[:, 0], unreadable)
+    return SetOutputs(torch.cat(logits)[readable], all_targets[readable], readable.nonzero()[:, 0], unreadable)

@@ -14,11 +14,14 @@ from scalablevit.explain.subject import Frame, Subject, Target, class_index
 def subject_of(predictor: Classifier, path: Path, image: Image.Image, threshold: float) -> Subject:
     """Prepare an image; its target is the likeliest class, or a class by name.
 
+    Of a network with any number of labels an image, the targets are all labels above the threshold, the likeliest
+    first; where there is none, the likeliest class.
+
     Args:
         predictor: the classifier.
         path: of the image.
         image: upright, RGB.
-        threshold: has no effect: an image always has a likeliest class.
+        threshold: probability that labels must exceed; has no effect on networks with one class an image.
     """
     preprocessing = predictor.preprocessing
     pixels = predictor.transform(image)[None].to(predictor.device)  # (1, C, h, w)
@@ -28,13 +31,15 @@ def subject_of(predictor: Classifier, path: Path, image: Image.Image, threshold:
 
     def find_targets(class_name: str | None) -> list[Target]:
         with torch.inference_mode():
-            probabilities = predictor.network(pixels).float().softmax(dim=-1)[0]
-        if class_name is None:
-            k = int(probabilities.argmax())
+            probabilities = predictor.probabilities(predictor.network(pixels))[0]
+        if class_name is not None:
+            chosen = [class_index(class_name, predictor.class_names)]
+        elif predictor.multi_label:
+            ranked = probabilities.argsort(descending=True).tolist()
+            chosen = [k for k in ranked if probabilities[k] > threshold] or ranked[:1]
         else:
-            k = class_index(class_name, predictor.class_names)
-        value = float(probabilities[k])
-        return [Target(predictor.class_names[k], value, f"{value:.1%}", lambda logits: logits[:, k])]
+            chosen = [int(probabilities.argmax())]
+        return [_target(predictor.class_names[k], float(probabilities[k]), k) for k in chosen]
 
     return Subject(
         path,
@@ -49,6 +54,10 @@ def subject_of(predictor: Classifier, path: Path, image: Image.Image, threshold:
         compute=_logits,
         mean=[0.0] * preprocessing.in_chans,
     )
+
+
+def _target(name: str, value: float, k: int) -> Target:
+    return Target(name, value, f"{value:.1%}", lambda logits: logits[:, k])
 
 
 def _logits(network: nn.Module, pixels: Tensor) -> Any:

@@ -19,6 +19,8 @@ from scalablevit.device import choose_device
 from scalablevit.moved import former_name
 from scalablevit.weights import TrainedWeights, WeightsError, load_model, open_trained
 
+_THRESHOLD = 0.5
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -26,11 +28,13 @@ class Prediction:
 
     Attributes:
         path: the file.
-        classes: names, the likeliest first; empty where the file could not be read.
+        classes: names, the likeliest first; empty where the file could not be read, or, of a network with any number
+            of labels an image, where it shows none.
         probabilities: of the same classes, in 0..1.
         error: why the file could not be read, or None.
         image: the image, where it was asked for.
         embedding: (C,) float32, the pooled features before the head, where they were asked for.
+        threshold: probability that all labels of the image exceed; None: the network gives one class an image.
     """
 
     path: Path
@@ -39,13 +43,15 @@ class Prediction:
     error: str | None = None
     image: Image.Image | None = None
     embedding: np.ndarray | None = None
+    threshold: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
         if self.error is not None:
             return {"path": str(self.path), "error": self.error}
         top = [{"class": c, "probability": round(p, 6)} for c, p in zip(self.classes, self.probabilities, strict=True)]
-        return {"path": str(self.path), "predictions": top}
+        said = {} if self.threshold is None else {"threshold": self.threshold}
+        return {"path": str(self.path), "predictions": top, **said}
 
     def table_rows(self) -> list[tuple[str, str]]:
         """(class, probability), for people."""
@@ -61,7 +67,8 @@ class Prediction:
             return {}
         from scalablevit.classification.annotate import annotate  # matplotlib takes a while to import
 
-        return {"": annotate(self.image, [f"{c}  {p}" for c, p in self.table_rows()])}
+        lines = [f"{c}  {p}" for c, p in self.table_rows()]
+        return {"": annotate(self.image, lines or [f"no label above {self.threshold or 0:.0%}"])}
 
     pictures = former_name("pictures", output_images)
 
@@ -74,6 +81,7 @@ class Classifier:
         class_names: by class index.
         preprocessing: how an image becomes the network's input.
         device: where to compute; None: a GPU if there is one.
+        multi_label: an image has any number of the classes: probabilities are sigmoids, each by itself.
 
     Raises:
         ValueError: this machine has no such device.
@@ -86,7 +94,9 @@ class Classifier:
         class_names: Sequence[str],
         preprocessing: Preprocessing,
         device: str | torch.device | None = None,
+        multi_label: bool = False,
     ) -> None:
+        self.multi_label = multi_label
         self.device = choose_device(device)
         self.network = network.eval().to(self.device)
         self.class_names = list(class_names)
@@ -154,7 +164,13 @@ class Classifier:
                 f"{source} does not fit what it describes: its network takes {in_chans} channel(s), its preprocessing "
                 f"has mean and std of {preprocessing.in_chans}"
             )
-        return cls(network, class_names=class_names, preprocessing=preprocessing, device=device)
+        return cls(
+            network,
+            class_names=class_names,
+            preprocessing=preprocessing,
+            device=device,
+            multi_label=metadata.get("multi_label") is True,
+        )
 
     def prepare(self) -> None:
         """Prepare the network for many images: on a CPU its layers are folded and packed; elsewhere nothing changes.
@@ -167,7 +183,8 @@ class Classifier:
         self,
         paths: ImageSource | Iterable[ImageSource],
         *,
-        top: int = 5,
+        top: int | None = None,
+        threshold: float | None = None,
         batch_size: int = 16,
         keep_images: bool = False,
         keep_embeddings: bool = False,
@@ -176,7 +193,9 @@ class Classifier:
 
         Args:
             paths: image files, or images in memory (of Pillow, or uint8 arrays), or a single one.
-            top: how many classes to name; no more than there are.
+            top: how many classes to name; no more than there are. None: 5, or of a network with any number of labels
+                an image all above the threshold.
+            threshold: of such a network, the probability that a label must exceed, in [0, 1]; None: 0.5.
             batch_size: images at a time.
             keep_images: hand the images out as well.
             keep_embeddings: hand the pooled features before the head out as well.
@@ -185,15 +204,14 @@ class Classifier:
             one `Prediction` per file; files that cannot be read carry the reason.
 
         Raises:
-            ValueError: `top` or `batch_size` is below 1, or the network gives no features.
+            ValueError: `top` or `batch_size` is below 1, `threshold` is out of range or for another network, or the
+                network gives no features.
         """
-        if top < 1:
-            raise ValueError(f"top must be at least 1, got {top}")
+        top, threshold = self._shown(top, threshold)
         if keep_embeddings and not hasattr(_plain(self.network), "forward_features"):
             raise ValueError(
                 "embeddings are features before the head, which an exported file does not give: give the run folder"
             )
-        top = min(top, len(self.class_names))
         files = read_batches(
             paths,
             batch_size,
@@ -209,9 +227,39 @@ class Classifier:
                     yield Prediction(file.path, [], [], error=file.error)
                     continue
                 values, indices = next(probabilities).topk(top)
+                if threshold is not None:
+                    shown = ~(values <= threshold)  # NaN is shown, for a warning
+                    values, indices = values[shown], indices[shown]
                 names = [self.class_names[i] for i in indices.tolist()]
                 embedding = next(embeddings).numpy() if keep_embeddings else None
-                yield Prediction(file.path, names, values.tolist(), image=file.image, embedding=embedding)
+                yield Prediction(
+                    file.path, names, values.tolist(), image=file.image, embedding=embedding, threshold=threshold
+                )
+
+    def _shown(self, top: int | None, threshold: float | None) -> tuple[int, float | None]:
+        """How many classes to name, and the probability that they must exceed; None: any.
+
+        Raises:
+            ValueError: see `predict`.
+        """
+        if top is not None and top < 1:
+            raise ValueError(f"top must be at least 1, got {top}")
+        if threshold is not None and not self.multi_label:
+            raise ValueError(
+                f"threshold {threshold:g} is for networks with any number of labels an image, and this one gives one "
+                "class an image: choose the number of classes by top"
+            )
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
+        most = len(self.class_names)
+        if not self.multi_label:
+            return min(5 if top is None else top, most), None
+        return most if top is None else min(top, most), _THRESHOLD if threshold is None else threshold
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (B, K) as probabilities in float32: of classes that exclude each other, or of each by itself."""
+        logits = logits.float()
+        return logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)
 
     @torch.inference_mode()
     def _outputs(self, images: list[Image.Image], keep_embeddings: bool) -> tuple[Tensor, Tensor]:
@@ -227,7 +275,7 @@ class Classifier:
             logits, features = timms.forward_head(maps), timms.forward_head(maps, pre_logits=True)
         else:
             logits = self.network(batch)
-        return logits.float().softmax(dim=-1).cpu(), features.float().cpu()
+        return self.probabilities(logits).cpu(), features.float().cpu()
 
 
 def _plain(network: nn.Module) -> nn.Module:

@@ -4,7 +4,7 @@ import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -130,6 +130,7 @@ class ClassificationTask(TrainingModule):
 
     task = "classification"
     monitor = ("val/top1", "max")
+    multi_label: ClassVar[bool] = False
     network: nn.Module
     settings: ClassificationSettings
 
@@ -150,14 +151,19 @@ class ClassificationTask(TrainingModule):
         self.distillation = None if own.teacher is None else self._build_distillation(own.teacher)
         if own.compile:
             self.network.compile()
-        K = len(class_names)
-        self.mixup = self._build_mixup(K)
+        self.mixup = self._build_mixup(len(class_names))
         self._mesa: Mesa | None = None  # on_train_start knows the run's length
         self._class_weights: Tensor | None = None  # setup() asks the data how many images each class has
         self.unreadable.explain = why_unreadable
         self.val_loss = MeanMetric()
-        self.val_top1 = MulticlassAccuracy(num_classes=K, top_k=1, average="micro")
-        self.val_top5 = MulticlassAccuracy(num_classes=K, top_k=5, average="micro") if K > 5 else None
+        self._build_metrics(len(class_names))
+
+    def _build_metrics(self, num_classes: int) -> None:
+        """Add the metrics of validation beside its loss."""
+        self.val_top1 = MulticlassAccuracy(num_classes=num_classes, top_k=1, average="micro")
+        self.val_top5 = (
+            MulticlassAccuracy(num_classes=num_classes, top_k=5, average="micro") if num_classes > 5 else None
+        )
 
     def _build_network(self) -> nn.Module:
         settings, size = self.settings, self.preprocessing.image_size
@@ -182,7 +188,9 @@ class ClassificationTask(TrainingModule):
         own = self.preprocessing
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
-            teacher = Teacher(settings, class_names=self.class_names, mean=own.mean, std=own.std)
+            teacher = Teacher(
+                settings, class_names=self.class_names, mean=own.mean, std=own.std, multi_label=self.multi_label
+            )
             distillation = Distillation(teacher, self.network, (own.in_chans, *own.image_size))
         if self.settings.compile and distillation.needs_features:
             log.warning(
@@ -195,7 +203,7 @@ class ClassificationTask(TrainingModule):
         has_parameters = self.distillation is not None and self.distillation.needs_features
         return [self.distillation] if has_parameters and self.distillation is not None else []
 
-    def _build_mixup(self, num_classes: int) -> Mixup | None:
+    def _build_mixup(self, num_classes: int) -> Any:
         mixup = self.settings.mixup
         if mixup is None:
             return None
@@ -211,9 +219,10 @@ class ClassificationTask(TrainingModule):
     def setup(self, stage: str) -> None:
         """Weigh the classes by the training images, and refuse settings that would do nothing."""
         super().setup(stage)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        self._check_kind_of_data(data)
         if stage != "fit":
             return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.mixup is not None and getattr(data, "batch_size", None) == 1:
             raise ValueError(
                 "model.mixup mixes images of a batch in pairs, and data.batch_size is 1: raise it, or set "
@@ -222,15 +231,45 @@ class ClassificationTask(TrainingModule):
         given = self.settings.class_weights
         if given is None:
             return
-        targets = getattr(getattr(data, "train_dataset", None), "targets", None)
-        if targets is None:
-            raise ValueError("model.class_weights needs data whose train_dataset has targets; set it to null")
-        counts = np.bincount(np.asarray(targets), minlength=len(self.class_names)).tolist()
+        counts = self._class_counts(self._train_targets("model.class_weights"))
         self._class_weights = weights_of_classes(given, self.class_names, counts)
         if given == "balanced" and getattr(getattr(data, "settings", None), "sampling", "all") == "balanced":
             log.warning(
                 "model.class_weights balanced beside data.sampling balanced corrects twice for rare classes: keep one"
             )
+
+    def _check_kind_of_data(self, data: Any) -> None:
+        """Refuse data with several labels an image where one class is learned, and the other way round."""
+        given = getattr(data, "multi_label", self.multi_label)
+        if given != self.multi_label:
+            is_multi, is_single = "any number of labels an image", "one class an image"
+            wanted, found = (is_single, is_multi) if given else (is_multi, is_single)
+            remedy = (
+                "set model.class_path to scalablevit.classification.MultiLabelTask"
+                if given
+                else "set data.class_path to scalablevit.classification.ImageTableData"
+            )
+            raise ValueError(
+                f"{type(self).__name__} learns {wanted}, and {type(data).__name__} gives {found}: {remedy} (recipe "
+                "train_multi_label has both)"
+            )
+
+    def _train_targets(self, key: str) -> np.ndarray:
+        """Targets of the training images.
+
+        Raises:
+            ValueError: the data do not tell them; `key` needs them.
+        """
+        dataset = getattr(self.trainer.datamodule, "train_dataset", None)  # type: ignore[attr-defined]
+        targets = getattr(dataset, "targets", None)
+        if targets is None:
+            raise ValueError(f"{key} needs data whose train_dataset has targets; set it to null")
+        return np.asarray(targets)
+
+    def _class_counts(self, targets: np.ndarray) -> list[int]:
+        """How many of the targets there are of each class."""
+        counts: list[int] = np.bincount(targets, minlength=len(self.class_names)).tolist()
+        return counts
 
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         """Mean loss of a batch."""
@@ -328,7 +367,7 @@ class ClassificationTask(TrainingModule):
         if self.distillation is not None:
             self.distillation.teacher.to(self.device)
         if self.settings.mesa is not None:
-            self._mesa = Mesa(self.settings.mesa, self.trainer)
+            self._mesa = Mesa(self.settings.mesa, self.trainer, multi_label=self.multi_label)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store who the teacher is, not the teacher."""

@@ -16,7 +16,8 @@ SUMMARY = "Check a data folder and report every bad file"
 
 def _checks() -> dict[str, DataCheck]:
     """Title of a layout -> its check."""
-    return {entry.check.title: entry.check for entry in entries().values()}
+    found = [check for entry in entries().values() for check in (entry.check, *entry.other_checks)]
+    return {check.title: check for check in found}
 
 
 def parser() -> Parser:

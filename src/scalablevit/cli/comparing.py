@@ -13,10 +13,10 @@ from scalablevit.cli.errors import UsageError, fail
 from scalablevit.cli.explain_study import print_table
 from scalablevit.cli.fit import recipe_named
 from scalablevit.cli.importing import importing
-from scalablevit.cli.run_words import entry_of_recipes, split
+from scalablevit.cli.run_words import split, task_of_recipes
 from scalablevit.cli.terminal import print_json, tell
 from scalablevit.recipes import find_recipe
-from scalablevit.tasks import load
+from scalablevit.tasks import entry_of
 
 if TYPE_CHECKING:
     from scalablevit.training.comparison.plan import PlannedRun
@@ -81,13 +81,12 @@ def metric_of(recipes: Sequence[Path], name: str | None) -> "Metric":
     """The metric to compare by: the one that is named, else that by which the task chooses its best checkpoint."""
     from scalablevit.training.comparison.results import Metric
 
-    entry = entry_of_recipes(recipes)
     if name is not None:
         return Metric(name, mode_of(name))
-    if entry is None:
+    task: Any = task_of_recipes(recipes)
+    if task is None or entry_of(task) is None:
         raise ValueError("the recipe's task is not one of this package: name the metric by --metric, such as val/loss")
-    with importing():
-        return Metric(*load(entry.task).monitor)
+    return Metric(*task.monitor)
 
 
 def mode_of(name: str) -> str:

@@ -86,6 +86,7 @@ class Evaluator:
             words += ["--data.root", data, *_without_builtin(recipe)]
         self.command = TrainingCommand("validate", [recipe], words, run=run)
         self.monitor = type(self.command.model).monitor[0]
+        self.metric_name: str = getattr(self.command.model, "metric_name", "")
         found = list(self.command.datamodule.class_names)
         if found != list(class_names):
             raise ValueError(
@@ -166,6 +167,7 @@ def export_run(args: argparse.Namespace, source: Any, predictor: Any, output: Pa
             "--int8"
         )
     evaluator = Evaluator(args.model, args.data, class_names=predictor.class_names)
+    metric = evaluator.metric_name or metric
     images = evaluator.training_images(predictor, args.calibration_images or CALIBRATION_IMAGES)
     tell(f"int8: calibrating on {len(images)} training images; each trial is measured on the validation set")
     quantization = Quantization(

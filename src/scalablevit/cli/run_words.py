@@ -88,10 +88,17 @@ def _whole(name: str, value: str) -> str:
 
 def entry_of_recipes(recipes: Sequence[Path]) -> TaskEntry | PretrainingEntry | None:
     """The entry of the task that recipes name, the last one first; None: they name none that is known."""
+    task = task_of_recipes(recipes)
+    return None if task is None else entry_of(task)
+
+
+def task_of_recipes(recipes: Sequence[Path]) -> type | None:
+    """The class of the task that recipes name, the last one first; None: they name none that can be imported."""
     import yaml
 
     for recipe in reversed(recipes):
         with contextlib.suppress(Exception):  # the recipes are checked elsewhere, with messages
             module, _, name = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]["class_path"].rpartition(".")
-            return entry_of(load(f"{module}:{name}"))
+            found: type = load(f"{module}:{name}")
+            return found
     return None

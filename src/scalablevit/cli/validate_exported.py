@@ -89,7 +89,7 @@ def _write_recipe(path: Path, entry: TaskEntry, metadata: Mapping[str, Any], roo
         "trained_class_names": metadata["class_names"],
         "val_fraction": 1.0,
     }
-    classes = {"model": entry.task, "data": entry.data}
+    classes = {"model": entry.task, "data": entry.data} | parts.pop("classes", {})
     recipe = {
         part: {"class_path": classes[part].replace(":", "."), "init_args": arguments}
         for part, arguments in parts.items()

@@ -270,7 +270,12 @@ def _table(root: Path) -> Layout | None:
             if re.search(r"\b(x|x1|xmin|left|bbox|region_shape_attributes)\b", head[0], re.IGNORECASE):
                 remedy = "it seems to list boxes: detection reads the columns path, x1, y1, x2, y2, class"
                 return Layout("table", root, found, remedy)
-            return Layout("table", root, found, "move each image into a folder of its class: CLASS/image.jpg")
+            remedy = (
+                f"use the recipe that reads it: scalablevit fit --config train_multi_label --data.root {root}; or, "
+                "where "
+                "images have one class each, move them into folders: CLASS/image.jpg"
+            )
+            return Layout("table", root, found, remedy)
     return None
 
 

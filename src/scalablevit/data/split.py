@@ -13,7 +13,7 @@ TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "validation", "valid", "test")
 
 PLACES = (
-    *("root", "train", "val", "images", "masks"),
+    *("root", "train", "val", "images", "masks", "labels", "val_labels"),
     *("train_annotations", "val_annotations", "train_images", "val_images", "split"),
 )
 """Recipe keys of `data` that say where the data lie."""

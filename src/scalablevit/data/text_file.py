@@ -19,7 +19,7 @@ _MARKS = (
 )
 
 
-def read_text(path: str | Path, *, what: str) -> str:
+def read_text(path: str | Path, *, what: str, most_bytes: int = MOST_BYTES) -> str:
     """Read a text file in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
 
     Accents that follow their letters (NFD, as macOS writes them) are joined to them (NFC), and line ends become "\\n".
@@ -27,13 +27,14 @@ def read_text(path: str | Path, *, what: str) -> str:
     Args:
         path: of the file.
         what: the argument that names it, for the error.
+        most_bytes: larger files are refused.
 
     Raises:
         ValueError: the file is missing, no regular file, too large or not text.
     """
     path = Path(path).expanduser()
     try:
-        data = _read_bytes(path, what)
+        data = _read_bytes(path, what, most_bytes)
     except OSError as error:
         raise ValueError(f"{path}: {what} cannot be read ({error.strerror or error}); check the path") from error
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), _guess(data))
@@ -46,17 +47,18 @@ def read_text(path: str | Path, *, what: str) -> str:
     return unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _read_bytes(path: Path, what: str) -> bytes:
+def _read_bytes(path: Path, what: str, most_bytes: int) -> bytes:
     """Read a regular file of bounded size; a pipe of the same name would block."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{path}: {what} is not a regular file; name a text file")
-    if status.st_size > MOST_BYTES:
+    if status.st_size > most_bytes:
         raise ValueError(
-            f"{path}: {what} has {status.st_size:,} bytes, more than {MOST_BYTES:,}; name a file of class names"
+            f"{path}: {what} has {status.st_size:,} bytes, more than {most_bytes:,}; name "
+            + ("a file of class names" if most_bytes == MOST_BYTES else "a smaller file")
         )
     with path.open("rb") as file:
-        return file.read(MOST_BYTES)
+        return file.read(most_bytes)
 
 
 def _guess(data: bytes) -> str:

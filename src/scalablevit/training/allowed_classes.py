@@ -118,7 +118,10 @@ def only_allowed_imports(allowed: Sequence[str]) -> Iterator[None]:
 
 def _registered(part: Literal["task", "data"]) -> set[str]:
     """The classes that the tasks' entries name."""
-    return _names(getattr(entry, part) for entry in trained_entries())
+    known: list[str] = []
+    for entry in trained_entries():
+        known += [entry.task, *entry.other_tasks] if part == "task" else [entry.data, *entry.other_data]
+    return _names(known)
 
 
 def _settings() -> set[str]:

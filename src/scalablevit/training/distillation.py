@@ -29,6 +29,20 @@ def softened_kl(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
     return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * temperature**2
 
 
+def softened_binary_kl(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """temperature^2 * KL of each class's yes or no, mean over samples and classes, as binary cross-entropy is.
+
+    Args:
+        logits: (B, K), of the network that learns.
+        taught: (B, K), of the one that it learns from.
+        temperature: above 0.
+    """
+    own, aim = logits.float() / temperature, taught.float() / temperature
+    yes = aim.sigmoid() * (F.logsigmoid(aim) - F.logsigmoid(own))
+    no = (-aim).sigmoid() * (F.logsigmoid(-aim) - F.logsigmoid(-own))
+    return (yes + no).mean() * temperature**2
+
+
 def feature_loss(projected: Tensor, taught: Tensor) -> Tensor:
     """Smooth L1 of projected features and the teacher's, each of which is normalised over its channels.
 
@@ -87,9 +101,8 @@ class Distillation(nn.Module):
         settings, taught = self.teacher.settings, self.teacher(images)
         losses = {}
         if settings.weight > 0:
-            losses["teacher_logits"] = settings.weight * softened_kl(
-                outputs.logits, taught.logits, settings.temperature
-            )
+            compare = softened_binary_kl if self.teacher.multi_label else softened_kl
+            losses["teacher_logits"] = settings.weight * compare(outputs.logits, taught.logits, settings.temperature)
         for kind, weight in self.weights.items():
             if weight > 0:
                 target = taught.dense if kind == "dense" else None

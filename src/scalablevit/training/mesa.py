@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from scalablevit.training.distillation import softened_kl
+from scalablevit.training.distillation import softened_binary_kl, softened_kl
 from scalablevit.training.weight_averaging import WarmedUpAveraging
 
 
@@ -47,13 +47,15 @@ class Mesa:
     Args:
         settings: when, and how much.
         trainer: of the run, once it knows its length.
+        multi_label: classes do not exclude each other: each is compared by itself.
 
     Raises:
         ValueError: the run has no end, of which a share could be.
     """
 
-    def __init__(self, settings: MesaSettings, trainer: Trainer) -> None:
+    def __init__(self, settings: MesaSettings, trainer: Trainer, *, multi_label: bool = False) -> None:
         self.settings = settings
+        self._compare = softened_binary_kl if multi_label else softened_kl
         steps = trainer.estimated_stepping_batches
         if not math.isfinite(steps):
             raise ValueError("model.mesa needs to know the run's length: set trainer.max_epochs or trainer.max_steps")
@@ -81,4 +83,4 @@ class Mesa:
         network: nn.Module = self._averaging.averaged.network  # type: ignore[assignment]
         with torch.no_grad():
             taught = network(images)
-        return self.settings.weight * softened_kl(logits, taught, self.settings.temperature)
+        return self.settings.weight * self._compare(logits, taught, self.settings.temperature)

@@ -113,6 +113,7 @@ class Teacher:
         settings: who teaches, and what.
         class_names: of the network that learns, by class index.
         mean, std: by which its images are normalised, a channel each.
+        multi_label: an image has any number of that network's classes: logits are learned of such a teacher alone.
 
     Raises:
         ValueError: there is no such network, or its logits are of other classes.
@@ -120,9 +121,15 @@ class Teacher:
     """
 
     def __init__(
-        self, settings: TeacherSettings, *, class_names: Sequence[str], mean: Sequence[float], std: Sequence[float]
+        self,
+        settings: TeacherSettings,
+        *,
+        class_names: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        multi_label: bool = False,
     ) -> None:
-        self.settings = settings
+        self.settings, self.multi_label = settings, multi_label
         self.opened = open_teacher(settings.name, weights=settings.weights, image_size=settings.image_size)
         self.network = self.opened.network.requires_grad_(False).eval()
         self.image_size = settings.image_size or self.opened.image_size
@@ -130,6 +137,7 @@ class Teacher:
         self._order: list[int] | None = None
         self._identity: dict[str, Any] | None = None
         if settings.weight > 0:
+            _check_kind(self.opened, settings.name, multi_label=multi_label)
             self._order = _matching_classes(self.opened, list(class_names), settings.name)
         self._from = _as_channels(mean), _as_channels(std)
         self._to = _as_channels(self.opened.mean), _as_channels(self.opened.std)
@@ -250,6 +258,18 @@ def _digest(network: nn.Module) -> str:
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()
+
+
+def _check_kind(opened: TeacherNetwork, name: str, *, multi_label: bool) -> None:
+    """Refuse logits of a softmax where those of a yes or no for each class are learned, and the other way round."""
+    if opened.multi_label == multi_label:
+        return
+    kinds = {True: "any number of labels an image", False: "one class an image"}
+    raise ValueError(
+        f"model.teacher: {name} was trained for {kinds[opened.multi_label]}, and this network is for "
+        f"{kinds[multi_label]}: their logits mean different things. To learn from the teacher's features: "
+        "--model.teacher.weight 0 --model.teacher.pooled_weight 1, or dense_weight"
+    )
 
 
 def _matching_classes(opened: TeacherNetwork, ours: list[str], name: str) -> list[int] | None:

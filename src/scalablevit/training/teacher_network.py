@@ -39,6 +39,7 @@ class TeacherNetwork:
         mean, std: a channel each, of pixels in 0..1.
         image_size: (height, width) in pixels that it was trained for.
         class_names: by class index; None: unknown.
+        multi_label: an image has any number of its classes.
     """
 
     network: nn.Module
@@ -46,6 +47,7 @@ class TeacherNetwork:
     std: tuple[float, ...]
     image_size: tuple[int, int]
     class_names: list[str] | None = None
+    multi_label: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -116,7 +118,8 @@ def _of_metadata(network: nn.Module, metadata: Mapping[str, Any], name: str) -> 
         given = metadata["preprocessing"]
         height, width = given["image_size"]
         mean, std = tuple(map(float, given["mean"])), tuple(map(float, given["std"]))
-        return TeacherNetwork(network, mean, std, (int(height), int(width)), list(metadata["class_names"]))
+        names, multi_label = list(metadata["class_names"]), metadata.get("multi_label") is True
+        return TeacherNetwork(network, mean, std, (int(height), int(width)), names, multi_label)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{name} lacks class names or preprocessing ({error}); train it with fit") from error
 

@@ -30,6 +30,9 @@ _RATIO_WORDS = (
     "ap75",
     "box",
     "mask",
+    "f1",
+    "macro",
+    "micro",
 )
 
 

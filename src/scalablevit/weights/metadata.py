@@ -167,6 +167,9 @@ def problem_of_metadata(metadata: Mapping[str, Any]) -> str:
             return f"{key} is {_named(value)}, not an object"
         if problem := _bad_value(value, key):
             return problem
+    multi_label = metadata.get("multi_label")
+    if multi_label is not None and not isinstance(multi_label, bool):
+        return f"multi_label is {_named(multi_label)}, neither true nor false"
     names = metadata.get("class_names")
     if names is None:
         return ""
