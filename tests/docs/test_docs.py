@@ -186,8 +186,19 @@ def test_python_runs(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 # the command line sets them
 NOT_IN_RECIPES = ("class_names", "preprocessing", "seed", "trained_class_names", "trained_label_map")
-TASKS = [classification.ClassificationTask, detection.DetectionTask, segmentation.SegmentationTask]
-DATA = [classification.ImageFolderData, detection.CocoData, segmentation.MaskFolderData]
+TASKS = [
+    *(classification.ClassificationTask, classification.MultiLabelTask),
+    *(detection.DetectionTask, segmentation.SegmentationTask),
+]
+DATA = [
+    *(classification.ImageFolderData, classification.ImageTableData),
+    *(detection.CocoData, segmentation.MaskFolderData),
+]
+# heading -> the one whose keys it shares, where they are the same
+ALSO = {
+    "model: `scalablevit.classification.MultiLabelTask`": "model: `scalablevit.classification.ClassificationTask`",
+    "data: `scalablevit.classification.ImageTableData`": "data: `scalablevit.classification.ImageFolderData`",
+}
 # heading in docs/recipes.md -> whose arguments its table explains, and how their keys begin
 EXPLAINED: dict[str, tuple[Any, str]] = {
     "model.optimizer": (OptimizerSettings, "model.optimizer"),
@@ -268,6 +279,9 @@ def test_every_key_of_a_recipe_is_explained_with_its_default(heading: str) -> No
         shared = found_defaults(SHARED[prefix][0])
         assert not shared.keys() & found.keys(), "explained twice"
         found |= shared
+    if heading in ALSO:
+        there = found_defaults(ALSO[heading])
+        found = {key: value for key, value in there.items() if key in expected} | found
     assert found.keys() == expected.keys()
     for key, default in expected.items():
         assert_default(found[key], default, f"{prefix}.{key}")

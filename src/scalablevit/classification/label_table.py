@@ -5,6 +5,7 @@ Imports neither torch nor lightning, so that checking data starts at once.
 
 import csv
 import io
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,11 +27,12 @@ LABEL_COLUMNS = (
     *("attributes", "finding labels", "class_names", "label_names"),
 )
 SPLIT_COLUMNS = ("split", "subset", "partition", "set", "part")
-BOX_COLUMNS = frozenset({"x", "x1", "xmin", "left", "bbox", "region_shape_attributes"})
+_BOX_COLUMNS = frozenset({"x", "x1", "xmin", "left", "bbox", "region_shape_attributes"})
 _DELIMITERS = ("|", ";", ",", "\t")
 _ON, _OFF = ("1", "1.0", "true"), ("0", "0.0", "false")
 _MOST_BYTES = 2**29
 _MOST_NAMED = 5
+_PROBED_ROWS = 50
 
 
 class TableError(ValueError):
@@ -184,6 +186,20 @@ def read_column_names(path: Path) -> list[str]:
         return next((row for _, row in _lines(path)), [])
     except TableError:
         return []
+
+
+def holds_labels(path: Path) -> bool:
+    """Whether a table names files and labels, by its columns and first rows, and no boxes."""
+    try:
+        rows = [row for _, row in itertools.islice(_lines(path), _PROBED_ROWS)]
+    except TableError:
+        return False
+    names, body = (rows or [[]])[0], rows[1:]
+    file = find_column(names, FILE_COLUMNS)
+    if file is None or not body or {name.lower() for name in names} & _BOX_COLUMNS:
+        return False
+    flags = ({row[k].lower() for row in body if k < len(row)} for k in range(len(names)) if k != file)
+    return find_column(names, LABEL_COLUMNS) not in (None, file) or any(found <= {*_ON, *_OFF} for found in flags)
 
 
 def find_column(names: Sequence[str], known: Sequence[str]) -> int | None:

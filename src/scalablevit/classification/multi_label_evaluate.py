@@ -1,6 +1,8 @@
 """Measuring a classifier of several labels an image on a set of images, in one process."""
 
+import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +44,8 @@ class MultiLabelEvaluation:
     def average_precisions(self) -> np.ndarray:
         """(K,) area below precision over recall of each class, in 0..1; NaN for a class that no image shows."""
         K = self.targets.shape[1]
-        found = multilabel_average_precision(self.probabilities, self.targets, num_labels=K, average=None)
+        with quiet_of_missing_classes():
+            found = multilabel_average_precision(self.probabilities, self.targets, num_labels=K, average=None)
         shown = (self.targets > 0).any(dim=0)
         values: np.ndarray = torch.where(shown, found, torch.nan).numpy()
         return values
@@ -105,6 +108,11 @@ def mean_average_precision(precisions: np.ndarray, support: np.ndarray) -> float
     """Mean over the classes that an image shows; NaN where no image shows any."""
     values = precisions[support > 0]
     return float(values.mean()) if len(values) else float("nan")
+
+
+def quiet_of_missing_classes() -> AbstractContextManager[Any]:
+    """Keep torchmetrics from warning of classes that no image shows: they have no average precision here."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
 def evaluate(

@@ -13,7 +13,12 @@ from torchvision.transforms import v2
 
 from scalablevit.classification.data import ClassificationBatch
 from scalablevit.classification.losses import binary_cross_entropy
-from scalablevit.classification.multi_label_evaluate import THRESHOLD, figures_of, mean_average_precision
+from scalablevit.classification.multi_label_evaluate import (
+    THRESHOLD,
+    figures_of,
+    mean_average_precision,
+    quiet_of_missing_classes,
+)
 from scalablevit.classification.task import ClassificationTask
 from scalablevit.training.class_weights import weights_of_classes
 from scalablevit.training.module import Evaluation
@@ -134,12 +139,14 @@ class MultiLabelTask(ClassificationTask):
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the whole set."""
         # compute() before log(): it talks to the other ranks, which may differ in batches.
-        precisions = self.val_precision.compute() if self.val_precision.update_called else torch.tensor([math.nan])
-        counts = self.val_counts.compute().cpu().numpy()
+        with quiet_of_missing_classes():
+            counts = self.val_counts.compute().cpu().numpy()
+            is_measured = counts[:, 4].any()  # else no image could be read, or none shows a class
+            precisions = self.val_precision.compute().cpu().numpy() if is_measured else counts[:, 4]
         figures = figures_of(self.class_names, hits=counts[:, 0], predicted=counts[:, :2].sum(1), support=counts[:, 4])
         found = {
             "val/loss": self.val_loss.compute(),
-            "val/mAP": mean_average_precision(precisions.cpu().numpy(), counts[:, 4]),
+            "val/mAP": mean_average_precision(precisions, counts[:, 4]),
             "val/macro_f1": figures["macro_f1"] or 0.0,
             "val/micro_f1": figures["micro_f1"] or 0.0,
         }

@@ -13,14 +13,11 @@ from typing import NamedTuple
 
 from scalablevit.abridged import abridged
 from scalablevit.classification.label_table import (
-    BOX_COLUMNS,
-    FILE_COLUMNS,
-    LABEL_COLUMNS,
     LabelRow,
     LabelTable,
     TableColumns,
     TableError,
-    find_column,
+    holds_labels,
     read_column_names,
     read_table,
 )
@@ -142,21 +139,8 @@ def scan_table(
 
 
 def holds_table(root: Path) -> bool:
-    """Whether a folder has a table of labels, by the columns of its tables, and none of boxes."""
-    for path in _tables(root) if root.is_dir() else []:
-        names = read_column_names(path)
-        lower = {name.lower() for name in names}
-        if find_column(names, FILE_COLUMNS) is None or len(names) < 2 or lower & BOX_COLUMNS:
-            continue
-        if find_column(names, LABEL_COLUMNS) is not None:
-            return True
-        try:
-            table = read_table(path, TableColumns())
-        except TableError:
-            continue
-        if not any(problem.severity == "error" for problem in table.problems):
-            return True
-    return False
+    """Whether a folder has a table of labels."""
+    return root.is_dir() and any(map(holds_labels, _tables(root)))
 
 
 def _tables(folder: Path) -> list[Path]:
