@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from label_tables import CLASSES, labels_of, write_labelled
 
+from label_tables import CLASSES, labels_of, write_labelled
 from scalablevit.classification.label_table import TableColumns, TableError, read_table
 from scalablevit.classification.table_check import check_table, recognizes
 from scalablevit.classification.table_scan import TableScan, scan_table

@@ -12,7 +12,7 @@ from scalablevit.abridged import abridged
 from scalablevit.classification.data import ClassifierInput, LabelledImages, collate
 from scalablevit.classification.label_table import TableColumns
 from scalablevit.classification.table_scan import LabelledImage, TableScan, counts_of, scan_table
-from scalablevit.classification.transforms import Preprocessing
+from scalablevit.data.image_transforms import Preprocessing
 from scalablevit.data.split import check_val_fraction
 from scalablevit.training.data_module import TaskData
 

@@ -16,7 +16,7 @@ from jsonargparse import set_parsing_settings
 from jsonargparse._common import parsing_settings
 from lightning.pytorch import callbacks
 
-from scalablevit.tasks import trained_entries
+from scalablevit.tasks import TaskEntry, trained_entries
 from scalablevit.training.recipe_errors import RecipeError
 from scalablevit.training.run_folder import RunFolder
 from scalablevit.training.settings import FreezeSettings, OptimizerSettings, ScheduleSettings
@@ -120,7 +120,9 @@ def _registered(part: Literal["task", "data"]) -> set[str]:
     """The classes that the tasks' entries name."""
     known: list[str] = []
     for entry in trained_entries():
-        known += [entry.task, *entry.other_tasks] if part == "task" else [entry.data, *entry.other_data]
+        known.append(entry.task if part == "task" else entry.data)
+        if isinstance(entry, TaskEntry):
+            known += entry.other_tasks if part == "task" else entry.other_data
     return _names(known)
 
 
