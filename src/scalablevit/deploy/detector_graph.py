@@ -11,6 +11,8 @@ import torch.nn.functional as F
 import torchvision  # noqa: F401  # registers torchvision::nms and torchvision::roi_align
 from torch import Tensor, nn
 
+from scalablevit.ops.recording import is_exporting
+
 _PADDING_SCORE = -1.0  # of candidates that fill a level up; below that of any box
 
 
@@ -272,7 +274,7 @@ def _of_any_size(level: Tensor, step: int = 1) -> Tensor:
     Of sizes that it does know it notes whether they are above 1, in each convolution, and would refuse small images.
     OpenVINO 2026.4 takes every second row of a map of free height, if it is a slice, to be as many rows as there were.
     """
-    if not torch.compiler.is_exporting():
+    if not is_exporting():
         return level[:, :, ::step, ::step]
     rows, columns = _every(level[0, 0, :, 0], step), _every(level[0, 0, 0, :], step)
     for side in (rows.shape[0], columns.shape[0]):
