@@ -26,6 +26,7 @@ START = time.perf_counter()  # importing takes seconds, and counts
 
 import argparse  # noqa: E402
 import contextlib  # noqa: E402
+import functools  # noqa: E402
 import itertools  # noqa: E402
 import os  # noqa: E402
 import signal  # noqa: E402
@@ -45,6 +46,8 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
+from layer_cases import OPERATORS as LAYER_OPERATORS  # noqa: E402
+from layer_cases import FeedForwardCase, LayerCase, layer_cases, set_layers  # noqa: E402
 from scalablevit.backbone import VARIANTS, ScalableViT  # noqa: E402
 from scalablevit.bench.cells import Cell  # noqa: E402
 from scalablevit.bench.conditions import conditions  # noqa: E402
@@ -298,9 +301,14 @@ def agree(setting: Setting, save: Callable[[dict[str, Any]], None], left: Callab
     """Section: kernels and network against definitions."""
     given = left()
     found: dict[str, Any] = {"verdict": "partial", "cases": [], "fallbacks": []}
+    numbers = functools.partial(randn, setting=setting)
     todo: list[tuple[str, Any, dict[str, Tensor], Callable[..., Tensor]]] = [
         *(("window", case, window_inputs(case, setting), run_window) for case in window_cases(setting)),
         *(("reduced", case, reduced_inputs(case, setting), run_reduced) for case in reduced_cases(setting)),
+        *(
+            (LAYER_OPERATORS[type(case)], case, case.inputs(numbers), run_layer)
+            for case in layer_cases(is_smoke=setting.smoke)
+        ),
     ]
     found["not_reached"] = len(setting.dtypes) * len(todo)
 
@@ -317,7 +325,9 @@ def agree(setting: Setting, save: Callable[[dict[str, Any]], None], left: Callab
             row: dict[str, Any] = {"op": op, "case": case.name, "dtype": str(dtype).removeprefix("torch.")}
             try:
                 row["kernel_promised"] = is_promised(case, dtype, setting)
-                row |= errors(lambda x, how, c=case, r=run: r(c, x, how), inputs, dtype, setting)
+                row |= errors(
+                    lambda x, how, c=case, r=run: r(c, x, how), inputs, dtype, setting, backward=op != "norm_linear"
+                )
             # One kernel that does not compile must not hide what the others do.
             except Exception as error:
                 row |= {"ok": False, "error": one_line(error)}
@@ -356,7 +366,12 @@ def verdict(found: dict[str, Any], setting: Setting) -> str:
     return "ok" if is_whole and (setting.smoke or compiled is not None) else "partial"
 
 
-def is_promised(case: WindowCase | ReducedCase, dtype: torch.dtype, setting: Setting) -> bool:
+def run_layer(case: LayerCase, inputs: dict[str, Tensor], implementation: str) -> Tensor:
+    """The public function."""
+    return case.run(inputs, implementation)
+
+
+def is_promised(case: WindowCase | ReducedCase | LayerCase, dtype: torch.dtype, setting: Setting) -> bool:
     """Whether the kernel says that it serves the case."""
     where: dict[str, Any] = {
         "device": torch.device(setting.device),
@@ -365,15 +380,25 @@ def is_promised(case: WindowCase | ReducedCase, dtype: torch.dtype, setting: Set
     }
     if isinstance(case, WindowCase):
         choice = window_room.select_implementation(head_width=case.width, window_size=case.window, **where)
-    else:
+    elif isinstance(case, ReducedCase):
         choice = reduced_room.select_implementation(key_width=case.key_width, value_width=case.value_width, **where)
+    else:
+        choice = case.choice(**where)
     return choice.implementation == "triton"
 
 
 def errors(
-    run: Callable[[dict[str, Tensor], str], Tensor], inputs: dict[str, Tensor], dtype: torch.dtype, setting: Setting
+    run: Callable[[dict[str, Tensor], str], Tensor],
+    inputs: dict[str, Tensor],
+    dtype: torch.dtype,
+    setting: Setting,
+    *,
+    backward: bool = True,
 ) -> dict[str, Any]:
-    """How far output and gradients are off, over what is allowed, and whether operators of ours made both."""
+    """How far output and gradients are off, over what is allowed, and whether operators of ours made both.
+
+    `backward`: the gradients are made by an operator of ours too.
+    """
     exact = out_and_grads(lambda x: run(x, "reference"), inputs, torch.float64, rounded_to=dtype)
     eager = out_and_grads(lambda x: run(x, "reference"), inputs, dtype)
     # On a GPU the backward has a thread of its own, where this thread's recorder does not listen.
@@ -381,7 +406,7 @@ def errors(
         ours = out_and_grads(lambda x: run(x, setting.kernel), inputs, dtype)
     found = {name: excess(ours[name], eager[name], exact[name]) for name in exact}
     directions = {"backward" in name for name in recorder.calls}
-    return {"excess": found, "ok": max(found.values()) <= 1, "kernel_ran": directions == {False, True}}
+    return {"excess": found, "ok": max(found.values()) <= 1, "kernel_ran": directions == {False, backward}}
 
 
 class Recorder(TorchDispatchMode):
@@ -409,6 +434,12 @@ def opchecks(setting: Setting) -> dict[str, str]:
         (few, run_reduced, reduced_inputs(few, setting)),
         (many, run_reduced, reduced_inputs(many, setting)),
     ]
+    numbers = functools.partial(randn, setting=setting)
+    # Factors of images have no gradients, which opcheck would miss.
+    odd_cases = [
+        replace(x, drop_path=False) if isinstance(x, FeedForwardCase) else x for x in layer_cases(is_smoke=True)
+    ]
+    sizes += [(case, run_layer, case.inputs(numbers)) for case in odd_cases]
     for case, run, inputs in sizes:
         leaves = {name: x.to(torch.bfloat16).requires_grad_() for name, x in inputs.items()}
         # On a GPU the backward has a thread of its own, where this thread's recorder does not listen.
@@ -452,13 +483,13 @@ def networks(setting: Setting) -> list[dict[str, Any]]:
     model.to(setting.device)
     for size in sizes:
         images = randn(2, 3, *size, seed=5, setting=setting).float().double()  # all see the same numbers
-        set_attention(model, "reference")
+        set_kernels(model, "reference")
         exact = logits_and_grads(model.double(), images, torch.float64)
         model.float()
         for dtype in setting.dtypes:
             row: dict[str, Any] = {"size": list(size), "dtype": str(dtype).removeprefix("torch.")}
             for implementation in ("torch", setting.kernel):
-                set_attention(model, implementation)
+                set_kernels(model, implementation)
                 got = logits_and_grads(model, images.float(), dtype)
                 row[implementation] = {k: ((got[k] - exact[k]).norm() / exact[k].norm()).item() for k in exact}
             ours, theirs = row[setting.kernel], row["torch"]
@@ -466,6 +497,12 @@ def networks(setting: Setting) -> list[dict[str, Any]]:
             row["ok"] = all(ours[k] <= 2 * theirs[k] + 1e-5 for k in exact)
             found.append(row)
     return found
+
+
+def set_kernels(model: nn.Module, implementation: str) -> None:
+    """Set the implementation of everything that has a kernel."""
+    set_attention(model, implementation)  # type: ignore[arg-type]
+    set_layers(model, implementation)  # type: ignore[arg-type]
 
 
 def compiled_network(setting: Setting, backend: str = "inductor") -> dict[str, Any]:
@@ -478,7 +515,7 @@ def compiled_network(setting: Setting, backend: str = "inductor") -> dict[str, A
     images = torch.randn(4, 3, *((16, 40) if setting.smoke else (120, 224)), device=setting.device)
     operators: set[str] = set()
     try:
-        set_attention(model, setting.kernel)
+        set_kernels(model, setting.kernel)
         eager = logits_and_grads(model, images, torch.bfloat16)
         torch.compiler.reset()
         network = torch.compile(model, fullgraph=True, backend=recording_backend(operators, then=backend))
@@ -487,13 +524,13 @@ def compiled_network(setting: Setting, backend: str = "inductor") -> dict[str, A
         return {"ok": False, "error": one_line(error)}
     off = {k: ((compiled[k] - eager[k]).norm() / eager[k].norm()).item() for k in eager}
     found = {"ok": max(off.values()) < 0.05, "difference": off, "operators": sorted(operators)}
-    missing = [name for name in ATTENTIONS if setting.kernel == "triton" and f"scalablevit.{name}" not in operators]
+    missing = [name for name in OPERATORS if setting.kernel == "triton" and f"scalablevit.{name}" not in operators]
     if missing:
-        found |= {"ok": False, "error": f"the compiled graph does not hold {' and '.join(missing)} of ours"}
+        found |= {"ok": False, "error": f"the compiled graph does not hold {', '.join(missing)} of ours"}
     return found
 
 
-ATTENTIONS = ("window_attention", "reduced_attention")
+OPERATORS = ("window_attention", "reduced_attention", "feed_forward", "depthwise", "norm_linear")
 """Operators of ours that a compiled network holds where kernels run."""
 
 

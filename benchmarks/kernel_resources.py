@@ -218,12 +218,74 @@ def reduced_launches(
     return found
 
 
+def feed_forward_launches(
+    capability: int, dtype: torch.dtype, C: int, *, stream: torch.dtype | None = None, drop_path: bool = False
+) -> list[Launch]:
+    """Record a forward and a backward of a block's feed-forward half with its projection, of 4 C hidden channels."""
+    from scalablevit.ops.feed_forward import Weights, backward_kernel, kernel
+
+    def empty(*shape: int) -> torch.Tensor:
+        return torch.empty(*shape, dtype=dtype)
+
+    x, scale = torch.empty(2, 56, 56, C, dtype=stream or dtype), torch.empty(2) if drop_path else None
+    weights = Weights(
+        empty(C), empty(C), empty(4 * C, C), empty(4 * C), empty(C, 4 * C), empty(C), empty(C, C), empty(C)
+    )
+    options: dict[str, Any] = {"eps": 1e-6, "branch_scale": scale, "scale": scale}
+    with recorded(capability) as found:
+        kernel.forward(x, empty(2, 56, 56, C), weights, **options)
+        backward_kernel.backward(torch.empty_like(x), x, empty(2, 56, 56, C), weights, **options)
+    assert [launch.name for launch in found] == ["_forward_kernel", "_backward_kernel"]
+    return found
+
+
+def norm_linear_launches(
+    capability: int, dtype: torch.dtype, C: int, *, stream: torch.dtype | None = None
+) -> list[Launch]:
+    """Record the LayerNorm with queries, keys and values behind it."""
+    from scalablevit.ops.norm_linear import kernel
+
+    x, weight = torch.empty(2, 56, 56, C, dtype=stream or dtype), torch.empty(3 * C, C, dtype=dtype)
+    norm = torch.empty(C, dtype=stream or dtype)
+    with recorded(capability) as found:
+        kernel.forward(x, norm, norm, weight, torch.empty(3 * C, dtype=dtype), eps=1e-6)
+    assert len(found) == 1
+    return found
+
+
+def depthwise_launches(
+    capability: int,
+    dtype: torch.dtype,
+    C: int,
+    side: int,
+    stride: int,
+    *,
+    B: int = 1,
+    size: tuple[int, int] = (56, 56),
+) -> list[Launch]:
+    """Record forward, gradient of the map and sums of a depthwise convolution: PEG's, or one that cuts patches."""
+    from scalablevit.ops.depthwise import kernel
+
+    x, taps, bias = (torch.empty(*shape, dtype=dtype) for shape in ((B, *size, C), (side * side, C), (C,)))
+    options: dict[str, Any] = {"side": side, "stride": stride, "padding": side // 2 if stride == 1 else 0}
+    options["residual"] = stride == 1
+    with recorded(capability) as found:
+        out = kernel.forward(x, taps, bias, **options)
+        kernel.backward(out, x, taps, **options, with_sums=True)
+    assert len(found) == 3
+    return found
+
+
 CAPABILITIES = (80, 90, 120)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 WINDOWS = (((7, 7), 32),)
 """Windows and head widths of the paper."""
 REDUCED = ((49, (40, 32)), (1050, (40, 32)), (49, (64, 64)), (49, (128, 128)))
 """Keys and head widths: S at 224 pixels and at 800 x 1333, wider heads, and the widest."""
+FEED_FORWARD = (64, 128, 256)
+"""Channels of the stages of S that the kernels of the feed-forward half and of the LayerNorm before qkv serve."""
+DEPTHWISE = ((64, 3, 1), (64, 8, 8), (128, 4, 4), (256, 2, 2), (512, 3, 1))
+"""Channels, sides and strides: PEG, and the patches of SSA in three stages of S."""
 
 
 def measure(folder: Path) -> list[dict[str, Any]]:
@@ -238,6 +300,16 @@ def measure(folder: Path) -> list[dict[str, Any]]:
             (f"reduced_attention {M} keys, {D} and {Dv} channels", reduced_launches(capability, dtype, M, (D, Dv)))
             for M, (D, Dv) in REDUCED
         ]
+        cases += [
+            (
+                f"depthwise {side} x {side}, stride {stride}, {C} channels",
+                depthwise_launches(capability, dtype, C, side, stride),
+            )
+            for C, side, stride in DEPTHWISE
+        ]
+        if dtype.itemsize == 2:  # the kernel multiplies nothing else
+            cases += [(f"feed_forward {C} channels", feed_forward_launches(capability, dtype, C)) for C in FEED_FORWARD]
+            cases += [(f"norm_linear {C} channels", norm_linear_launches(capability, dtype, C)) for C in FEED_FORWARD]
         for case, launches in cases:
             for launch in launches:
                 taken = resources(launch, capability, folder)

@@ -14,7 +14,7 @@ import torch
 
 import gpu
 from scalablevit.bench import throughput
-from scalablevit.ops import choice
+from scalablevit.ops import choice, depthwise, feed_forward, layer_choice, norm_linear
 from scalablevit.ops import reduced_attention as reduced_room
 from scalablevit.ops import window_attention as window_room
 
@@ -36,13 +36,17 @@ def test_smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     agree = result["sections"]["agree"]
     assert agree["verdict"] == "ok"
     assert result["seconds"] < 240
-    assert len(agree["cases"]) == 4
+    assert [row["op"] for row in agree["cases"]] == ["window"] * 2 + ["reduced"] * 2 + [
+        "feed_forward",
+        "depthwise",
+        "norm_linear",
+    ]
     assert set(agree["cases"][0]["excess"]) == {"out", "d qkv", "d lim_weight", "d lim_bias", "d fill"}
     assert len(result["sections"]["kernels"]["rows"]) == 4
     for task in ("inference", "training"):
         assert all(found["images_per_second"] > 0 for found in result["sections"][task]["best"].values())
     printed = capsys.readouterr().out
-    assert "4 of 4 cases within twice" in printed
+    assert "7 of 7 cases within twice" in printed
     assert "images/s at batch 1" in printed
     # the test's own time limit goes on
     assert (signal.getitimer(signal.ITIMER_REAL)[0] > 0) == (timer[0] > 0)
@@ -83,7 +87,8 @@ def test_a_compiled_network_is_known_by_its_operators(serves: bool, monkeypatch:
     if serves:
         monkeypatch.setattr(choice, "_HAS_TRITON", True)
         monkeypatch.setattr(choice, "IS_INTERPRETED", True)  # kernels are chosen on a CPU
-        for room in (window_room, reduced_room):
+        monkeypatch.setattr(layer_choice, "IS_INTERPRETED", True)
+        for room in (window_room, reduced_room, feed_forward, depthwise, norm_linear):
             monkeypatch.setattr(room.operators, "kernel_or_plain", lambda kernel, plain, **_: plain())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="our attention kernels do not run")
@@ -91,10 +96,10 @@ def test_a_compiled_network_is_known_by_its_operators(serves: bool, monkeypatch:
     assert max(found["difference"].values()) < 0.05
     assert found["ok"] == serves
     if serves:
-        assert found["operators"] == ["scalablevit.reduced_attention", "scalablevit.window_attention"]
+        assert found["operators"] == [f"scalablevit.{name}" for name in sorted(gpu.OPERATORS)]
     else:
         assert found["operators"] == []
-        assert found["error"] == "the compiled graph does not hold window_attention and reduced_attention of ours"
+        assert found["error"] == f"the compiled graph does not hold {', '.join(gpu.OPERATORS)} of ours"
 
 
 def test_wrong_values_are_found() -> None:

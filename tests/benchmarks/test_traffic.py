@@ -19,7 +19,10 @@ def test_the_smallest_variant_is_counted(tmp_path: Path, monkeypatch: pytest.Mon
     batch, size = 64, 112
     words = ["scalablevit_atto", "--batch", str(batch), "--size", str(size), "--output", str(tmp_path / "found.json")]
     assert traffic.main(words) == 0
-    found = json.loads((tmp_path / "found.json").read_text())["inference"]["scalablevit_atto"]
+    written = json.loads((tmp_path / "found.json").read_text())
+    trained = written["training"]["scalablevit_atto"]["called"]
+    assert trained["scalablevit.feed_forward_backward.default"] == trained["scalablevit.feed_forward.default"] == 8
+    found = written["inference"]["scalablevit_atto"]
     assert found["called"]["scalablevit.window_attention.default"] == 4
     assert found["called"]["scalablevit.reduced_attention.default"] == 4
     # No convolution and no map in another layout: of images alone there may be a copy.
@@ -47,6 +50,13 @@ def test_a_summary_adds_up() -> None:
 def test_what_was_counted_names_ours_and_the_peers() -> None:
     result = json.loads(RESULT.read_text())
     assert set(result["inference"]) == {OURS, *PEERS}
-    for found in result["inference"].values():
+    assert {OURS, PEERS[0]} <= set(result["training"]) <= {OURS, *PEERS}
+    for found in (*result["inference"].values(), *result["training"].values()):
         assert found["bytes_per_image"] == found["bytes"] // result["batch"]
     assert any("scalablevit" in operator for operator in result["inference"][OURS]["called"])
+
+
+def test_ours_moves_no_more_than_was_aimed_at() -> None:
+    result = json.loads(RESULT.read_text())
+    assert result["inference"][OURS]["bytes"] <= 16e9
+    assert result["training"][OURS]["bytes"] <= 0.75 * result["training"][PEERS[0]]["bytes"]

@@ -1,9 +1,20 @@
-"""Triton's interpreter, corrected to compute as a GPU does and to run with current NumPy."""
+"""Triton's interpreter, corrected to compute as a GPU does and to run with current NumPy; marks of its tests."""
 
+import os
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+
+IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+INTERPRETED = [
+    pytest.mark.skipif(not IS_INTERPRETED, reason="needs TRITON_INTERPRET=1"),
+    # A warning would be that of a kernel that gave up.
+    pytest.mark.filterwarnings("error::UserWarning:scalablevit"),
+    pytest.mark.usefixtures("nan_in_new_memory"),
+]
+"""Marks of the tests of a kernel: `pytestmark = INTERPRETED`."""
 
 
 def correct_interpreter() -> None:
@@ -40,3 +51,7 @@ def correct_interpreter() -> None:
 
     builder.create_dot, builder.cast_impl = create_dot, cast_impl
     interpreter._patch_lang_tensor = patch_lang_tensor
+
+
+if IS_INTERPRETED:
+    correct_interpreter()

@@ -1,11 +1,11 @@
 """The Triton kernels of depthwise convolution against their definition, interpreted (`test_kernels_interpreted.py`)."""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
+from interpreter import INTERPRETED, IS_INTERPRETED
 from torch import Tensor, nn
 from twin_checks import assert_errs_no_more_than_eager, out_and_grads, randn
 
@@ -13,18 +13,9 @@ from scalablevit.layers import PositionalEncodingGenerator, ScalableSelfAttentio
 from scalablevit.ops import fallback
 from scalablevit.ops.depthwise import depthwise_convolution, operators, reference
 
-IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-# A warning would be that of a kernel that gave up.
-pytestmark = [
-    pytest.mark.skipif(not IS_INTERPRETED, reason="needs TRITON_INTERPRET=1"),
-    pytest.mark.filterwarnings("error::UserWarning:scalablevit"),
-]
+pytestmark = INTERPRETED
 if IS_INTERPRETED:
-    from interpreter import correct_interpreter
-
     from scalablevit.ops.depthwise import kernel
-
-    correct_interpreter()
 
 CASES = {
     "PEG": {"B": 2, "H": 9, "W": 11, "C": 20, "side": 3, "stride": 1, "residual": True},
@@ -35,15 +26,6 @@ CASES = {
     "patches of 2": {"B": 2, "H": 6, "W": 7, "C": 70, "side": 2, "stride": 2},
     "one patch": {"B": 1, "H": 4, "W": 4, "C": 5, "side": 4, "stride": 4},
 }
-
-
-@pytest.fixture(autouse=True)
-def _nan_in_new_memory() -> Iterator[None]:
-    """What a kernel forgets to write shows."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(1).new_empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def make_inputs(case: str) -> dict[str, Tensor | None]:

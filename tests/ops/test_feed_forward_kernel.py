@@ -1,11 +1,11 @@
 """The Triton kernel of the feed-forward half against its definition, interpreted (`test_kernels_interpreted.py`)."""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
+from interpreter import INTERPRETED, IS_INTERPRETED
 from torch import Tensor, nn
 from twin_checks import assert_errs_no_more_than_eager, out_and_grads, randn
 
@@ -13,18 +13,9 @@ from scalablevit.layers import Block, InteractiveWindowSelfAttention, Mlp, Scala
 from scalablevit.ops import fallback
 from scalablevit.ops.feed_forward import Weights, feed_forward, reference
 
-IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-# A warning would be that of a kernel that gave up.
-pytestmark = [
-    pytest.mark.skipif(not IS_INTERPRETED, reason="needs TRITON_INTERPRET=1"),
-    pytest.mark.filterwarnings("error::UserWarning:scalablevit"),
-]
+pytestmark = INTERPRETED
 if IS_INTERPRETED:
-    from interpreter import correct_interpreter
-
-    from scalablevit.ops.feed_forward import kernel
-
-    correct_interpreter()
+    from scalablevit.ops.feed_forward import backward_kernel, kernel
 
 CASES = {
     "published": ((1, 5, 26, 64), 256),
@@ -33,15 +24,6 @@ CASES = {
     "one token": ((1, 1, 1, 32), 128),
     "no map": ((3, 17), 40),
 }
-
-
-@pytest.fixture(autouse=True)
-def _nan_in_new_memory() -> Iterator[None]:
-    """What a kernel forgets to write shows."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(1).new_empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def make_inputs(case: str) -> dict[str, Tensor | None]:
@@ -147,6 +129,39 @@ def test_the_operator_passes_opcheck() -> None:
             projection = torch.randn(24, 24).bfloat16().requires_grad_(), torch.randn(24).bfloat16().requires_grad_()
             arguments = (x, branch, *projection, scale, *weights, scale, 1e-6)
         torch.library.opcheck(torch.ops.scalablevit.feed_forward.default, arguments, atol=2e-2, rtol=2e-2)
+        with torch.no_grad():
+            for with_weights in (False, True):
+                backward = torch.ops.scalablevit.feed_forward_backward.default
+                torch.library.opcheck(backward, (torch.randn(x.shape).bfloat16(), *arguments, with_weights))
+
+
+def test_frozen_weights_cost_no_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = {name: x.bfloat16() for name, x in make_projected_inputs(37).items()}
+    inputs["x"].requires_grad_()
+    asked, backward = [], backward_kernel.backward
+
+    def watched(*args, **options):
+        found = backward(*args, **options)
+        asked.append((options["with_weights"], found.hidden.numel()))
+        return found
+
+    monkeypatch.setattr(backward_kernel, "backward", watched)
+    out = calls(scale=torch.tensor([1.25, 0.0]))[0](*inputs.values())
+    grad = randn(out.shape, seed=9).bfloat16()
+    (frozen,) = torch.autograd.grad(out, [inputs["x"]], grad)
+    inputs["weight_2"].requires_grad_()
+    out = calls(scale=torch.tensor([1.25, 0.0]))[0](*inputs.values())
+    learning, _ = torch.autograd.grad(out, [inputs["x"], inputs["weight_2"]], grad)
+    assert asked == [(False, 0), (True, out.numel() // 24 * 90)]
+    assert torch.equal(frozen, learning)
+
+
+def test_gradients_of_an_empty_batch_are_zero() -> None:
+    inputs = {name: x.bfloat16().requires_grad_() for name, x in make_projected_inputs(37).items()}
+    x, branch = (inputs[name][:0].detach().requires_grad_() for name in ("x", "branch"))
+    calls()[0](x, branch, *list(inputs.values())[2:]).sum().backward()
+    assert x.grad.shape == x.shape
+    assert all(not weight.grad.any() for weight in list(inputs.values())[2:])
 
 
 def test_a_kernel_that_cannot_be_built_costs_a_warning_not_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,11 +173,16 @@ def test_a_kernel_that_cannot_be_built_costs_a_warning_not_the_run(monkeypatch: 
     monkeypatch.setattr(fallback, "IS_INTERPRETED", False)
     monkeypatch.setattr(fallback, "_unbuildable", set())
     monkeypatch.setattr(kernel, "forward", too_large)
-    inputs = make_projected_inputs(37)
+    monkeypatch.setattr(backward_kernel, "backward", too_large)
+    inputs, scales = make_projected_inputs(37), {"branch_scale": torch.tensor([0.75, 0.0])}
     with pytest.warns(UserWarning, match=r"feed-forward kernel cannot be built .*OutOfRes") as w:
         out_and_grads(calls()[0], inputs, torch.bfloat16)
-    assert len(w) == 1
-    assert_errs_no_more_than_eager(*calls(), inputs, torch.bfloat16)
+    assert [str(warning.message).split(" cannot")[0] for warning in w] == [
+        "the feed-forward kernel",
+        "the backward of the feed-forward kernel",
+    ]
+    assert_errs_no_more_than_eager(*calls(**scales, scale=torch.tensor([1.5, 0.5])), inputs, torch.bfloat16)
+    assert_errs_no_more_than_eager(*calls(), make_inputs("odd widths") | {"branch": None}, torch.bfloat16)
 
 
 ATTENTIONS = {

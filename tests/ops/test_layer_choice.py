@@ -27,7 +27,7 @@ def test_an_unknown_value_of_the_variable_is_named(monkeypatch: pytest.MonkeyPat
 
 
 def test_on_a_cpu_pytorch_computes() -> None:
-    choice = depthwise.select_implementation(side=3, stride=1, padding=1, device=CPU, dtype=torch.bfloat16)
+    choice = depthwise.select_implementation(dim=64, side=3, stride=1, padding=1, device=CPU, dtype=torch.bfloat16)
     assert choice.implementation == "torch"
     assert "CUDA device" in choice.reason
 

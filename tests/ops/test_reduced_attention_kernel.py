@@ -1,11 +1,11 @@
 """The Triton kernels of attention over reduced keys against their definition (`test_kernels_interpreted.py`)."""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
+from interpreter import INTERPRETED, IS_INTERPRETED
 from torch import Tensor
 from twin_checks import assert_errs_no_more_than_eager, assert_finite_where_defined, out_and_grads, randn
 
@@ -14,18 +14,9 @@ from scalablevit.ops import choice, fallback
 from scalablevit.ops.reduced_attention import operators, reduced_attention, reference, select_implementation
 from scalablevit.ops.reduced_attention.limits import is_one_block
 
-IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-# A warning would be that of a kernel that gave up.
-pytestmark = [
-    pytest.mark.skipif(not IS_INTERPRETED, reason="needs TRITON_INTERPRET=1"),
-    pytest.mark.filterwarnings("error::UserWarning:scalablevit"),
-]
+pytestmark = INTERPRETED
 if IS_INTERPRETED:
-    from interpreter import correct_interpreter
-
     from scalablevit.ops.reduced_attention import kernel
-
-    correct_interpreter()
 
 # tokens, keys, heads, width of a head's queries and keys, and of its values
 CASES = {
@@ -43,15 +34,6 @@ CASES = {
 FP32_ERRORS = 8  # rounding errors of the largest score; the definition itself was found to make 6
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 triton_attention = partial(reduced_attention, implementation="triton")
-
-
-@pytest.fixture(autouse=True)
-def _nan_in_new_memory() -> Iterator[None]:
-    """What a kernel forgets to write shows."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(1).new_empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def make_inputs(N: int, M: int, heads: int, D: int, Dv: int) -> dict[str, Tensor | None]:

@@ -1,11 +1,10 @@
 """The Triton kernels of window attention against their definition, interpreted (`test_kernels_interpreted.py`)."""
 
-import os
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
 import torch
+from interpreter import INTERPRETED, IS_INTERPRETED
 from torch import Tensor, nn
 from twin_checks import assert_errs_no_more_than_eager, assert_finite_where_defined, out_and_grads, randn
 
@@ -13,18 +12,9 @@ from scalablevit.layers import InteractiveWindowSelfAttention
 from scalablevit.ops import choice, fallback
 from scalablevit.ops.window_attention import operators, reference, window_attention
 
-IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-# A warning would be that of a kernel that gave up.
-pytestmark = [
-    pytest.mark.skipif(not IS_INTERPRETED, reason="needs TRITON_INTERPRET=1"),
-    pytest.mark.filterwarnings("error::UserWarning:scalablevit"),
-]
+pytestmark = INTERPRETED
 if IS_INTERPRETED:
-    from interpreter import correct_interpreter
-
     from scalablevit.ops.window_attention import kernel
-
-    correct_interpreter()
 
 CASES = {
     "published, padded": {"B": 1, "H": 13, "W": 6, "heads": 2, "D": 32, "window": (7, 7)},
@@ -38,15 +28,6 @@ CASES = {
     "columns": {"B": 2, "H": 5, "W": 3, "heads": 1, "D": 17, "window": (5, 1)},
 }
 TINY = ("one token", "one token of a window")  # too few numbers to compare largest errors in half precision
-
-
-@pytest.fixture(autouse=True)
-def _nan_in_new_memory() -> Iterator[None]:
-    """What a kernel forgets to write shows."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(1).new_empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def make_inputs(B: int, H: int, W: int, heads: int, D: int, window: tuple[int, int]) -> dict[str, Tensor | None]:

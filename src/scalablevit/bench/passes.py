@@ -14,6 +14,9 @@ from scalablevit.backbone import ScalableViT
 from scalablevit.bench.cells import Cell, Precision, obstacle
 from scalablevit.bench.contenders import CLASSES, CannotMeasure, Contender, build_contender
 from scalablevit.deploy.exported import ExportedNetwork
+from scalablevit.layers import measure_forms
+from scalablevit.ops.layer_choice import may_run
+from scalablevit.ops.measured import Task
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # device types with a fused AdamW
@@ -82,9 +85,12 @@ def prepare(
     images = torch.randn(cell.batch, channels, *cell.size, generator=torch.Generator().manual_seed(0))
     images = images.to(device, memory_format=layout)
     if cell.task == "training":
+        _measure_forms(model, images, "training", dtype)
         return training_step(_in_mode(model.train(), mode), images, dtype)
     images = images.to(dtype)
-    model = _in_mode(model.eval().to(dtype), mode)
+    model = model.eval().to(dtype)
+    _measure_forms(model, images, "inference", dtype)
+    model = _in_mode(model, mode)
 
     def inference() -> None:
         if mode == "graphs":
@@ -93,6 +99,12 @@ def prepare(
             model(images)
 
     return inference
+
+
+def _measure_forms(model: nn.Module, images: Tensor, task: Task, dtype: torch.dtype) -> None:
+    """Let our networks choose the forms of their layers by times of this device, measured once (`measure_forms`)."""
+    if isinstance(model, ScalableViT) and may_run(images.device):
+        measure_forms(model, images, task=task, dtype=dtype)
 
 
 def exported_pass(

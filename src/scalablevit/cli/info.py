@@ -87,6 +87,7 @@ def main(words: list[str]) -> int:
     print("FLOPs: with attention products, a multiply-add counted as two operations")
     if model.note:
         print(model.note)
+    _print_measured_forms()
     return 0
 
 
@@ -128,3 +129,15 @@ def _print_stages(cost: dict[str, Any]) -> None:
         )
     for path in cost.get("attention", []):
         print(f"{path['blocks']} x {path['attention']}: {path['implementation']}, as {path['reason']}")
+
+
+def _print_measured_forms() -> None:
+    """What was measured of our kernels beside PyTorch on devices of this machine, if anything was."""
+    with importing():
+        from scalablevit.ops.measured import known
+    for environment, cases in known().items():
+        print(f"\nmeasured on {environment}:")
+        for case, times in sorted(cases.items()):
+            faster = "our kernel" if times["triton"] <= times["torch"] else "PyTorch"
+            ours, theirs = (f"{times[form] * 1e3:.3f} ms" for form in ("triton", "torch"))
+            print(f"{case}: {faster} runs (our kernel {ours}, PyTorch {theirs})")

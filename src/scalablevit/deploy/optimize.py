@@ -16,8 +16,9 @@ from scalablevit.backbone import PyramidBackbone
 from scalablevit.deploy.packed import pack
 from scalablevit.deploy.precision import Precision, resolve_dtype
 from scalablevit.deploy.runtimes import openvino_core
-from scalablevit.layers import PositionalEncodingGenerator, ScalableSelfAttention
+from scalablevit.layers import PositionalEncodingGenerator, ScalableSelfAttention, measure_forms
 from scalablevit.layers.plain import is_plain, is_plain_convolution
+from scalablevit.ops.layer_choice import may_run
 from scalablevit.ops.layout import channels_first, channels_last
 from scalablevit.timm_pyramid import TimmPyramid
 
@@ -58,7 +59,9 @@ def optimize(
         cuda_graphs: under "compile" on a CUDA device, record CUDA graphs, one for each shape of images; saves the
             launches, which matters for small batches, and holds a batch's memory. None: for all but detectors, whose
             images come in too many shapes.
-        autotune: under "compile", try several kernels for each matrix product; minutes instead of seconds.
+        autotune: under "compile", try several kernels for each matrix product; minutes instead of seconds. On a CUDA
+            device also time which form of each layer is faster there, our kernel or PyTorch's, when the first images
+            come, and keep the answers for every network (`scalablevit.layers.measure_forms`).
 
     Returns:
         module with the model's outputs, in evaluation mode.
@@ -183,6 +186,7 @@ class TorchModel(_Prepared):
         self.backend = "compile" if is_compiled else "eager"
         self._dtype = next(network.parameters(), torch.empty(0)).dtype
         self._has_graphs = cuda_graphs
+        self._has_to_measure = is_compiled and autotune
         run: Callable[[Tensor], Any] = network
         if is_compiled:
             plain = "reduce-overhead" if cuda_graphs else "default"
@@ -192,6 +196,10 @@ class TorchModel(_Prepared):
 
     def forward(self, images: Tensor) -> Outputs:
         """(B, C, H, W) -> the network's outputs, in float32."""
+        if self._has_to_measure:
+            self._has_to_measure = False
+            if may_run(images.device):
+                measure_forms(self.network, images.to(self._dtype))
         with torch.no_grad():
             if self._has_graphs:
                 torch.compiler.cudagraph_mark_step_begin()

@@ -1,5 +1,6 @@
 """One module per box of the paper's figure; feature maps are (B, H, W, C)."""
 
+from scalablevit.layers.autotune import measure_forms
 from scalablevit.layers.block import Block
 from scalablevit.layers.head import ClassifierHead
 from scalablevit.layers.implementation import AttentionPath, attention_paths, set_attention
@@ -19,5 +20,6 @@ __all__ = [
     "PositionalEncodingGenerator",
     "ScalableSelfAttention",
     "attention_paths",
+    "measure_forms",
     "set_attention",
 ]

@@ -68,7 +68,7 @@ class Block(nn.Module):
 
     def _runs_as_kernel(self, x: Tensor) -> bool:
         """Tell whether one kernel may compute all that follows the attention: nobody watches or replaced a layer."""
-        if is_symbolic(x) or not may_run(x.device) or not self._is_plain():
+        if is_symbolic(x) or not may_run(x.device) or not self.is_fusible():
             return False
         dtype = dtype_of_products(x)
         # The result has the dtype of x; PyTorch's has the wider one of x and the branches.
@@ -76,7 +76,8 @@ class Block(nn.Module):
             torch.promote_types(x.dtype, dtype) == x.dtype and self.choice(x.device, dtype).implementation == "triton"
         )
 
-    def _is_plain(self) -> bool:
+    def is_fusible(self) -> bool:
+        """Tell whether what follows the attention does no more than the kernel: nobody watches or replaced a layer."""
         norm, mlp = self.norm2, self.mlp
         if not isinstance(mlp, Mlp) or not is_plain(mlp, Mlp):
             return False
@@ -105,30 +106,35 @@ class Block(nn.Module):
             return None
         return attn.proj if is_plain(attn.proj, nn.Linear) and attn.proj.bias is not None else None
 
-    def _by_kernel(self, x: Tensor) -> Tensor:
-        dtype = dtype_of_products(x)
+    def weights(self, dtype: torch.dtype) -> feed_forward.Weights:
+        """What the kernel multiplies in `dtype`; with the attention's projection, if the kernel may compute it too."""
         first, second = self._linear_layers()
-        proj, attn = self._projection(), self.attn
-        proj_weight = proj_bias = None
-        if proj is None:
+        proj = self._projection()
+        return feed_forward.Weights(
+            self.norm2.weight,
+            self.norm2.bias,
+            first.weight.to(dtype),
+            first.bias.to(dtype),
+            second.weight.to(dtype),
+            second.bias.to(dtype),
+            None if proj is None else proj.weight.to(dtype),
+            None if proj is None else proj.bias.to(dtype),
+        )
+
+    def _by_kernel(self, x: Tensor) -> Tensor:
+        dtype, attn = dtype_of_products(x), self.attn
+        weights = self.weights(dtype)
+        if weights.proj_weight is None:
             branch = attn(self.norm1(x))
+        elif isinstance(attn, InteractiveWindowSelfAttention):
+            branch = attn.attend(x, norm=self.norm1, implementation=self.implementation)
         else:
-            assert isinstance(attn, InteractiveWindowSelfAttention | ScalableSelfAttention)
+            assert isinstance(attn, ScalableSelfAttention)
             branch = attn.attend(self.norm1(x))
-            proj_weight, proj_bias = proj.weight.to(dtype), proj.bias.to(dtype)
         return feed_forward.feed_forward(
             x,
             branch.to(dtype),
-            feed_forward.Weights(
-                self.norm2.weight,
-                self.norm2.bias,
-                first.weight.to(dtype),
-                first.bias.to(dtype),
-                second.weight.to(dtype),
-                second.bias.to(dtype),
-                proj_weight,
-                proj_bias,
-            ),
+            weights,
             eps=self.norm2.eps,
             branch_scale=self._drop_path_scale(x.shape[0], branch),
             scale=self._drop_path_scale(x.shape[0], branch),

@@ -61,6 +61,7 @@ def _by_kernel(conv: nn.Module, x: Tensor, *, residual: bool, implementation: Im
     stride, padding = conv.stride[0], conv.padding[0]
     dtype = dtype_of_products(x)
     choice = depthwise.select_implementation(
+        dim=conv.in_channels,
         side=conv.kernel_size[0],
         stride=stride,
         padding=padding,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from scalablevit.layers.norm_linear import normalise_and_project
 from scalablevit.layers.plain import is_plain, is_plain_convolution
 from scalablevit.ops.choice import Choice, Implementation, check_implementation, warn_if_ignored
+from scalablevit.ops.layer_choice import dtype_of_products
 from scalablevit.ops.layout import channels_first, channels_last
 from scalablevit.ops.recording import is_symbolic
 from scalablevit.ops.window_attention import operators, select_implementation, whole_windows
@@ -93,20 +95,31 @@ class InteractiveWindowSelfAttention(nn.Module):
             x = self.attend(x)
         return self.proj_drop(self.proj(x))
 
-    def attend(self, x: Tensor) -> Tensor:
-        """Compute attention and LIM, as chosen for x: (B, H, W, C) -> (B, H, W, C), not projected."""
+    def attend(self, x: Tensor, *, norm: nn.Module | None = None, implementation: Implementation = "auto") -> Tensor:
+        """Compute attention and LIM, as chosen for x: (B, H, W, C) -> (B, H, W, C), not projected.
+
+        Args:
+            x: map, (B, H, W, C).
+            norm: what comes before `qkv`, if it has not been computed.
+            implementation: of `norm` and `qkv` together, see `scalablevit.ops.norm_linear.norm_linear`.
+        """
         dropout = self.attn_drop if self.training else 0.0
         device = None if is_symbolic(x) else x.device
-        choice = self.choice(device, None if device is None else _dtype_of_products(x), dropout)
+        choice = self.choice(device, None if device is None else dtype_of_products(x), dropout)
         warn_if_ignored(self.implementation, choice, device)
         has_plain_lim = self.lim is None or is_plain_convolution(self.lim, kernel_size=3, is_depthwise=True)
         if choice.implementation == "triton" and has_plain_lim and is_plain(self.qkv, nn.Linear):
             weight, bias = (None, None) if self.lim is None else (self.lim.weight, self.lim.bias)
             # The kernel computes LIM too, and takes the bias of qkv for padded tokens: nothing is copied.
             return operators.window_attention(
-                self.qkv(x), weight, bias, self.qkv.bias, self.num_heads, *self.window_size
+                normalise_and_project(norm, self.qkv, x, implementation=implementation),
+                weight,
+                bias,
+                self.qkv.bias,
+                self.num_heads,
+                *self.window_size,
             )
-        return self._attend(x, choice.implementation)
+        return self._attend(x if norm is None else norm(x), choice.implementation)
 
     def _attend(self, x: Tensor, implementation: str) -> Tensor:  # `Resolved`, which torch.jit.script does not know
         """Compute attention and LIM step by step, calling every layer as a module."""
@@ -129,12 +142,3 @@ class InteractiveWindowSelfAttention(nn.Module):
             else:
                 x = x + lim
         return crop_to(x, H, W)
-
-
-def _dtype_of_products(x: Tensor) -> torch.dtype:
-    """Return the dtype of a linear layer's output for x: autocast's, where it is on."""
-    device = x.device.type
-    # Asked only where a kernel may run: the meta device does not support autocast, and torch raises.
-    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return x.dtype

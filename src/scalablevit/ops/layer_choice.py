@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from scalablevit.ops import measured
 from scalablevit.ops.choice import IS_INTERPRETED, Choice, Implementation, choose, implementation_in
 
 ENVIRONMENT_VARIABLE = "SCALABLEVIT_LAYERS"
@@ -21,16 +22,27 @@ def choose_for_layer(
     device: torch.device | None,
     dtype: torch.dtype | None,
     cannot: Callable[[], str | None],
+    operator: str,
+    sizes: str,
 ) -> Choice:
     """Choose the implementation of a layer, by the rules that hold for the attentions (`choice.py`).
+
+    Where nobody asks for one, and PyTorch was measured to be faster on this device (`measured.py`), it is PyTorch.
 
     Args:
         wanted: what the caller asked for; "auto" leaves it to the environment variable and the device.
         device: of the map; None while torch.fx records symbols that have none.
         dtype: in which PyTorch would multiply; None likewise.
         cannot: tells why the kernel does not support these sizes, or None.
+        operator, sizes: of the layer, as in `measured.Case`.
     """
-    return choose(wanted, device=device, dtype=dtype, dropout=0.0, cannot=cannot, default=DEFAULT)
+    found = choose(wanted, device=device, dtype=dtype, dropout=0.0, cannot=cannot, default=DEFAULT)
+    is_free = wanted == "auto" and DEFAULT == "auto"
+    if found.implementation != "triton" or not is_free or device is None or dtype is None or device.type != "cuda":
+        return found
+    task: measured.Task = "training" if torch.is_grad_enabled() else "inference"
+    slower = measured.slower_kernel(operator, sizes, dtype, task, device.index)
+    return found if slower is None else Choice("torch", slower)
 
 
 def may_run(device: torch.device) -> bool:

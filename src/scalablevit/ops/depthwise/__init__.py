@@ -13,6 +13,7 @@ from scalablevit.ops.layer_choice import choose_for_layer
 
 def select_implementation(
     *,
+    dim: int,
     side: int,
     stride: int,
     padding: int,
@@ -23,6 +24,7 @@ def select_implementation(
     """Choose the implementation that computes a depthwise convolution.
 
     Args:
+        dim: channels, C.
         side: of the kernel, in tokens.
         stride, padding: of the convolution, in tokens.
         device: of the map; None while torch.fx records symbols that have none.
@@ -34,7 +36,14 @@ def select_implementation(
         device=device,
         dtype=dtype,
         cannot=lambda: cannot_serve(side=side, stride=stride, padding=padding),
+        operator="depthwise",
+        sizes=sizes_in_words(dim, side, stride),
     )
+
+
+def sizes_in_words(dim: int, side: int, stride: int) -> str:
+    """What a measurement of it is known by; see `scalablevit.ops.measured`."""
+    return f"{dim} channels, {side} x {side} of stride {stride}"
 
 
 def depthwise_convolution(
@@ -75,7 +84,13 @@ def depthwise_convolution(
             f"residual needs a result as large as x: stride 1 and padding {side // 2} for a side of {side}"
         )
     choice = select_implementation(
-        side=side, stride=stride, padding=padding, device=x.device, dtype=x.dtype, implementation=implementation
+        dim=C,
+        side=side,
+        stride=stride,
+        padding=padding,
+        device=x.device,
+        dtype=x.dtype,
+        implementation=implementation,
     )
     if choice.implementation == "triton":
         return convolve_by_kernel(x, weight, bias, stride=stride, padding=padding, residual=residual)

@@ -37,7 +37,19 @@ def select_implementation(
         assert dtype is not None  # `choose` asks about sizes only where there are tensors
         return cannot_serve(dim=dim, hidden_dim=hidden_dim, dtype=dtype)
 
-    return choose_for_layer(implementation, device=device, dtype=dtype, cannot=cannot)
+    return choose_for_layer(
+        implementation,
+        device=device,
+        dtype=dtype,
+        cannot=cannot,
+        operator="feed_forward",
+        sizes=sizes_in_words(dim, hidden_dim),
+    )
+
+
+def sizes_in_words(dim: int, hidden_dim: int) -> str:
+    """What a measurement of it is known by; see `scalablevit.ops.measured`."""
+    return f"{dim} channels, {hidden_dim} hidden"
 
 
 def feed_forward(

@@ -1,0 +1,277 @@
+"""Timing the two forms of each kind of layer, our kernel and PyTorch, on the device where they will run.
+
+Whether a fused kernel pays depends on the layer's width and on the device; this asks the device, once. The answers are
+kept in a file (`scalablevit.ops.measured`), and every network that leaves the choice open follows them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from scalablevit.layers.block import Block
+from scalablevit.layers.iwsa import InteractiveWindowSelfAttention
+from scalablevit.layers.norm_linear import are_fusible
+from scalablevit.layers.peg import PositionalEncodingGenerator
+from scalablevit.layers.ssa import ScalableSelfAttention
+from scalablevit.ops import depthwise, feed_forward, measured, norm_linear
+from scalablevit.ops.choice import Resolved
+from scalablevit.ops.convolution import convolution
+from scalablevit.ops.measured import Case, Task, Times
+from scalablevit.safe_write import WriteError, write_json
+
+Run = Callable[[], object]
+SecondsOf = Callable[[Run, torch.device], float]
+"""Times calls of a function on a device: seconds of one."""
+
+_WARM_UP, _ROUNDS = 3, 15
+
+
+class Layer(NamedTuple):
+    """A layer that has two forms, with tensors as it gets them.
+
+    Attributes:
+        case: what its times are known by.
+        forms: form -> a function of the tensors.
+        tensors: map, branch and weights.
+    """
+
+    case: Case
+    forms: dict[Resolved, Callable[..., Tensor]]
+    tensors: tuple[Tensor, ...]
+
+
+def measure_forms(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    task: Task = "inference",
+    dtype: torch.dtype | None = None,
+    seconds_of: SecondsOf | None = None,
+    environment: str | None = None,
+) -> dict[str, Times]:
+    """Time both forms of every layer of a network that may run as either, and keep the times in the file.
+
+    What was measured before in this environment is not measured again. Weights, gradients and random states stay as
+    they are. The network runs once without gradients, to see the sizes of its maps.
+
+    Args:
+        model: a network of images, on the device where it will run.
+        images: (B, C, H, W), as it will get them.
+        task: "training" times forward and backward.
+        dtype: of the products; None: that of the images. Where it differs, as under autocast, the stream of maps keeps
+            the dtype of the images.
+        seconds_of: times a function on a device; None: by events of a CUDA device, elsewhere by the clock.
+        environment: what times are kept under; None: that of the device.
+
+    Returns:
+        the cases measured now, by name; a case whose form fails is left out.
+    """
+    device, dtype = images.device, dtype or images.dtype
+    if dtype not in (torch.bfloat16, torch.float16):
+        return {}  # no kernel runs there unasked
+    environment = measured.environment(device) if environment is None else environment
+    seconds_of = seconds_of or _device_seconds
+    known = measured.known().setdefault(environment, {})
+    found: dict[str, Times] = {}
+    layers: dict[str, Layer] = {}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for module, shape in _maps(model, images, dtype):
+            for layer in _layers(module, shape, images.dtype, dtype, device):
+                layers.setdefault(layer.case.key(task), layer)
+        for key, layer in layers.items():
+            if key in known:
+                continue
+            try:
+                found[key] = {
+                    str(form): seconds_of(_call(function, layer.tensors, task), device)
+                    for form, function in layer.forms.items()
+                }
+            except RuntimeError:
+                continue  # out of memory, or no compiler: the rule of the choice holds
+    if found:
+        known.update(found)
+        _write(environment, found)
+    return found
+
+
+def _write(environment: str, found: dict[str, Times]) -> None:
+    """Add times to the file, beside what others have written since."""
+    file, environments = measured.path(), measured.read()
+    environments.setdefault(environment, {}).update(found)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"format": measured.FORMAT, "environments": environments})
+    except (WriteError, OSError) as error:
+        warnings.warn(f"the measured times serve this process alone: {error}", stacklevel=3)
+
+
+def _maps(model: nn.Module, images: Tensor, dtype: torch.dtype) -> list[tuple[nn.Module, tuple[int, ...]]]:
+    """The modules that have layers with two forms, and the shapes of the maps that reach them, (B, H, W, C)."""
+    found: list[tuple[nn.Module, tuple[int, ...]]] = []
+
+    def see(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        found.append((module, tuple(inputs[0].shape)))
+
+    kinds = Block | PositionalEncodingGenerator | ScalableSelfAttention
+    handles = [m.register_forward_pre_hook(see) for m in model.modules() if isinstance(m, kinds)]
+    try:
+        with torch.no_grad(), _evaluating(model), torch.autocast(images.device.type, dtype, dtype != images.dtype):
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Keep running statistics and dropout out of it; every module gets its own mode back."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def _layers(
+    module: nn.Module, shape: tuple[int, ...], stream: torch.dtype, dtype: torch.dtype, device: torch.device
+) -> Iterator[Layer]:
+    """The layers of a module that our kernels serve."""
+    where: dict[str, Any] = {"device": device, "dtype": dtype, "implementation": "triton"}
+    if isinstance(module, Block) and module.is_fusible():
+        weights, attn = module.weights(dtype), module.attn
+        C, hidden = shape[-1], weights.weight_1.shape[0]
+        if feed_forward.select_implementation(dim=C, hidden_dim=hidden, **where).implementation == "triton":
+            yield _feed_forward(weights, module.norm2.eps, shape, stream)
+        # Together with what follows the attention, as the block computes it.
+        if isinstance(attn, InteractiveWindowSelfAttention) and are_fusible(module.norm1, attn.qkv):
+            outputs = attn.qkv.out_features
+            if norm_linear.select_implementation(dim=C, outputs=outputs, **where).implementation == "triton":
+                yield _norm_linear(module.norm1, attn.qkv, shape, stream, dtype)
+    conv = {PositionalEncodingGenerator: "conv", ScalableSelfAttention: "reduce"}.get(type(module))
+    if conv is not None and hasattr(module, conv):
+        layer = getattr(module, conv)
+        sizes = {"side": layer.kernel_size[0], "stride": layer.stride[0], "padding": layer.padding[0]}
+        if depthwise.select_implementation(dim=shape[-1], **sizes, **where).implementation == "triton":
+            yield _depthwise(layer, shape, dtype, residual=isinstance(module, PositionalEncodingGenerator))
+
+
+def _feed_forward(weights: feed_forward.Weights, eps: float, shape: tuple[int, ...], stream: torch.dtype) -> Layer:
+    dtype, (hidden, C) = weights.weight_1.dtype, weights.weight_1.shape
+    device, proj = weights.weight_1.device, weights.proj_weight
+    x = torch.randn(shape, dtype=stream, device=device)
+    branch = torch.randn(*shape[:-1], C if proj is None else proj.shape[1], dtype=dtype, device=device)
+
+    def form(implementation: Resolved) -> Callable[..., Tensor]:
+        def run(x: Tensor, branch: Tensor, *parts: Tensor) -> Tensor:
+            of_layer = feed_forward.Weights(*parts)
+            return feed_forward.feed_forward(x, branch, of_layer, eps=eps, implementation=implementation)
+
+        return run
+
+    tensors = (x, branch, *(part for part in weights if part is not None))
+    case = Case("feed_forward", feed_forward.sizes_in_words(C, hidden), dtype)
+    return Layer(case, {"triton": form("triton"), "torch": _compiled(form("torch"), device)}, tensors)
+
+
+def _norm_linear(
+    norm: nn.LayerNorm, linear: nn.Linear, shape: tuple[int, ...], stream: torch.dtype, dtype: torch.dtype
+) -> Layer:
+    def form(implementation: Resolved) -> Callable[..., Tensor]:
+        def run(x: Tensor, *parts: Tensor) -> Tensor:
+            norm_weight, norm_bias, weight, *rest = parts
+            return norm_linear.norm_linear(
+                x,
+                norm_weight,
+                norm_bias,
+                weight,
+                rest[0] if rest else None,
+                eps=norm.eps,
+                implementation=implementation,
+            )
+
+        return run
+
+    device = linear.weight.device
+    parts = [part.to(dtype) for part in (linear.weight, linear.bias) if part is not None]
+    tensors = (torch.randn(shape, dtype=stream, device=device), norm.weight, norm.bias, *parts)
+    case = Case("norm_linear", norm_linear.sizes_in_words(linear.in_features, linear.out_features), dtype)
+    return Layer(case, {"triton": form("triton"), "torch": _compiled(form("torch"), device)}, tensors)
+
+
+def _compiled(form: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
+    """PyTorch's form as it is in a compiled network, where norms and sums join what is around them."""
+    return torch.compile(form) if device.type == "cuda" else form
+
+
+def _depthwise(conv: nn.Conv2d, shape: tuple[int, ...], dtype: torch.dtype, *, residual: bool) -> Layer:
+    assert not isinstance(conv.padding, str)
+    side, stride, padding, C = conv.kernel_size[0], conv.stride[0], conv.padding[0], shape[-1]
+    x = torch.randn(shape, dtype=dtype, device=conv.weight.device)
+
+    def ours(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return depthwise.convolve_by_kernel(x, weight, bias, stride=stride, padding=padding, residual=residual)
+
+    def theirs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        out: Tensor = convolution(x, weight, bias, stride, padding, C)
+        return x + out if residual else out
+
+    weights = (conv.weight, conv.bias) if conv.bias is not None else (conv.weight,)
+    tensors = (x, *(weight.to(dtype) for weight in weights))
+    case = Case("depthwise", depthwise.sizes_in_words(C, side, stride), dtype)
+    return Layer(case, {"triton": ours, "torch": theirs}, tensors)
+
+
+def _call(function: Callable[..., Tensor], tensors: tuple[Tensor, ...], task: Task) -> Run:
+    """One call of a form for a task."""
+    if task == "inference":
+
+        def infer() -> None:
+            with torch.no_grad():
+                function(*tensors)
+
+        return infer
+    leaves = tuple(tensor.detach().requires_grad_() for tensor in tensors)
+
+    def train() -> None:
+        with torch.enable_grad():
+            out = function(*leaves)
+            torch.autograd.grad(out, leaves, torch.ones_like(out))
+
+    return train
+
+
+def _device_seconds(run: Run, device: torch.device) -> float:
+    """The median of several calls: between two events of a CUDA device, elsewhere by the clock."""
+    times = []
+    for i in range(_WARM_UP + _ROUNDS):
+        seconds = _between_events(run, device) if device.type == "cuda" else _by_the_clock(run)
+        if i >= _WARM_UP:
+            times.append(seconds)
+    return statistics.median(times)
+
+
+def _between_events(run: Run, device: torch.device) -> float:
+    with torch.cuda.device(device):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3
+
+
+def _by_the_clock(run: Run) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

@@ -1,0 +1,153 @@
+"""Which form of a layer is faster, ours or PyTorch's: times measured on the device that computes, kept in a file.
+
+`scalablevit.layers.autotune` measures and writes; here they are read and asked for. A time holds for one device under
+one driver and one version of everything that makes the code that runs: these are the environment, and the file keeps
+each apart.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import cuda
+
+Task = Literal["inference", "training"]
+Times = dict[str, float]
+"""Form ("triton" or "torch") -> seconds of a call."""
+
+FILE_VARIABLE = "SCALABLEVIT_AUTOTUNE_FILE"
+"""Names the file in which measured times are kept; read whenever the file is."""
+
+FORMAT = 1
+_FORMS = ("triton", "torch")
+
+
+class Case(NamedTuple):
+    """What is measured once: the batch and the size of the map decide little beside it.
+
+    Attributes:
+        operator: "feed_forward", "norm_linear" or "depthwise".
+        sizes: of the layer, in words.
+        dtype: of the products.
+    """
+
+    operator: str
+    sizes: str
+    dtype: torch.dtype
+
+    def key(self, task: Task) -> str:
+        """Its name in the file."""
+        return f"{self.operator}, {self.sizes}, {str(self.dtype).removeprefix('torch.')}, {task}"
+
+
+_times: dict[str, dict[str, Times]] | None = None  # environment -> case's name -> times; None: not yet read
+
+
+def path() -> Path:
+    """The file: SCALABLEVIT_AUTOTUNE_FILE, or autotune.json in the user's cache folder for scalablevit."""
+    named = os.environ.get(FILE_VARIABLE)
+    if named:
+        return Path(named)
+    folder = os.environ.get("XDG_CACHE_HOME")
+    return (Path(folder) if folder else Path.home() / ".cache") / "scalablevit" / "autotune.json"
+
+
+def environment(device: torch.device) -> str:
+    """Name all that times depend on: the device, its driver, and the versions of what makes the code that runs."""
+    if device.type == "cuda":
+        name = cuda.get_device_properties(cuda.current_device() if device.index is None else device.index).name
+        parts = [name, f"driver {_driver()}"]
+    else:
+        parts = [f"{device.type}, interpreted"]  # by Triton, in tests
+    parts.append(f"torch {torch.__version__}")
+    for package in ("triton", "scalablevit"):
+        try:
+            parts.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            parts.append(f"{package} unknown")
+    return ", ".join(parts)
+
+
+def _driver() -> str:
+    """Version of NVIDIA's driver, where the system tells."""
+    try:
+        found = re.search(r"NVRM version:.*?\s(\d+\.[\d.]+)", Path("/proc/driver/nvidia/version").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else "unknown"
+
+
+def read() -> dict[str, dict[str, Times]]:
+    """Read the file: environment -> case's name -> times. What cannot be read is not measured, with a warning."""
+    file = path()
+    try:
+        found = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        return _ignored(file, f"{type(error).__name__}: {error}")
+    if not isinstance(found, Mapping) or found.get("format") != FORMAT:
+        return _ignored(file, f"it is not of format {FORMAT}")
+    environments = found.get("environments")
+    if not isinstance(environments, Mapping) or not all(_are_times(cases) for cases in environments.values()):
+        return _ignored(file, "it does not hold times")
+    return {name: dict(cases) for name, cases in environments.items()}
+
+
+def _are_times(cases: Any) -> bool:
+    return isinstance(cases, Mapping) and all(
+        isinstance(times, Mapping)
+        and set(times) == set(_FORMS)
+        and all(isinstance(seconds, float) and seconds > 0 for seconds in times.values())
+        for times in cases.values()
+    )
+
+
+def _ignored(file: Path, reason: str) -> dict[str, dict[str, Times]]:
+    warnings.warn(
+        f"the measured times in {file} are ignored ({reason}); remove the file, or measure again with "
+        "scalablevit.optimize(autotune=True)",
+        stacklevel=3,
+    )
+    return {}
+
+
+def known() -> dict[str, dict[str, Times]]:
+    """What the file held when this process first asked, and what was measured since."""
+    global _times
+    if _times is None:
+        _times = read()
+    return _times
+
+
+def forget() -> None:
+    """Read the file anew when it is next asked for."""
+    global _times
+    _times = None
+
+
+# torch.compile would break its graph at what follows: see `choice.py`.
+@torch.compiler.assume_constant_result
+def slower_kernel(operator: str, sizes: str, dtype: torch.dtype, task: Task, index: int | None) -> str | None:
+    """Say that our kernel was measured to be slower than PyTorch on a CUDA device, in words; None: it was not.
+
+    Args:
+        operator, sizes, dtype: of the case.
+        task: what it is computed for.
+        index: of the device; None: the current one.
+    """
+    if not known():  # before any question about the device
+        return None
+    index = cuda.current_device() if index is None else index
+    times = known().get(environment(torch.device("cuda", index)), {}).get(Case(operator, sizes, dtype).key(task))
+    if times is None or times["triton"] <= times["torch"]:
+        return None
+    return f"PyTorch was measured to be {times['triton'] / times['torch']:.2f} times as fast on this device"

@@ -1,0 +1,86 @@
+"""LayerNorm with a linear layer behind it: `reference.py` defines it, `kernel.py` is its twin in Triton."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from scalablevit.ops.choice import Choice, Implementation
+from scalablevit.ops.layer_choice import choose_for_layer
+from scalablevit.ops.norm_linear import operators, reference
+from scalablevit.ops.norm_linear.tiles import cannot_serve
+
+
+def select_implementation(
+    *,
+    dim: int,
+    outputs: int,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+    implementation: Implementation = "auto",
+) -> Choice:
+    """Choose the implementation that normalises and multiplies.
+
+    Args:
+        dim: channels, C.
+        outputs: of the linear layer.
+        device: of the map; None while torch.fx records symbols that have none.
+        dtype: of the products: the map's, or autocast's; None likewise.
+        implementation: the one that the caller asked for.
+    """
+
+    def cannot() -> str | None:
+        assert dtype is not None  # `choose` asks about sizes only where there are tensors
+        return cannot_serve(dim=dim, dtype=dtype)
+
+    return choose_for_layer(
+        implementation,
+        device=device,
+        dtype=dtype,
+        cannot=cannot,
+        operator="norm_linear",
+        sizes=sizes_in_words(dim, outputs),
+    )
+
+
+def sizes_in_words(dim: int, outputs: int) -> str:
+    """What a measurement of it is known by; see `scalablevit.ops.measured`."""
+    return f"{dim} channels, {outputs} outputs"
+
+
+def norm_linear(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    implementation: Implementation = "auto",
+) -> Tensor:
+    """Compute `linear(norm(x))` without a normalised map in memory.
+
+    Args:
+        x: map, (B, ..., C).
+        norm_weight, norm_bias: of the LayerNorm, (C,).
+        weight: (outputs, C); products and result are in its dtype.
+        bias: (outputs,), or None.
+        eps: of the LayerNorm.
+        implementation: "triton" (`kernel.py`), "torch" or "reference" (`reference.py`), or "auto": the kernel on CUDA
+            devices in bfloat16 and float16 where it can serve, else PyTorch, unless the environment variable
+            SCALABLEVIT_LAYERS says otherwise.
+
+    Returns:
+        (B, ..., outputs).
+    """
+    choice = select_implementation(
+        dim=x.shape[-1],
+        outputs=weight.shape[0],
+        device=x.device,
+        dtype=weight.dtype,
+        implementation=implementation,
+    )
+    if choice.implementation == "triton":
+        out: Tensor = operators.norm_linear(x, norm_weight, norm_bias, weight, bias, eps)
+        return out
+    return reference.norm_linear(x, norm_weight, norm_bias, weight, bias, eps=eps)
