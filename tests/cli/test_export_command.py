@@ -66,3 +66,24 @@ def test_a_missing_runtime_names_the_extra(monkeypatch: pytest.MonkeyPatch, caps
     said = capsys.readouterr().err
     assert "export to openvino needs openvino: python -m pip install 'scalablevit[openvino]'" in said
     assert "Traceback" not in said
+
+
+def test_the_size_of_an_openvino_model_counts_its_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openvino")
+    path = tmp_path / "m.xml"
+    words = [
+        "export",
+        "scalablevit_atto",
+        "--format",
+        "openvino",
+        "--size",
+        "32",
+        "--batch",
+        "1",
+        "--output",
+        str(path),
+    ]
+    assert main(words) == 0
+    size = sum(file.stat().st_size for file in tmp_path.iterdir()) / 1e6
+    assert size > 1
+    assert f"{path}: {size:.1f} MB" in capsys.readouterr().out

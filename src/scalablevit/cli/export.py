@@ -63,7 +63,7 @@ def main(words: list[str]) -> int:
     int8.check_arguments(args)
     size = None if args.size is None else (args.size[0], args.size[-1])
     with importing():
-        from scalablevit.deploy.export import export
+        from scalablevit.deploy.export import export, file_bytes
         from scalablevit.deploy.export_formats import FORMATS
         from scalablevit.deploy.quantize import check_can_quantize
 
@@ -104,7 +104,7 @@ def main(words: list[str]) -> int:
         compared = "" if check.detections is None else f" of {check.detections} detections"
         images = " x ".join(map(str, check.shape))
         print(f"images {images}: largest relative difference {check.difference:.1e}{compared}")
-    print(f"{done.path}: {done.path.stat().st_size / 1e6:.1f} MB, checked with {done.runtime}")
+    print(f"{done.path}: {file_bytes(done.path) / 1e6:.1f} MB, checked with {done.runtime}")
     return 0
 
 

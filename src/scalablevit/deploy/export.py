@@ -67,6 +67,12 @@ class Exported:
     checks: tuple[CheckedSize, ...]
 
 
+def file_bytes(path: Path) -> int:
+    """Size of an exported file, with the weights that OpenVINO has beside an .xml file, in bytes."""
+    files = (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def export(
     network: nn.Module,
     path: str | os.PathLike[str],

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from scalablevit.deploy.detector_check import blocks
 from scalablevit.deploy.detector_graph import detector_graph, is_detector, layer_weights
-from scalablevit.deploy.export import export, relative_difference
+from scalablevit.deploy.export import export, file_bytes, relative_difference
 from scalablevit.deploy.export_formats import FORMATS, METADATA_KEY, Run
 from scalablevit.deploy.exportable import InputShape
 from scalablevit.deploy.exported import open_exported
@@ -181,11 +181,6 @@ def export_int8(
         suffixes = [".bin"] * (format == "openvino") + [path.suffix]
         write_together({path.with_suffix(x): trial.path.with_suffix(x).read_bytes() for x in suffixes})
     return Int8Exported(path, trial, variants, _stacked(taken, opened.input.batch), differences)
-
-
-def file_bytes(path: Path) -> int:
-    """Size of an exported file, with the weights that OpenVINO has beside it."""
-    return sum(file.stat().st_size for file in (path, path.with_suffix(".bin")) if file.is_file())
 
 
 def _check_size(size: tuple[int, int] | None, images: Sequence[Tensor]) -> None:
