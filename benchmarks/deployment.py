@@ -27,9 +27,8 @@ from scalablevit.bench.conditions import conditions
 from scalablevit.bench.contenders import find_contender
 from scalablevit.bench.turns import Timing, compare, interleave
 from scalablevit.deploy.detector_graph import detector_graph, is_detector, layer_weights
-from scalablevit.deploy.export import export
+from scalablevit.deploy.export import export, file_bytes
 from scalablevit.deploy.exported import ExportedNetwork, open_exported
-from scalablevit.deploy.export import file_bytes
 from scalablevit.deploy.optimize import fold, optimize
 from scalablevit.deploy.precision import native_bfloat16
 from scalablevit.deploy.quantize import TRIALS, Settings, best_quantization, quantize
