@@ -11,7 +11,7 @@ from typing import Any
 TASKS = ("classification", "detection", "segmentation")
 """Packages that hold a task; each has an `entry.py` with an `ENTRY`."""
 
-PRETRAINING = ("scalablevit.pretraining.entry:MASKED",)
+PRETRAINING = ("scalablevit.pretraining.entry:MASKED", "scalablevit.pretraining.entry:DISTILLED")
 """References to the entries of what trains a backbone alone, for tasks to start from."""
 
 

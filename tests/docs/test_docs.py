@@ -18,6 +18,7 @@ from jsonargparse._parameter_resolvers import get_signature_parameters
 
 import scalablevit.classification as classification
 import scalablevit.detection as detection
+import scalablevit.pretraining as pretraining
 import scalablevit.segmentation as segmentation
 from scalablevit.cli import main
 from scalablevit.cli.entry import COMMANDS, module_of
@@ -189,10 +190,11 @@ NOT_IN_RECIPES = ("class_names", "preprocessing", "seed", "trained_class_names",
 TASKS = [
     *(classification.ClassificationTask, classification.MultiLabelTask),
     *(detection.DetectionTask, segmentation.SegmentationTask),
+    *(pretraining.MaskedPretraining, pretraining.DistilledPretraining),
 ]
 DATA = [
     *(classification.ImageFolderData, classification.ImageTableData),
-    *(detection.CocoData, segmentation.MaskFolderData),
+    *(detection.CocoData, segmentation.MaskFolderData, pretraining.UnlabelledImageData),
 ]
 # heading -> the one whose keys it shares, where they are the same
 ALSO = {

@@ -1,148 +1,23 @@
 """A folder of images without labels, as training and validation batches."""
 
 import logging
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from scalablevit.data.image_file import ImageError
-from scalablevit.data.image_transforms import Augmentation, Preprocessing, Transform
-from scalablevit.data.images import read_image
+from scalablevit.data.image_transforms import Augmentation, Preprocessing
 from scalablevit.data.input_settings import height_and_width, per_channel
-from scalablevit.data.pixel_values import ValueRange
-from scalablevit.data.randomness import seed_for
-from scalablevit.data.unreadable import read_or_substitute
+from scalablevit.pretraining.labelled import LabelledImages, scan_labelled
 from scalablevit.pretraining.unlabelled_folder import scan_unlabelled
+from scalablevit.pretraining.unlabelled_images import UnlabelledImages, collate
 from scalablevit.training.data_module import TaskData
 
 _log = logging.getLogger(__name__)
 
-_SEEDS = 2**62
 _PROBED_IMAGES = 32
 _CROP_AND_FLIP = Augmentation(scale=(0.67, 1.0), rand_augment=None, color_jitter=None, erasing_prob=0.0)
-
-
-class UnlabelledSample(NamedTuple):
-    """One image.
-
-    Fields:
-        image: (C, H, W) float32, normalised.
-        seed: of what is drawn for this sample, such as its mask.
-        is_readable: False where zeros stand for an image that cannot be read.
-        is_nothing_left: not one image of the folder can be read.
-        unreadable: paths that failed on the way to the image.
-    """
-
-    image: Tensor
-    seed: int
-    is_readable: bool
-    is_nothing_left: bool
-    unreadable: tuple[str, ...]
-
-
-class UnlabelledBatch(NamedTuple):
-    """Images of a batch.
-
-    Fields:
-        images: (B, C, H, W) float32, normalised.
-        seeds: of each image, for what is drawn for it.
-        readable: (B,) whether it is an image, not zeros in its place.
-        is_nothing_left: not one image of the folder can be read.
-        unreadable: paths of files that could not be read while this batch was made.
-    """
-
-    images: Tensor
-    seeds: list[int]
-    readable: Tensor
-    is_nothing_left: bool
-    unreadable: list[str]
-
-
-def collate(samples: Sequence[UnlabelledSample]) -> UnlabelledBatch:
-    """Stack samples to a batch."""
-    return UnlabelledBatch(
-        torch.stack([sample.image for sample in samples]),
-        [sample.seed for sample in samples],
-        torch.tensor([sample.is_readable for sample in samples]),
-        any(sample.is_nothing_left for sample in samples),
-        [path for sample in samples for path in sample.unreadable],
-    )
-
-
-class UnlabelledImages(Dataset[UnlabelledSample]):
-    """Images of a folder; what cannot be read does not change how many samples there are.
-
-    Args:
-        folder: holds the images.
-        files: images, relative to `folder`.
-        transform: RGB image to (C, H, W).
-        image_shape: (C, H, W) of the zeros that stand for an image that cannot be read.
-        max_substitutes: how many of the next samples to try in the place of one that cannot be read.
-        keeps_seeds: a sample has the same seed in every epoch; else it is drawn from torch's global generator.
-        value_range: see `read_image`.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        files: Sequence[str],
-        *,
-        transform: Transform,
-        image_shape: tuple[int, int, int],
-        max_substitutes: int,
-        keeps_seeds: bool,
-        value_range: ValueRange | None = None,
-    ) -> None:
-        self.folder = folder
-        self.transform = transform
-        self.image_shape = image_shape
-        self.max_substitutes = max_substitutes
-        self.keeps_seeds = keeps_seeds
-        self.value_range = value_range
-        # An array, not a list: counting references to a million strings would copy their memory in each worker.
-        self._files = np.array([os.fsencode(file) for file in files])
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def path(self, index: int) -> Path:
-        """File of a sample."""
-        return self.folder / os.fsdecode(self._files[index])
-
-    def __getitem__(self, index: int) -> UnlabelledSample:
-        seed = seed_for(index) if self.keeps_seeds else int(torch.randint(_SEEDS, ()))
-        image, failed = read_or_substitute(
-            self._read,
-            index,
-            count=len(self),
-            max_substitutes=self.max_substitutes,
-            errors=(ImageError,),
-            describe=attrgetter("path"),
-        )
-        if image is not None:
-            return UnlabelledSample(image, seed, True, False, failed)
-        nothing = self.max_substitutes > 0 and len(failed) == len(self)
-        return UnlabelledSample(torch.zeros(self.image_shape), seed, False, nothing, failed)
-
-    def read(self, index: int) -> Image.Image:
-        """Decode the image of a sample.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
-        return read_image(self.path(index), value_range=self.value_range)
-
-    def _read(self, index: int) -> Tensor:
-        return self.transform(self.read(index))
 
 
 @dataclass(frozen=True)
@@ -161,12 +36,15 @@ class UnlabelledSettings:
         value_range: values that become black and white, in grayscale of more than 8 bits a pixel, such as [0, 4095];
             null: see `read_image`.
         augmentation: how training images are varied; null: not at all.
+        labelled_root: folder with `train/CLASS` and `val/CLASS`, whose validation images are classified by the nearest
+            neighbours of their features among its training images, at every validation; null: they are not.
+        labelled_images: the most images of each part of it, evenly spread over the classes.
 
     Raises:
         ValueError: a value is out of range.
     """
 
-    val_fraction: float = 0.05
+    val_fraction: float = 0.1
     image_size: int | list[int] = 224
     in_chans: int = 3
     mean: list[float] | None = None
@@ -175,6 +53,8 @@ class UnlabelledSettings:
     interpolation: str = "bicubic"
     value_range: tuple[float, float] | None = None
     augmentation: Augmentation | None = _CROP_AND_FLIP
+    labelled_root: str | Path | None = None
+    labelled_images: int = 10_000
 
     def preprocessing(self) -> Preprocessing:
         """Settings of the network's input."""
@@ -200,6 +80,9 @@ class UnlabelledImageData(TaskData):
             process by itself.
         seed: gives the order of the images, their augmentation and their masks.
         settings: fields of `UnlabelledSettings`.
+
+    Attributes:
+        labelled: images with labels, to measure features by; None: there are none.
 
     Raises:
         ValueError: `root` is missing or has too few images, or an argument is out of range.
@@ -242,14 +125,12 @@ class UnlabelledImageData(TaskData):
             **shared,
         )
         # a substitute would count one image twice in the loss
-        self.val_dataset = UnlabelledImages(
-            folder,
-            self._scan.held_out,
-            transform=own.eval_transform(),
-            max_substitutes=0,
-            keeps_seeds=True,
-            **shared,
-        )
+        evaluated = {"transform": own.eval_transform(), "max_substitutes": 0, "keeps_seeds": True, **shared}
+        self.val_dataset = UnlabelledImages(folder, self._scan.held_out, **evaluated)
+        self.labelled: LabelledImages | None = None
+        if self.settings.labelled_root is not None:
+            labelled = scan_labelled(self.settings.labelled_root, most=self.settings.labelled_images)
+            self.labelled = LabelledImages(labelled, **evaluated)
         self.warn_of_losses(self.train_dataset if self._scan.train else self.val_dataset, most=_PROBED_IMAGES)
 
     @property
@@ -283,6 +164,12 @@ class UnlabelledImageData(TaskData):
         ]
         if scan.layout is not None:
             lines.append(f"labels      not used, though the folder looks as if it had some ({scan.layout.found})")
+        if self.labelled is not None:
+            labelled = self.labelled.scan
+            lines.append(
+                f"neighbours  {len(labelled.queries.files):,} validation images, among {len(labelled.bank.files):,} "
+                f"training images of {len(labelled.class_names):,} classes in {labelled.root}"
+            )
         if scan.walk.left_out:
             lines.append(f"left out    files that are no images by their names: {scan.walk.listed()}")
         lines.append(f"input       {preprocessing.in_chans} x {height} x {width}, {preprocessing.interpolation}")

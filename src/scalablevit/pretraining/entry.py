@@ -16,3 +16,15 @@ MASKED = PretrainingEntry(
     settings=("scalablevit.data.image_transforms:Augmentation",),
     out_of_memory=_OUT_OF_MEMORY,
 )
+
+DISTILLED = PretrainingEntry(
+    name="pretraining",
+    task="scalablevit.pretraining.distilled:DistilledPretraining",
+    data=_DATA,
+    settings=(
+        "scalablevit.data.image_transforms:Augmentation",
+        "scalablevit.pretraining.distilled:FeatureTeacherSettings",
+    ),
+    out_of_memory=_OUT_OF_MEMORY,
+    needs_teacher=True,
+)

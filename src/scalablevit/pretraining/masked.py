@@ -7,14 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scalablevit.pretraining.data import UnlabelledBatch, collate
 from scalablevit.pretraining.draw import draw_reconstructions
 from scalablevit.pretraining.masking import MaskedImages, check_masking, last_map, masked_l1
 from scalablevit.pretraining.task import PretrainingSettings, PretrainingTask
-from scalablevit.training.checkpoint_io import RunCheckpointIO
+from scalablevit.pretraining.unlabelled_images import UnlabelledBatch, collate
 
 _DRAWN = 8
-_PART = "masked_images."
 
 
 @dataclass(frozen=True)
@@ -100,14 +98,6 @@ class MaskedPretraining(PretrainingTask):
         masked = round(own.mask_ratio * patches)
         side = own.mask_patch_size
         return [*super().announcement(data), f"masked      {masked} of {patches} patches of {side} x {side} pixels"]
-
-    def write_results(self, folder: Path, best: Path | None) -> list[str]:
-        """Write the weights to ship, and what they do on the held-out images."""
-        if best is not None:  # the decoder that belongs to the network of that checkpoint
-            state = RunCheckpointIO().load_checkpoint(best)["state_dict"]
-            own = {key.removeprefix(_PART): value for key, value in state.items() if key.startswith(_PART)}
-            self.masked_images.load_state_dict(own)
-        return super().write_results(folder, best)
 
     @torch.inference_mode()
     def draw(self, network: nn.Module, folder: Path) -> None:

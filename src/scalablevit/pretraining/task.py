@@ -12,7 +12,10 @@ from scalablevit.data.image_transforms import Preprocessing
 from scalablevit.data.images import why_unreadable
 from scalablevit.data.loaders import eval_loader
 from scalablevit.networks import build_classifier, own_settings, recompute_blocks, size_options
-from scalablevit.pretraining.data import UnlabelledBatch, collate
+from scalablevit.pretraining.labelled import LabelledImages, NeighboursAccuracy
+from scalablevit.pretraining.neighbours import NUM_NEIGHBOURS
+from scalablevit.pretraining.unlabelled_images import UnlabelledBatch, collate
+from scalablevit.training.checkpoint_io import RunCheckpointIO
 from scalablevit.training.module import Evaluation, TrainingModule, check_variant
 from scalablevit.training.settings import TrainingSettings
 from scalablevit.weights import load_model, load_weights, save_model
@@ -119,10 +122,23 @@ class PretrainingTask(TrainingModule):
         return torch.stack(list(self.losses(network, batch).values())).sum().float(), len(kept)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the whole set."""
+        """Log the metrics of the whole set, and how well nearest neighbours tell classes."""
         # compute() before log(): it talks to the other ranks, which may differ in batches.
         self.log("val/loss", self.val_loss.compute(), prog_bar=True, sync_dist=False)
         self.val_loss.reset()
+        if not self.trainer.sanity_checking and (found := self._neighbours(self.network)) is not None:
+            self.log("val/knn_top1", found.top1, prog_bar=True, sync_dist=False)  # the same on every rank
+
+    def _neighbours(self, network: nn.Module) -> NeighboursAccuracy | None:
+        """What the nearest neighbours of labelled images find out; None: there are none."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        labelled: LabelledImages | None = getattr(data, "labelled", None)
+        if labelled is None:
+            return None
+        device = next(network.parameters()).device
+        found = labelled.accuracy(network, device=device, batch_size=data.batch_size, num_workers=data.num_workers)
+        self.unreadable.collect(found.unreadable)
+        return found
 
     def _shared_metadata(self) -> dict[str, Any]:
         found = super()._shared_metadata()
@@ -133,6 +149,16 @@ class PretrainingTask(TrainingModule):
         """Write `model.safetensors` and timm's `config.json`: the network without what it was pretrained with."""
         save_model(self.network, folder, architecture=self.variant, model_args=self.model_args, metadata=metadata)
         return folder / "model.safetensors"
+
+    def write_results(self, folder: Path, best: Path | None) -> list[str]:
+        """Write the weights to ship, and what they do on the held-out images."""
+        if best is not None:  # what belongs to the network of that checkpoint
+            state = RunCheckpointIO().load_checkpoint(best)["state_dict"]
+            for name, part in self.named_children():
+                if any(part is other for other in self.trained_beside_network()):
+                    own = {key.removeprefix(f"{name}."): x for key, x in state.items() if key.startswith(f"{name}.")}
+                    part.load_state_dict(own)
+        return super().write_results(folder, best)
 
     @torch.inference_mode()
     def evaluate_weights(self, folder: Path) -> Evaluation:
@@ -151,8 +177,13 @@ class PretrainingTask(TrainingModule):
         count = len(data.val_dataset) - unreadable
         if not count:
             raise ValueError(f"none of the {unreadable} held-out images can be read")
-        results = {"loss": loss.compute().item(), "count": count, "unreadable": unreadable}
-        return Evaluation(results, f"loss {results['loss']:.4f}", count, lambda: self.draw(network, folder))
+        results: dict[str, Any] = {"loss": loss.compute().item(), "count": count, "unreadable": unreadable}
+        figures = f"loss {results['loss']:.4f}"
+        if (near := self._neighbours(network)) is not None:
+            results |= {"knn_top1": near.top1, "knn_k": NUM_NEIGHBOURS}
+            results |= {"knn_bank": near.num_bank, "knn_queries": near.num_queries}
+            figures += f", {NUM_NEIGHBOURS}-NN top-1 {near.top1:.2%}"
+        return Evaluation(results, figures, count, lambda: self.draw(network, folder))
 
     def draw(self, network: nn.Module, folder: Path) -> None:
         """Write images of what was learned into the run folder."""

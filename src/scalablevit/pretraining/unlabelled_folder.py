@@ -38,7 +38,7 @@ def scan_unlabelled(root: str | Path, *, val_fraction: float) -> UnlabelledScan:
         ValueError: no such folder, or it has too few images; names it and the remedy.
     """
     if not 0 < val_fraction <= 1:
-        raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction}; 0.05 is usual")
+        raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction}; 0.1 is usual")
     root = Path(root).expanduser()
     if (missing := why_no_folder(root)) is not None:
         raise ValueError(missing)

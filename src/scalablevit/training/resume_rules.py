@@ -19,7 +19,7 @@ _MAY_CHANGE = re.compile(
             r"trainer\.(inference_mode|detect_anomaly)",
             r"threads",
             # where the data lie; that they are the same is checked against the checkpoint
-            r"data\.(root|train_annotations|val_annotations|train_images|val_images|class_names_file|builtin)",
+            r"data\.(root|labelled_root|train_annotations|val_annotations|train_images|val_images|class_names_file|builtin)",
             r"data\.(batch_size|val_batch_size|num_workers|max_unreadable)",
             r"data\.augmentation(\..*)?",
             r"model\.(grad_checkpointing|compile|drop_path_rate|label_smoothing|auxiliary_weight|ignored_in_mean)",
@@ -39,7 +39,15 @@ _CALLBACKS = (
     *("DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary"),
     *("RichModelSummary", "RichProgressBar", "Timer", "TQDMProgressBar"),
 )
-_PATHS = ("root", "train_annotations", "val_annotations", "train_images", "val_images", "class_names_file")
+_PATHS = (
+    "root",
+    "labelled_root",
+    "train_annotations",
+    "val_annotations",
+    "train_images",
+    "val_images",
+    "class_names_file",
+)
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], words: Sequence[str]) -> dict[str, tuple[Any, Any]]:
