@@ -77,6 +77,15 @@ def test_other_networks_are_pretrained_and_taken_too(tmp_path: Path) -> None:
         assert torch.equal(model.state_dict()[key], value), key
 
 
+def test_what_no_loss_reaches_is_not_trained() -> None:
+    """Several processes would wait for its gradient."""
+    task = MaskedPretraining("convnext_atto", preprocessing=PREPROCESSING, mask_patch_size=8)
+    idle = [name for name, parameter in task.network.named_parameters() if not parameter.requires_grad]
+    assert idle == ["head.norm.weight", "head.norm.bias"]
+    assert all(parameter.requires_grad for parameter in pretraining().parameters())
+    assert all(parameter.grad is None for parameter in task.parameters())
+
+
 def test_the_backbone_is_built_from_its_file(tmp_path: Path) -> None:
     task = pretraining().eval()
     task.save_weights(tmp_path, task._shared_metadata())

@@ -49,6 +49,18 @@ def test_a_labelled_folder_is_taken_and_its_labels_are_not(tmp_path: Path) -> No
     assert "labels      not used" in found.summary()
 
 
+def test_masks_beside_the_images_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for i in range(3):
+        write(tmp_path / "images" / f"{i}.png", i)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((20, 24), np.uint8)).save(tmp_path / "masks" / f"{i}.png")
+    data(tmp_path)
+    assert "masks seem to lie beside the images" in caplog.text
+    caplog.clear()
+    data(tmp_path / "images")
+    assert "masks" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("prepare", "said"),
     [

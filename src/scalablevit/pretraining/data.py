@@ -17,6 +17,7 @@ from scalablevit.training.data_module import TaskData
 _log = logging.getLogger(__name__)
 
 _PROBED_IMAGES = 32
+_WITH_MASKS = ("masks", "voc")
 _CROP_AND_FLIP = Augmentation(scale=(0.67, 1.0), rand_augment=None, color_jitter=None, erasing_prob=0.0)
 
 
@@ -114,6 +115,13 @@ class UnlabelledImageData(TaskData):
         self._scan = scan_unlabelled(root, val_fraction=self.settings.val_fraction)
         for remark in self._scan.walk.remarks():
             _log.warning(remark.message)
+        layout = self._scan.layout
+        if layout is not None and layout.kind in _WITH_MASKS:
+            _log.warning(
+                "%s: masks seem to lie beside the images (%s); they end like images and are trained on too: name the "
+                "folder of the images alone as data.root",
+                *(self._scan.root, layout.found),
+            )
         shared: dict[str, Any] = {"image_shape": (own.in_chans, *own.image_size), "value_range": own.value_range}
         folder = self._scan.root
         self.train_dataset = UnlabelledImages(

@@ -95,6 +95,7 @@ class DistilledPretraining(PretrainingTask):
             torch.manual_seed(own.seed)
             teacher = Teacher(own.teacher, class_names=[], mean=shown.mean, std=shown.std)
             self.distillation = Distillation(teacher, self.network, (shown.in_chans, *shown.image_size))
+        self._leave_out_unused()
 
     def trained_beside_network(self) -> list[nn.Module]:
         """The projections to the teacher's features."""

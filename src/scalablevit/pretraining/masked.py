@@ -51,6 +51,7 @@ class MaskedPretraining(PretrainingTask):
         super().__init__(variant, preprocessing=preprocessing, settings=own)
         self.settings = own
         self.masked_images = self._build_masked_images()
+        self._leave_out_unused()
 
     def _build_masked_images(self) -> MaskedImages:
         own, size, name = self.settings, self.preprocessing.image_size, self.variant
@@ -106,7 +107,10 @@ class MaskedPretraining(PretrainingTask):
         count = len(dataset)
         shown = min(count, _DRAWN)
         samples = [dataset[i * count // shown] for i in range(shown)]
-        batch = collate([sample for sample in samples if sample.is_readable])
+        readable = [sample for sample in samples if sample.is_readable]
+        if not readable:
+            return
+        batch = collate(readable)
         images = batch.images.to(next(network.parameters()).device)
         pixels = self.masked_images.pixels(batch.seeds, images)
         found = self.masked_images(network, images, pixels)

@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric
 from scalablevit.data.image_transforms import Preprocessing
 from scalablevit.data.images import why_unreadable
 from scalablevit.data.loaders import eval_loader
-from scalablevit.networks import build_classifier, own_settings, recompute_blocks, size_options
+from scalablevit.networks import build_classifier, is_ours, own_settings, recompute_blocks, size_options
 from scalablevit.pretraining.labelled import LabelledImages, NeighboursAccuracy
 from scalablevit.pretraining.neighbours import NUM_NEIGHBOURS
 from scalablevit.pretraining.unlabelled_images import UnlabelledBatch, collate
@@ -92,6 +92,23 @@ class PretrainingTask(TrainingModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             return build_classifier(self.variant, drop_path_rate=settings.drop_path_rate, **self.model_args)
+
+    def _leave_out_unused(self) -> None:
+        """Take parameters that no loss reaches out of training: several processes would wait for their gradients.
+
+        Such are norms behind the pooling of some networks of timm, which only a classifier needs.
+        """
+        if is_ours(self.variant):
+            return
+        image = torch.zeros(1, self.preprocessing.in_chans, *self.preprocessing.image_size)
+        batch = UnlabelledBatch(image, [0], torch.ones(1, dtype=torch.bool), False, [])
+        self.network.eval()
+        torch.stack(list(self.losses(self.network, batch).values())).sum().backward()
+        self.network.train()
+        for parameter in self.network.parameters():
+            if parameter.grad is None:
+                parameter.requires_grad_(False)
+        self.zero_grad()
 
     def losses(self, network: nn.Module, batch: UnlabelledBatch) -> dict[str, Tensor]:
         """What the loss is the sum of, by name: scalars, means over the batch."""

@@ -8,7 +8,8 @@ from typing import Any
 from scalablevit.tasks import entries, load
 from scalablevit.training.comparison.results import CombinationResult
 from scalablevit.training.recipe_file import read_recipe
-from scalablevit.weights import open_trained
+from scalablevit.weights import open_trained, read_metadata
+from scalablevit.weights.metadata import PRETRAINING_TASK
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ def cost_of(folder: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: the folder holds no weights of a task, or the recipe cannot be read.
     """
+    if read_metadata(folder).get("task") == PRETRAINING_TASK:
+        return None
     trained = open_trained(folder)
     entry = entries()[trained.task]
     if not entry.run_cost:
