@@ -13,6 +13,7 @@ from scalablevit.app.results import View, output_images, rows, run_predictor, se
 from scalablevit.app.training_report import training_report
 from scalablevit.cli.save_images import save
 from scalablevit.tasks import load
+from scalablevit.weights import load_model, save_model
 
 
 def find(*given: Path | str, runs: Path = Path("nowhere")) -> list[Model]:
@@ -154,6 +155,29 @@ def test_rows_and_images_are_those_of_predict(
     html = table_html(lines, "nothing")
     assert "<b>" not in html
     assert any(name.replace("<", "&lt;").replace(">", "&gt;") in html for name in NAMES)
+
+
+def test_labels_of_an_image_with_several_follow_the_threshold(runs: Path, photo: Path, tmp_path: Path) -> None:
+    network, metadata = load_model(runs / "pets")
+    told = {key: metadata[key] for key in ("task", "class_names", "preprocessing")}
+    options = {"architecture": "scalablevit_atto", "model_args": {"num_classes": len(NAMES)}}
+    save_model(network, tmp_path / "tags", metadata={**told, "multi_label": True}, **options)
+    (model,) = find(tmp_path / "tags")
+    assert (model.shows_top, model.shows_threshold) == (False, True)
+    assert [
+        (other.shows_top, other.shows_threshold) for other in find(*(runs / name for name in ("pets", "boxes")))
+    ] == [
+        (True, False),
+        (False, True),
+    ]
+    predictor = Loaded("cpu").predictor(model)
+    found = run_predictor(predictor, "classification", photo)
+    for threshold in (0.05, 0.5, 1.0):
+        (expected,) = predictor.predict([photo], threshold=threshold, keep_images=True)
+        shown = seen(found, "classification", View(threshold=threshold))
+        assert shown.to_dict() == {**expected.to_dict(), "path": photo.name}
+        assert output_images(shown, "classification", View())[""].tobytes() == expected.output_images()[""].tobytes()
+    assert rows(shown, "classification") == []
 
 
 @pytest.mark.slow

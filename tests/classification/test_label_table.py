@@ -58,6 +58,7 @@ def test_spaces_separate_labels_only_where_words_come_back_in_other_company(tmp_
         ("a,b\n1,2\n", {}, "name it by data.file_column"),
         ("file,labels,labels\n1.png,cat,dog\n", {}, "'labels' is there twice"),
         ("file\n1.png\n", {}, "no column of labels"),
+        ("path,x1,y1,x2,y2,class\n1.png,1,2,3,4,cat\n", {}, "seems to list boxes"),
         ("file,labels\n1.png,cat\n", {"label_column": "tags"}, "data.label_column 'tags' is no column"),
         ("file,labels\n1.png,cat;dog\n", {"label_delimiter": "|"}, "set it to ';', or to auto"),
         ("file,labels\n1.png,\"['cat', 'dog']\"\n", {}, "lists of a program"),
@@ -164,6 +165,11 @@ def test_the_check_reports_tables_and_images(tmp_path: Path) -> None:
     (root / "images" / "6.png").rename(root / "images" / "60.png")
     kinds = {problem.kind for problem in check_table(root).problems}
     assert {"missing-image"} <= kinds
+
+
+def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
+    found = read_table(table(tmp_path, "file,labels,age,sex\n1.png,cat,3,f\n"), TableColumns())
+    assert found.labels_are == "in the column 'labels', one an image; not read: age, sex"
 
 
 def test_look_alike_and_unlisted(tmp_path: Path) -> None:

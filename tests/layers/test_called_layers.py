@@ -37,15 +37,26 @@ class Adapter(nn.Module):
         return y + self.offset * y.abs()
 
 
+class TransparentAdapter(Adapter):
+    """Has the attributes of the layer that it stands in for, as those of peft: whoever reads `weight` misses it."""
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)
+
+
 class Doubled(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return 2 * weight + 1
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("implementation", ["torch", "reference"])
 @pytest.mark.parametrize("scale_value", [False, True])
-def test_hooks_of_every_layer_run(scale_value: bool, implementation: str) -> None:
-    model = network(scale_value=scale_value)
+def test_hooks_of_every_layer_run(scale_value: bool, implementation: str, training: bool) -> None:
+    model = network(scale_value=scale_value).train(training)
     scalablevit.set_attention(model, implementation)
     called = set()
     for name in layers_with_weights(model):
@@ -54,13 +65,15 @@ def test_hooks_of_every_layer_run(scale_value: bool, implementation: str) -> Non
     assert called == set(layers_with_weights(model))
 
 
-def test_an_adapter_on_any_layer_changes_the_result_and_learns() -> None:
+@pytest.mark.parametrize("kind", [Adapter, TransparentAdapter])
+@pytest.mark.parametrize("training", [False, True])
+def test_an_adapter_on_any_layer_changes_the_result_and_learns(training: bool, kind: type[Adapter]) -> None:
     images = torch.randn(1, 3, 40, 52)
-    plain = network()
+    plain = network().train(training)
     before = plain(images)
     for name in layers_with_weights(plain):
-        model = network()
-        adapter = Adapter(model.get_submodule(name))
+        model = network().train(training)
+        adapter = kind(model.get_submodule(name))
         model.set_submodule(name, adapter)
         after = model(images)
         assert not torch.equal(after, before), name

@@ -129,6 +129,11 @@ class _Header:
     split: int | None
     classes: list[int]
 
+    @property
+    def used(self) -> set[int | None]:
+        """Places of the columns that are read."""
+        return {self.file, self.labels, self.split, *self.classes}
+
 
 def read_table(path: Path, columns: TableColumns) -> LabelTable:
     """Read a table of labels in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
@@ -170,6 +175,8 @@ def read_table(path: Path, columns: TableColumns) -> LabelTable:
         labels, faults = _read_columns(path, header, cells)
         names = [header.names[k] for k in header.classes]
     problems += faults
+    unread = [name for k, name in enumerate(header.names) if name and k not in header.used]
+    rest = f"; not read: {abridged(unread, 5)}" if unread else ""
     rows = [
         LabelRow(row[header.file], of_row, part, line)
         for (line, row), of_row, part in zip(cells, labels, parts, strict=True)
@@ -177,7 +184,7 @@ def read_table(path: Path, columns: TableColumns) -> LabelTable:
     problems += _no_file(path, rows)
     form: Literal["lists", "columns"] = "columns" if header.labels is None else "lists"
     problems += _look_alikes(path, names)
-    return LabelTable(path, [row for row in rows if row.file], names, form, labels_are, problems)
+    return LabelTable(path, [row for row in rows if row.file], names, form, labels_are + rest, problems)
 
 
 def read_column_names(path: Path) -> list[str]:
@@ -253,6 +260,13 @@ def _read_header(path: Path, names: list[str], body: Sequence[tuple[int, list[st
             _place(path, names, key, value)
     ignored = {_place(path, names, "ignore_columns", name) for name in columns.ignore_columns}
     file = _file_place(path, names, body, columns)
+    if columns.label_column == "auto" and (boxes := [name for name in names if name.lower() in _BOX_COLUMNS]):
+        raise TableError(
+            f"{path}: it seems to list boxes, as it has the column {boxes[0]!r}: use a detection recipe, or name the "
+            "column of labels by data.label_column",
+            kind="bad-table",
+            path=path,
+        )
     labels = _chosen(path, names, "label_column", columns.label_column, LABEL_COLUMNS, [*ignored, file])
     split = _chosen(path, names, "split_column", columns.split_column, SPLIT_COLUMNS, [*ignored, file, labels])
     rest = [k for k, name in enumerate(names) if name and k not in {file, labels, split, *ignored}]

@@ -43,7 +43,7 @@ def parser() -> Parser:
     add("--json", action="store_true", help="print one JSON object per line and explanation, not a table")
     add(
         "--threshold", type=float, default=0.5, metavar="X",
-        help="lowest score of an object of a detector that is explained (default: 0.5)",
+        help="lowest score of an object, or of a label where images have several, that is explained (default: 0.5)",
     )  # fmt: skip
     add("--device", type=device, help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     for method in METHODS.values():
