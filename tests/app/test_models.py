@@ -164,12 +164,8 @@ def test_labels_of_an_image_with_several_follow_the_threshold(runs: Path, photo:
     save_model(network, tmp_path / "tags", metadata={**told, "multi_label": True}, **options)
     (model,) = find(tmp_path / "tags")
     assert (model.shows_top, model.shows_threshold) == (False, True)
-    assert [
-        (other.shows_top, other.shows_threshold) for other in find(*(runs / name for name in ("pets", "boxes")))
-    ] == [
-        (True, False),
-        (False, True),
-    ]
+    others = find(runs / "pets", runs / "boxes")
+    assert [(other.shows_top, other.shows_threshold) for other in others] == [(True, False), (False, True)]
     predictor = Loaded("cpu").predictor(model)
     found = run_predictor(predictor, "classification", photo)
     for threshold in (0.05, 0.5, 1.0):

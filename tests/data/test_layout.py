@@ -152,7 +152,7 @@ def too_deep(root: Path) -> None:
         (cityscapes, "masks", r"--data.mask_pattern '\{name\}_gtFine_labelIds.png' --data.label_map FILE"),
         (masks_two_folders_deeper, "masks", "--data.root [^ ]*VOCdevkit/VOC2012"),
         (parts_of_other_names, "parts", "--data.train training_set --data.val test_set"),
-        (table, "table", r"labels\.csv.*folder of its class"),
+        (table, "table", r"labels\.csv.*--config train_multi_label"),
         (too_deep, "classes", "root should be .*archive/data"),
     ],
 )

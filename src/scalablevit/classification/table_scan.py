@@ -419,10 +419,11 @@ def _training_problems(scan: TableScan, parts: Sequence[_Part]) -> list[Problem]
             "least (for yes or no, use a folder per class and the recipe train_folder)"
         )
         return [Problem("error", "single-class", str(path), message)]
-    for what, images in (("training", scan.train), ("validation", scan.val)):
+    kinds = ("training", "empty-training", scan.train), ("validation", "empty-validation", scan.val)
+    for what, kind, images in kinds:
         if not images:
             message = f"{scan.tables[-1]}: there are no {what} images; add rows of this part"
-            return [Problem("error", f"empty-{what}", str(scan.tables[-1]), message)]
+            return [Problem("error", kind, str(scan.tables[-1]), message)]
     named = {label for image in scan.val for label in image.labels}
     if len(parts) == 2 and parts[1].table.form == "columns":
         named = set(parts[1].table.class_names)
