@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from scalablevit.classification.label_table import TableColumns
 from scalablevit.cli.words import parser_of
 from scalablevit.detection.coco import AnnotationSource
 from scalablevit.segmentation.mask_settings import MaskSettings
@@ -22,7 +23,11 @@ NOT_FLAGS_OF_CHECKS = {
     *("trained_class_names", "trained_label_map"),
 }
 # these checks take the fields of a dataclass
-OF_SETTINGS = {"segmentation": arguments(MaskSettings), "detection": arguments(AnnotationSource)}
+OF_SETTINGS = {
+    "masks": arguments(MaskSettings),
+    "coco": arguments(AnnotationSource),
+    "labels": arguments(TableColumns),
+}
 
 
 @EVERY
@@ -47,8 +52,8 @@ def test_every_argument_of_the_predictor_has_a_flag(entry: TaskEntry) -> None:
 def test_flags_of_a_check_are_its_arguments(entry: TaskEntry) -> None:
     for check in (entry.check, *entry.other_checks):
         flags = {flag.argument for flag in check.flags}
-        taken = arguments(load(check.function)) | OF_SETTINGS.get(entry.name, set())
-        assert flags == taken - NOT_FLAGS_OF_CHECKS - {"settings", "source"}
+        taken = arguments(load(check.function)) | OF_SETTINGS.get(check.kind, set())
+        assert flags == taken - NOT_FLAGS_OF_CHECKS - {"settings", "source", "columns"}
 
 
 @EVERY

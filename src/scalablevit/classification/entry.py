@@ -55,6 +55,10 @@ ENTRY = TaskEntry(
             flags=(
                 Flag("--labels", "table of the images and their labels, in the data folder", metavar="FILE"),
                 Flag("--val-labels", "table of the validation images, in the data folder", metavar="FILE"),
+                Flag("--images", "folder in the data folder that the names of images start from", metavar="FOLDER"),
+                Flag("--file-column", "column of the names of images", metavar="NAME"),
+                Flag("--label-column", "column of the labels", metavar="NAME"),
+                Flag("--split-column", "column that says train, val or test", metavar="NAME"),
                 Flag("--label-delimiter", "what stands between the labels of an image, such as '|'", metavar="TEXT"),
                 Flag("--ignore-columns", "columns that are no classes", metavar="NAME", nargs="+"),
                 VALUE_RANGE,

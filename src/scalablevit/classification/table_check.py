@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +49,8 @@ class TableReport(DataReport):
 
 def recognizes(root: Path, given: dict[str, Any]) -> bool:
     """Whether a folder has a table of labels, and no folder per class."""
-    if any(given.get(name) for name in ("labels", "val_labels", "label_delimiter", "ignore_columns")):
+    own = ("labels", "val_labels", *(field.name for field in fields(TableColumns)))
+    if any(given.get(name) for name in own):
         return True
     return holds_table(root) and any(problem.severity == "error" for problem in scan_folder(root).problems)
 
@@ -59,13 +60,13 @@ def check_table(
     *,
     labels: str | Path = "auto",
     val_labels: str | Path | None = "auto",
-    label_delimiter: str = "auto",
-    ignore_columns: list[str] | None = None,
+    images: str = "auto",
     val_fraction: float = 0.1,
     value_range: tuple[float, float] | None = None,
     min_size: int = 8,
     num_workers: int | Literal["auto"] = "auto",
     on_progress: Callable[[int, int], None] | None = None,
+    **columns: Any,
 ) -> TableReport:
     """Read the table of a data folder, decode every image of it and report all that is wrong.
 
@@ -73,20 +74,26 @@ def check_table(
         root: the data folder, as for `ImageTableData`.
         labels: as for `ImageTableData`.
         val_labels: as for `ImageTableData`.
-        label_delimiter: as for `ImageTableData`.
-        ignore_columns: as for `ImageTableData`.
+        images: as for `ImageTableData`.
         val_fraction: as for `ImageTableData`.
         value_range: as for `ImageTableData`.
         min_size: images whose shorter side has fewer pixels are reported.
         num_workers: processes that decode; 0 decodes in this one; "auto" takes all cores, 16 at most.
         on_progress: called with (images done, all images) now and then.
+        columns: fields of `TableColumns`.
 
     Raises:
         ValueError: an argument is out of range.
     """
     check_num_workers(num_workers)
-    columns = TableColumns(label_delimiter=label_delimiter, ignore_columns=tuple(ignore_columns or ()))
-    scan = scan_table(root, labels=labels, val_labels=val_labels, columns=columns, val_fraction=val_fraction)
+    scan = scan_table(
+        root,
+        labels=labels,
+        val_labels=val_labels,
+        images=images,
+        columns=TableColumns(**columns),
+        val_fraction=val_fraction,
+    )
     problems = list(scan.problems)
     files = [*_files(scan.root, "training", scan.train), *_files(scan.root, "validation", scan.val)]
     look_at = functools.partial(look_at_image, value_range=checked_value_range(value_range))
