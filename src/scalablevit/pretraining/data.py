@@ -165,10 +165,11 @@ class UnlabelledImageData(TaskData):
         """Summarise the data in a few lines."""
         scan, preprocessing = self._scan, self._preprocessing
         height, width = preprocessing.image_size
+        share = 100 * self.settings.val_fraction
         lines = [
             f"data        {scan.root}",
             f"training    {len(self.train_dataset):,} images, without labels",
-            f"validation  {len(self.val_dataset):,} images ({self.settings.val_fraction:.0%} of the folder, held out)",
+            f"validation  {len(self.val_dataset):,} images ({share:g} % of the folder, held out)",
         ]
         if scan.layout is not None:
             lines.append(f"labels      not used, though the folder looks as if it had some ({scan.layout.found})")
