@@ -76,7 +76,7 @@ def test_two_processes_mask_each_image_as_one_does(data: Path, tmp_path: Path) -
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=240,
+        timeout=900,
     )
     assert result.returncode == 0, result.stderr
     expected, found = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
@@ -93,7 +93,10 @@ def test_two_processes_mask_each_image_as_one_does(data: Path, tmp_path: Path) -
         (["--model.mask_ratio=1"], "model.mask_ratio must lie in (0, 1), got 1.0"),
         (["--model.teacher.name=x"], "there is no key model.teacher"),
         (["--model.label_smoothing=0.1"], "there is no key model.label_smoothing"),
-        (["--data.labelled_root=none"], "none: the data folder does not exist; check the path given as data.labelled"),
+        (
+            ["--data.labelled_root=nowhere"],
+            "nowhere: the data folder does not exist; check the path given as data.labelled",
+        ),
     ],
     ids=lambda value: value[0].partition("=")[0].lstrip("-") if isinstance(value, list) else "",
 )

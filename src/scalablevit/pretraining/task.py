@@ -184,17 +184,18 @@ class PretrainingTask(TrainingModule):
         device = self.trainer.strategy.root_device  # self.device is the CPU again by now
         network = load_model(folder)[0].to(device)
         self.eval().to(device)
-        loss, unreadable = MeanMetric().to(device), 0
+        # sums, not a metric: that would wait for the other ranks, which do not come here
+        total, unreadable = 0.0, 0
         options = {"batch_size": data.batch_size, "num_workers": data.num_workers, "collate_fn": collate}
         for batch in eval_loader(data.val_dataset, **options):
             found = self._validation_loss(network, batch._replace(images=batch.images.to(device)))
             unreadable += int((~batch.readable).sum())
             if found is not None:
-                loss.update(found[0], weight=found[1])
+                total += found[0].item() * found[1]
         count = len(data.val_dataset) - unreadable
         if not count:
             raise ValueError(f"none of the {unreadable} held-out images can be read")
-        results: dict[str, Any] = {"loss": loss.compute().item(), "count": count, "unreadable": unreadable}
+        results: dict[str, Any] = {"loss": total / count, "count": count, "unreadable": unreadable}
         figures = f"loss {results['loss']:.4f}"
         if (near := self._neighbours(network)) is not None:
             results |= {"knn_top1": near.top1, "knn_k": NUM_NEIGHBOURS}
