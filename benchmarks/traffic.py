@@ -221,7 +221,7 @@ def _h100(found: list[Kernel]) -> Iterator[None]:
     import torch._inductor.graph as graph
     import triton
 
-    from scalablevit.ops import choice, probe
+    from scalablevit.ops import choice, measured, probe
 
     gpu = types.SimpleNamespace(
         name="NVIDIA H100 80GB HBM3",
@@ -282,6 +282,7 @@ def _h100(found: list[Kernel]) -> Iterator[None]:
         (type(triton.runtime.driver), "active", _Driver()),
         (nn.functional, "scaled_dot_product_attention", _attention),
         (choice, "cuda", driver),
+        (measured, "known", always({})),  # times of a real device, if this machine has one
     ]
     with ExitStack() as stack:
         for owner, name, answer in answers:

@@ -98,6 +98,7 @@ def test_times_outlive_the_process_and_hold_for_one_environment(monkeypatch: pyt
     assert choices()["first"].implementation == "torch"
     assert json.loads(measured.path().read_text()) == {"format": 1, "environments": {HERE: found}}
     monkeypatch.setattr(measured, "environment", lambda device: "NVIDIA H100, driver 2")
+    measured.forget()
     assert choices()["first"].implementation == "triton"
     measure_forms(small_network(), IMAGES, seconds_of=slow_kernel)
     assert set(measured.read()) == {HERE, "NVIDIA H100, driver 2"}

@@ -48,6 +48,7 @@ class Case(NamedTuple):
         return f"{self.operator}, {self.sizes}, {str(self.dtype).removeprefix('torch.')}, {task}"
 
 
+_here: dict[int, str] = {}  # CUDA device -> its environment: asked for at each call of a layer
 _times: dict[str, dict[str, Times]] | None = None  # environment -> case's name -> times; None: not yet read
 
 
@@ -132,6 +133,7 @@ def forget() -> None:
     """Read the file anew when it is next asked for."""
     global _times
     _times = None
+    _here.clear()
 
 
 # torch.compile would break its graph at what follows: see `choice.py`.
@@ -147,7 +149,9 @@ def slower_kernel(operator: str, sizes: str, dtype: torch.dtype, task: Task, ind
     if not known():  # before any question about the device
         return None
     index = cuda.current_device() if index is None else index
-    times = known().get(environment(torch.device("cuda", index)), {}).get(Case(operator, sizes, dtype).key(task))
+    if index not in _here:
+        _here[index] = environment(torch.device("cuda", index))
+    times = known().get(_here[index], {}).get(Case(operator, sizes, dtype).key(task))
     if times is None or times["triton"] <= times["torch"]:
         return None
     return f"PyTorch was measured to be {times['triton'] / times['torch']:.2f} times as fast on this device"

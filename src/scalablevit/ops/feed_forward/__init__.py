@@ -84,7 +84,7 @@ def feed_forward(
     if (proj_weight is None) != (proj_bias is None) or (proj_weight is not None and branch is None):
         raise ValueError("proj_weight and proj_bias go together, with the branch that they project")
     choice = select_implementation(
-        dim=x.shape[-1],
+        dim=weights.weight_1.shape[1],
         hidden_dim=weights.weight_1.shape[0],
         device=x.device,
         dtype=weights.weight_1.dtype,

@@ -74,7 +74,7 @@ def norm_linear(
         (B, ..., outputs).
     """
     choice = select_implementation(
-        dim=x.shape[-1],
+        dim=weight.shape[1],
         outputs=weight.shape[0],
         device=x.device,
         dtype=weight.dtype,
