@@ -8,7 +8,7 @@ from scalablevit.tasks import TASKS
 
 PACKAGE = Path(__file__).parents[2] / "src" / "scalablevit"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-KERNELS = ("kernel.py", "programs.py")
+KERNELS = ("kernel.py", "backward_kernel.py", "programs.py")
 
 
 def is_operator(node: ast.FunctionDef) -> bool:
