@@ -21,6 +21,18 @@ Array = np.ndarray[Any, Any]
 Rows = list[tuple[str, ...]]
 
 
+def read(path: str) -> Image.Image:
+    """An image upright and in RGB: what is transparent is white, and 16-bit gray is scaled to 8 bits."""
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise SystemExit(f"{path} has {image.mode} pixels, whose black and white are unknown: convert it to 8 bits")
+    if image.has_transparency_data:
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
 class Model:
     """An exported file, with what it says of itself."""
 
@@ -28,6 +40,8 @@ class Model:
         self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         self.metadata = json.loads(self.session.get_modelmeta().custom_metadata_map["scalablevit"])
         self.input = self.metadata["export"]["input"]
+        if self.input["channels"] not in ("gray", "RGB"):
+            raise SystemExit(f"{path} takes {self.input['channels']} bands, which Pillow does not read as one image")
         self.names: list[str] = self.metadata["class_names"]
         self.colours = [tuple(colour) for colour in self.metadata["colours"]]
 
@@ -169,8 +183,13 @@ def main() -> None:
     args = parser.parse_args()
     model = Model(args.model)
     task = model.metadata["task"]
-    for path in args.images:
-        image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    rule = model.metadata.get("inference") or {}
+    if rule.get("mode") == "slide" or rule.get("flip") or rule.get("scales", [1.0]) != [1.0]:
+        print(
+            "note: `scalablevit predict` averages windows, scales or flips here; this script does not", file=sys.stderr
+        )
+    for number, path in enumerate(args.images):
+        image = read(path)
         if task == "classification":
             rows, drawn = classify(model, image, args.threshold)
         elif task == "detection":
@@ -184,7 +203,8 @@ def main() -> None:
         if args.save:
             folder = Path(args.save)
             folder.mkdir(parents=True, exist_ok=True)
-            drawn.save(folder / f"{Path(path).stem}.png")
+            same_stem = [Path(earlier).stem for earlier in args.images[:number]].count(Path(path).stem)
+            drawn.save(folder / f"{Path(path).stem}{f'-{same_stem + 1}' if same_stem else ''}.png")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,22 @@ Content = bytes | Callable[[Any], object]
 """What a file shall hold: its bytes, or a function that fills a binary file which is open for writing."""
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a place where nothing can be written before minutes have gone into what is written there.
+
+    Raises:
+        WriteError: the system lets nobody write there.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise WriteError(
+            error.errno, f"{path} could not be written ({error.strerror or error}). Name another folder"
+        ) from error
+
+
 def write_atomically(path: str | os.PathLike[str], content: Content) -> None:
     """Write a temporary file in `path`'s folder, wait for the disk, then rename it to `path`.
 

@@ -57,6 +57,9 @@ def test_api_says_what_is_wrong(served: "tuple[str, Page]", photo: Path) -> None
     assert error(400, b"junk", name="junk.png").startswith("junk.png: this is not an image")
     assert error(400, image[:300], name="../cut.jpg").startswith("cut.jpg: ")
     assert error(400, b"", name="empty.png").startswith("empty.png: the file is empty")
+    for name in ("..", "a/..", "\0", ""):
+        assert error(400, b"junk", name=name).startswith("image: this is not an image")
+    assert error(400, b"junk", name=f"{'é' * 200}.png").startswith("éééé")
     assert "there is no model 'x'; choose from pets" in error(400, image, model="x")
     assert "top must be at least 1, got 0" in error(400, image, top="0")
     assert "threshold must be a number, got 'x'" in error(400, image, threshold="x")

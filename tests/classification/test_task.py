@@ -95,3 +95,16 @@ def test_options_reach_the_network() -> None:
     assert any(name.startswith("head.hidden") for name in names)
     assert made.model_args["in_chans"] == 1
     assert made.network.num_classes == 3
+
+
+def test_outputs_that_are_not_numbers_are_no_hits_for_the_first_class(caplog: pytest.LogCaptureFixture) -> None:
+    made, data = task(num_classes=6), batch(0, 0, 0, 5)
+    logits = torch.eye(6)[[0, 0, 1, 5]]
+    logits[1, 3] = torch.nan
+    made.network.forward = lambda images: logits.clone()  # type: ignore[method-assign]
+    made.validation_step(data, 0)
+    assert made.val_top1.compute() == 0.5
+    assert made.val_top5 is not None
+    assert made.val_top5.compute() == 0.75
+    assert not made.val_loss.compute().isfinite()
+    assert "for 1 of 4 images are not numbers, and count as wrong" in caplog.text

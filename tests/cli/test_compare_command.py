@@ -318,3 +318,33 @@ def test_a_comparison_that_trains_is_stopped_and_goes_on(
     for row in (first, second):
         assert list(row["runs"]["0"]["curve"]) == ["1", "2", "3"]
         assert row["epoch_seconds"] > 0
+
+
+def test_another_comparison_in_the_folder_is_told(fake_fit: FakeFit) -> None:
+    scalablevit("compare", "digits", "--vary", "model.drop_path_rate=0,0.1")
+    more = scalablevit("compare", "digits", "--vary", "model.drop_path_rate=0.1,0,0.2")
+    assert "warning" not in more.err
+    other = scalablevit("compare", "digits", "--vary", "model.drop_path_rate=0,0.3")
+    assert "holds another comparison, of drop_path_rate=0.1, drop_path_rate=0.2: its runs stay" in other.err
+    assert len(fake_fit.calls) == 4
+
+
+def test_figures_of_other_images_are_not_averaged(
+    fake_fit: FakeFit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def study_of(source: str, label: str, root: Path, *, count: int, **_: Any) -> Any:
+        return SimpleNamespace(summary=lambda: {"pointing_game": SimpleNamespace(value=float(count))})
+
+    monkeypatch.setattr(comparison_study, "study_of", study_of)
+    words = ("compare", "digits", "--vary", "model.drop_path_rate=0,0.1", "--study-data", tmp_path)
+    scalablevit(*words, "--study-images", "5", "--vary", "seed=0")
+    monkeypatch.setattr(comparison_study, "study_of", lambda *_, **__: (_ for _ in ()).throw(ValueError("stopped")))
+    half = scalablevit(*words, "--study-images", "7", "--vary", "seed=0,1")
+    assert half.err.count("failed: stopped") == 4
+    assert "of 2 runs is of other images" in half.err
+    assert numbers()["combinations"][0]["study"] is None
+    monkeypatch.setattr(comparison_study, "study_of", study_of)
+    scalablevit(*words, "--study-images", "7", "--vary", "seed=1")
+    mixed = scalablevit(*words[:-2], "--vary", "seed=0,1")
+    assert "of 2 runs is of other images than that of the first one" in mixed.err
+    assert numbers()["combinations"][0]["study"]["pointing_game"]["by_seed"] == {"0": 5.0}

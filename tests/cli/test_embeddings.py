@@ -10,6 +10,7 @@ from untrained import write_classifier
 
 from command_line import scalablevit
 from scalablevit.classification import Classifier
+from scalablevit.cli import predict
 
 
 @pytest.fixture
@@ -49,3 +50,38 @@ def test_what_is_no_such_file_is_refused(words: list[str | Path], tmp_path: Path
     refused = scalablevit(*words, "--embeddings", tmp_path / name)
     assert refused.code == 2
     assert message in refused.err
+
+
+def test_a_file_that_the_predictions_go_to_as_well_is_refused(words: list[str | Path], tmp_path: Path) -> None:
+    refused = scalablevit(
+        *words[:-1], "--csv", tmp_path / "all.csv", "--embeddings", tmp_path / "new" / ".." / "all.csv"
+    )
+    assert refused.code == 2
+    assert "would replace the predictions" in refused.err
+    assert not (tmp_path / "all.csv").exists()
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_first_image(words: list[str | Path], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused = scalablevit(*words, "--embeddings", tmp_path / "file" / "found.npz")
+    assert refused.code == 1
+    assert "could not be written" in refused.err
+    assert not refused.out
+
+
+def test_features_are_kept_where_the_predictions_cannot_be(tmp_path: Path) -> None:
+    closed = []
+
+    class Fails:
+        def close(self) -> None:
+            raise OSError("the disk is full")
+
+    class Keeps:
+        def close(self) -> None:
+            closed.append(self)
+
+    report = predict.Report(None, None, printed=None)  # type: ignore[arg-type]
+    report.file, report.embeddings = Fails(), Keeps()  # type: ignore[assignment]
+    with pytest.raises(OSError, match="full"):
+        report.close()
+    assert closed

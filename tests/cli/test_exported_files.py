@@ -186,6 +186,12 @@ def test_validate_says_what_is_lacking(classifier: Exported, segmenter: Exported
     shutil.copy(_file(segmenter.run, ".onnx"), tmp_path / "other.onnx")
     _, said = scalablevit("validate", tmp_path / "other.onnx", code=1)
     assert "is no export of the run whose recipe.yaml lies beside it" in said
+    # the data would be normalised by one, and the file take back the other
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    recipe["data"]["init_args"]["mean"] = [0.25] * len(recipe["data"]["init_args"]["mean"])
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    _, said = scalablevit("validate", file, code=1)
+    assert "they differ in their task, classes or normalisation" in said
 
 
 def test_predict_builds_no_network_and_imports_no_training(
@@ -236,7 +242,7 @@ def test_the_example_predicts_where_torch_cannot_be_imported(task: Exported, tmp
     done = subprocess.run(
         [sys.executable, *words], check=True, capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)}
     )
-    assert len(list((tmp_path / "drawn").iterdir())) == len({image.stem for image in task.images})
+    assert len(list((tmp_path / "drawn").iterdir())) == len(task.images)
     found: dict[str, list[tuple[str, float]]] = {}
     for line in done.stdout.splitlines():
         path, name, share = line.split("\t")

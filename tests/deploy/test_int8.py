@@ -226,6 +226,7 @@ def test_what_cannot_be_quantized_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     assert str(Settings("mixed", smoothing=True)) == "preset mixed, smoothing on, fast bias correction"
 
 
+@needs_onnx
 def test_a_size_that_is_not_that_of_the_images_is_refused_before_the_export(tmp_path: Path) -> None:
     quantization = Quantization([torch.zeros(1, 3, 16, 16)], lambda network: 1.0, "top-1")
     with pytest.raises(ValueError, match=r"--size 32 32 does not fit .* sees at 16x16 pixels: leave out --size"):

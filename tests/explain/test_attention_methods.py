@@ -84,7 +84,7 @@ def test_figures_show_every_panel(per, panels, monkeypatch):
         assert all(panel.heat.max() > 0 for panel in flat)
 
 
-def test_figures_are_drawn():
+def test_figures_aredrawn():
     subject = subject_of(tiny())
     (one,) = attention_method.explain(subject)
     (grid,) = attention_method.explain(subject, grid=2)
@@ -114,3 +114,37 @@ def test_the_receptive_field_is_measured_over_images_of_mixed_sizes():
     for wrong, message in (({"size": 8}, "size must be"), ({"stage": 0}, "stage must"), ({"stage": 7}, "stage must")):
         with pytest.raises(ValueError, match=message):
             receptive_field_method.explain(subjects, **{"size": 64, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("image", "box", "seen"),
+    [
+        ((1, 500), (249.5, 0.0, 250.5, 1.0), "x 249..249 and y 0..0"),
+        ((1, 500), (249.56, 0.06, 250.44, 0.94), "x 250..250 and y 0..0"),
+        ((1, 1), (0.06, 0.06, 0.94, 0.94), ""),
+        ((33, 57), (12.0, 0.0, 45.0, 33.0), "x 12..44 and y 0..32"),
+    ],
+)
+def test_the_middle_of_any_image_looks_and_what_is_said_to_be_seen_is(image, box, seen):
+    subject = subject_of(tiny(), image=image, box=box)
+    attention_method.explain(subject)
+    attention_method.explain(subject, grid=2)
+    if seen:
+        with pytest.raises(ValueError, match=f"which cuts out {seen} of the image"):
+            attention_method.explain(subject, at=[(0, 0)])
+        x, y = (text.partition("..")[0] for text in seen.replace("x ", "").replace("y ", "").split(" and "))
+        attention_method.explain(subject, at=[(int(x), int(y))])
+
+
+def test_figures_of_large_images_are_drawn_from_fewer_pixels():
+    from scalablevit.explain.draw import Panel, draw_heatmaps, drawn
+
+    heat = np.zeros((100, 4000), np.float32)
+    heat[:, 2000:] = 1
+    assert drawn(heat).shape == (34, 1333)
+    figure = np.asarray(draw_heatmaps(Image.new("RGB", (4000, 100)), [Panel("a", heat)], scale="x").convert("L"))
+    small = np.asarray(
+        draw_heatmaps(Image.new("RGB", (400, 10)), [Panel("a", heat[:10, ::10])], scale="x").convert("L")
+    )
+    assert figure.shape == small.shape
+    assert np.abs(figure.astype(int) - small).mean() < 3

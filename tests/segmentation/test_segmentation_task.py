@@ -11,7 +11,8 @@ from torch import Tensor
 
 from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.segmentation import InferenceSettings, Preprocessing, SegmentationTask, Segmenter
-from scalablevit.segmentation.dataset import SegmentationBatch
+from scalablevit.segmentation.dataset import SegmentationBatch, SegmentationSample
+from scalablevit.segmentation.evaluate import evaluate
 from scalablevit.segmentation.inference import segment
 from scalablevit.segmentation.label_map import LabelMap
 from scalablevit.segmentation.losses import segmentation_loss
@@ -133,6 +134,23 @@ def test_validation_counts_pixels_of_what_could_be_read() -> None:
     assert scores.accuracy == pytest.approx(right.float().mean().item())
     expected = cross_entropy_by_hand(probabilities.log(), mask).mean()
     assert made.val_loss.compute().item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_outputs_that_are_not_numbers_are_no_pixels_of_the_first_class(caplog: pytest.LogCaptureFixture) -> None:
+    made = task()
+    data = batch(torch.tensor([[[0, 0], [0, 255]], [[0, 1], [0, 0]]]).repeat_interleave(16, 1).repeat_interleave(16, 2))
+    made.network.forward = lambda images: torch.full((len(images), 3, 32, 32), torch.nan)  # type: ignore[method-assign]
+    made.validation_step(data, 0)
+    assert made.val_confusion.scores().accuracy == 0
+    assert not made.val_loss.compute().isfinite()
+    made.on_validation_epoch_end()
+    assert f"for {7 * 256} pixels are not numbers, and count as wrong" in caplog.text
+    samples = [
+        SegmentationSample(image, mask, True, i, ()) for i, (image, mask) in enumerate(zip(*data[:2], strict=True))
+    ]
+    found = evaluate(made.network, samples, num_classes=3, settings=InferenceSettings())  # type: ignore[arg-type]
+    assert found.scores.accuracy == 0
+    assert "for 2 of 2 images are not numbers" in caplog.text
 
 
 def test_validation_is_by_the_settings_of_inference() -> None:

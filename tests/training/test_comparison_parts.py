@@ -11,9 +11,11 @@ from scipy import stats
 
 from scalablevit.training.comparison.asked import differences
 from scalablevit.training.comparison.axes import combinations_of, folder_names, read_axes, read_axis, short_names
+from scalablevit.training.comparison.plan import clear_begun
 from scalablevit.training.comparison.statistics import mean_of, paired_difference
 from scalablevit.training.comparison.table import difference_text
 from scalablevit.training.epoch_times import read_epoch_times
+from scalablevit.training.run_lock import FolderInUseError, RunLock
 
 
 @pytest.mark.parametrize(
@@ -28,11 +30,22 @@ from scalablevit.training.epoch_times import read_epoch_times
         ("a=null,0.5", (None, 0.5)),
         ("a='1,2'", ("1,2",)),
         ("--a=x=y", ("x=y",)),
+        # what YAML makes numbers, words or dates of goes to the recipe as it is written
+        ("a=12:00:00:00,1:30", ("12:00:00:00", "1:30")),
+        ("a=yes,True,off", ("yes", True, "off")),
+        ("a=2024-01-01,{b: 2024-01-02}", ("2024-01-01", {"b": "2024-01-02"})),
+        ("a=010,-1,1_0,1.50", ("010", -1, "1_0", 1.5)),
     ],
 )
 def test_values_are_those_of_a_yaml_list(text: str, values: tuple) -> None:
     axis = read_axis(text)
     assert (axis.key, axis.values) == ("a", values)
+
+
+def test_values_that_no_recipe_can_hold_are_refused() -> None:
+    for text in ("a=!!binary aGk=", "a=!!set {b}", "a=!!python/name:os.system ''", "a=x #2, y"):
+        with pytest.raises(ValueError, match="are not YAML"):
+            read_axis(text)
 
 
 def test_a_key_given_again_has_more_values() -> None:
@@ -115,3 +128,17 @@ def test_times_of_a_damaged_file_are_none(tmp_path: Path) -> None:
     for text in ("", "[]", '{"epochs": 3}', '{"epochs": [{"epoch": 0}]}'):
         (tmp_path / "timing.json").write_text(text)
         assert read_epoch_times(tmp_path / "timing.json") == []
+
+
+def test_what_another_process_has_just_begun_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").touch()
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    try:
+        with pytest.raises(FolderInUseError, match="is in use"):
+            clear_begun(tmp_path)
+        assert (tmp_path / "recipe.yaml").exists()
+    finally:
+        lock.release()
+    clear_begun(tmp_path)
+    assert not (tmp_path / "recipe.yaml").exists()

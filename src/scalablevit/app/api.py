@@ -42,7 +42,7 @@ def add_routes(app: FastAPI, page: Page) -> None:
 
 async def _answer(page: Page, request: Request, row_of: Callable[[Page, Request, Path], Mapping[str, Any]]) -> Response:
     """Store the image in the body of a request, and answer with the row that is made of it."""
-    name = PurePosixPath(request.query_params.get("name", "image")).name[-_LONGEST_NAME:] or "image"
+    name = _file_name(request.query_params.get("name", ""))
 
     def answer() -> Response:
         try:
@@ -52,7 +52,7 @@ async def _answer(page: Page, request: Request, row_of: Callable[[Page, Request,
         return _json(page, row, 400 if "error" in row else 200)
 
     with tempfile.TemporaryDirectory(dir=page.folder) as folder:
-        path = Path(folder, name.replace("\0", ""))
+        path = Path(folder, name)
         size = 0
         with path.open("wb") as file:
             async for part in request.stream():
@@ -62,6 +62,13 @@ async def _answer(page: Page, request: Request, row_of: Callable[[Page, Request,
                     return _json(page, {"path": name, "error": f"{name}: it is larger than {most}"}, 413)
                 file.write(part)
         return await run_in_threadpool(answer)
+
+
+def _file_name(text: str) -> str:
+    """The name of a file that any disk takes: the end of a path, of 200 bytes at most."""
+    name = PurePosixPath(text.replace("\0", "")).name
+    name = name.encode("utf-8", "replace")[-_LONGEST_NAME:].decode("utf-8", "ignore")
+    return "image" if name in ("", "..") else name
 
 
 def _predicted(page: Page, request: Request, path: Path) -> Mapping[str, Any]:

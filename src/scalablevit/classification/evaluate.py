@@ -1,5 +1,6 @@
 """Measuring a classifier on a set of images, in one process."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from scalablevit.classification.data import ImageFolderDataset, LabelledImages, collate
 from scalablevit.data.class_report import class_report, confusion_as_json, macro_mean
 from scalablevit.data.loaders import eval_loader
+from scalablevit.data.not_a_number import ADVICE, wrong_where_nan
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,12 @@ def evaluate(
         ValueError: no image could be read.
     """
     found = outputs_of_set(network, dataset, batch_size=batch_size, device=device, num_workers=num_workers)
-    return Evaluation(F.softmax(found.logits, dim=-1), found.targets, found.indices, found.unreadable)
+    probabilities, lost = wrong_where_nan(F.softmax(found.logits, dim=-1), found.targets)
+    if lost:
+        log.warning(
+            "the outputs for %d of %d images are not numbers, and count as wrong; %s", lost, len(probabilities), ADVICE
+        )
+    return Evaluation(probabilities, found.targets, found.indices, found.unreadable)
 
 
 @torch.inference_mode()

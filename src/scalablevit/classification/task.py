@@ -18,6 +18,7 @@ from scalablevit.classification.data import NOTHING_READABLE_TARGET, Classificat
 from scalablevit.classification.losses import soft_cross_entropy, soft_targets
 from scalablevit.data.image_transforms import Preprocessing
 from scalablevit.data.images import why_unreadable
+from scalablevit.data.not_a_number import ADVICE, wrong_where_nan
 from scalablevit.networks import build_classifier, check_logits, own_settings, recompute_blocks, size_options
 from scalablevit.training.class_weights import weights_of_classes
 from scalablevit.training.distillation import Distillation, without_distillation
@@ -155,7 +156,7 @@ class ClassificationTask(TrainingModule):
         self._mesa: Mesa | None = None  # on_train_start knows the run's length
         self._class_weights: Tensor | None = None  # setup() asks the data how many images each class has
         self.unreadable.explain = why_unreadable
-        self.val_loss = MeanMetric()
+        self.val_loss = MeanMetric(nan_strategy=math.inf)  # a NaN is to be seen in the mean
         self._build_metrics(len(class_names))
 
     def _build_metrics(self, num_classes: int) -> None:
@@ -195,6 +196,11 @@ class ClassificationTask(TrainingModule):
         if self.settings.compile and distillation.needs_features:
             log.warning(
                 "model.compile does nothing where features are learned from a teacher: the network runs eagerly"
+            )
+        if settings.weight == settings.label_weight == 0:
+            log.warning(
+                "model.teacher.weight and label_weight are 0: nothing trains the head, so that accuracies are those of "
+                "chance; use the run's backbone by --model.weights of another run, or raise one of them"
             )
         return distillation
 
@@ -335,6 +341,11 @@ class ClassificationTask(TrainingModule):
         images, targets = batch.images[readable], batch.targets[readable]
         logits = self.network(images).float()
         self.val_loss.update(F.cross_entropy(logits, targets), weight=len(targets))
+        logits, lost = wrong_where_nan(logits, targets)
+        if lost:
+            log.warning(
+                "the outputs for %d of %d images are not numbers, and count as wrong; %s", lost, len(targets), ADVICE
+            )
         self.val_top1.update(logits, targets)
         if self.val_top5 is not None:
             self.val_top5.update(logits, targets)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalablevit.abridged import abridged
 from scalablevit.cli import comparison_study
 from scalablevit.cli.comparison_progress import RunLines
 from scalablevit.cli.errors import UsageError, fail
@@ -113,7 +114,7 @@ def compare(words: Words, combinations: Sequence[Any], seeds: Sequence[int]) -> 
         from scalablevit.training.command import quiet_lightning
         from scalablevit.training.comparison.networks import check_networks, repeated
         from scalablevit.training.comparison.process import ComparisonStopped
-        from scalablevit.training.comparison.report import Comparison, write_numbers
+        from scalablevit.training.comparison.report import Comparison, others_in, write_numbers
         from scalablevit.training.comparison.results import gather
         from scalablevit.training.comparison.runs import check_folders, train
         from scalablevit.training.run_lock import RunLock
@@ -138,6 +139,11 @@ def compare(words: Words, combinations: Sequence[Any], seeds: Sequence[int]) -> 
     lock.acquire()
     try:
         failures: Mapping[Path, str] = {}
+        if others := others_in(comparison):
+            tell(
+                f"warning: {folder} holds another comparison, of {abridged(others, 4)}: its runs stay, and table, "
+                "numbers and plots are now of this one; name another folder by --run to keep both"
+            )
         write_numbers(comparison, gather(runs, metric))
         try:
             with RunLines(metric, after_each=lambda: write_numbers(comparison, gather(runs, metric))) as reporter:

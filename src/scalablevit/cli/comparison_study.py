@@ -41,6 +41,8 @@ def add_studies(results: Sequence["CombinationResult"], taken: dict[str, str], *
         raise UsageError("--no-study contradicts --study: leave one out")
     wanted = asked or (by_itself and "--no-study" not in taken and root is not None and _has_objects(root))
     failed = 0
+    if wanted and "--study-data" not in taken and len({_root(taken, run.folder) for _, run in runs}) > 1:
+        tell(f"study: every run is measured on {root}, the data of the first one; --study-data names others")
     for result, run in runs:
         if not wanted or root is None:
             break
@@ -55,7 +57,12 @@ def add_studies(results: Sequence["CombinationResult"], taken: dict[str, str], *
             tell(f"    failed: {error}")
             continue
         write_study(run.folder, figures_of(study.summary()), data=root, count=count)
-    take_studies(results)
+    left_out = take_studies(results, data=root, count=count) if wanted and root is not None else take_studies(results)
+    if left_out:
+        tell(
+            f"warning: the study of {len(left_out)} runs is of other images than that of the first one, and left out "
+            f"({left_out[0]}{' ...' if len(left_out) > 1 else ''}); --study measures all on the same"
+        )
     return failed
 
 

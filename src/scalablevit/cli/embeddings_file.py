@@ -7,17 +7,23 @@ from typing import Any
 
 from scalablevit.cli.errors import UsageError
 from scalablevit.printable import real_name
-from scalablevit.safe_write import write_atomically
+from scalablevit.safe_write import check_writable, write_atomically
 from scalablevit.tasks import TaskEntry
 
 _ENDINGS = (".npz", ".csv")
 
 
-def check_embeddings(entry: TaskEntry, path: str) -> None:
+def check_embeddings(entry: TaskEntry, path: str, *, output: str | None = None) -> None:
     """Refuse a file, or a task, that there are no embeddings for.
+
+    Args:
+        entry: of the task.
+        path: of the file.
+        output: where the predictions are written; None: nowhere.
 
     Raises:
         UsageError: with the remedy.
+        WriteError: nothing can be written there.
     """
     if not entry.embeds:
         raise UsageError(f"--embeddings are of classifiers, and these weights are for {entry.name}: leave it out")
@@ -25,6 +31,9 @@ def check_embeddings(entry: TaskEntry, path: str) -> None:
         raise UsageError(f"--embeddings {path} must end in {' or '.join(_ENDINGS)}")
     if Path(path).is_dir():
         raise UsageError(f"--embeddings {path} is a folder; name a file")
+    if output and Path(output).resolve() == Path(path).resolve():
+        raise UsageError(f"--embeddings {path} would replace the predictions, which go to that file too: name another")
+    check_writable(Path(path))
 
 
 class EmbeddingsFile:

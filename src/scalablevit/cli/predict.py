@@ -89,7 +89,7 @@ def main(words: list[str]) -> int:
     elif output or args.annotations:
         raise UsageError("--output and --annotations go with --format csv, coco or yolo")
     if args.embeddings is not None:
-        check_embeddings(entry, args.embeddings)
+        check_embeddings(entry, args.embeddings, output=output)
         options["keep_embeddings"] = True
     printed = "json" if args.json else None if kind == "csv" and not output else "table"
     report = Report(entry, folder, printed=printed)
@@ -204,10 +204,10 @@ class Report:
 
     def close(self) -> None:
         """Complete the file, also of a command that was stopped."""
-        if self.file is not None:
-            self.file.close()
-        if self.embeddings is not None:
-            self.embeddings.close()
+        with contextlib.ExitStack() as stack:  # each is completed, also where the other cannot be
+            for file in (self.embeddings, self.file):
+                if file is not None:
+                    stack.callback(file.close)
 
     def end(self) -> int:
         """Say where images were saved; the exit code."""

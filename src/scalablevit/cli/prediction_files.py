@@ -9,6 +9,7 @@ from typing import Any, Protocol, TextIO
 
 from scalablevit.cli.errors import UsageError
 from scalablevit.printable import real_name
+from scalablevit.safe_write import check_writable
 from scalablevit.tasks import TaskEntry, load
 
 FORMATS = ("csv", "coco", "yolo")
@@ -38,6 +39,7 @@ def check_format(entry: TaskEntry, kind: str, output: str | None, annotations: s
 
     Raises:
         UsageError: with the remedy.
+        WriteError: nothing can be written there.
     """
     if kind != "csv" and not entry.found:
         raise UsageError(f"--format {kind} needs boxes or masks, and {entry.name} has none: choose --format csv")
@@ -49,6 +51,8 @@ def check_format(entry: TaskEntry, kind: str, output: str | None, annotations: s
     path = Path(output) if output else None
     if path is not None and (path.is_file() if kind == "yolo" else path.is_dir()):
         raise UsageError(f"--output {output} is a {'file; name a folder' if kind == 'yolo' else 'folder; name a file'}")
+    if path is not None and kind == "coco":  # the others write as predictions come
+        check_writable(path)
 
 
 def open_format(

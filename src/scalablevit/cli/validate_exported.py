@@ -108,14 +108,20 @@ def _check_same(file: Path, recipe: Path, entry: TaskEntry, task: Any, predictor
     """Refuse a file that was put beside the recipe of another run.
 
     Raises:
-        ValueError: task or classes differ.
+        ValueError: task, classes or normalisation differ.
     """
     if getattr(type(task), "task", None) != entry.name or list(task.class_names) != predictor.class_names:
+        raise _of_another_run(file, recipe)
+    # the data normalise by the recipe, and the file takes that back by its own numbers
+    own, exported = (
+        [tuple(getattr(part.preprocessing, name, ())) for name in ("mean", "std")] for part in (task, predictor)
+    )
+    if own != exported:
         raise _of_another_run(file, recipe)
 
 
 def _of_another_run(file: Path, recipe: Path) -> ValueError:
     return ValueError(
-        f"{file} is no export of the run whose {recipe.name} lies beside it: they differ in their task or classes; "
-        "move it out of that folder, and name its data by --data.root FOLDER"
+        f"{file} is no export of the run whose {recipe.name} lies beside it: they differ in their task, classes or "
+        "normalisation; move it out of that folder, and name its data by --data.root FOLDER"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from scalablevit.deploy.detector_graph import DetectorGraph, detector_graph, is_
 from scalablevit.deploy.export_formats import FORMATS, Encoded, ExportFormat, Run
 from scalablevit.deploy.exportable import INPUT_NAME, ExportableNetwork, InputShape, describe
 from scalablevit.deploy.optimize import fold
-from scalablevit.safe_write import WriteError, write_together
+from scalablevit.safe_write import check_writable, write_together
 from scalablevit.weights.source import first_line
 
 LARGEST_DIFFERENCE = 1e-4
@@ -119,7 +118,7 @@ def export(
     as_detector = is_detector(network)
     chosen.check_installed(format, is_detector=as_detector)
     shape = InputShape(len(mean), size=size, batch=batch, takes_bytes=uint8, is_detector=as_detector)
-    _check_writable(path)
+    check_writable(path)
     network = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     graph = detector_graph(fold(network)) if as_detector else fold(network)
     prepared = ExportableNetwork(graph, mean=mean, std=std, takes_bytes=uint8).eval()
@@ -236,22 +235,6 @@ def _checked_format(format: str, path: Path) -> ExportFormat:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file")
     return chosen
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse a place where nothing can be written before minutes have gone into what is written there.
-
-    Raises:
-        WriteError: the system lets nobody write there.
-    """
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise WriteError(
-            error.errno, f"{path} could not be written ({error.strerror or error}). Name another folder"
-        ) from error
 
 
 def _eager_detector(network: Any, mean: Sequence[float], std: Sequence[float], takes_bytes: bool) -> EagerDetector:

@@ -45,7 +45,7 @@ def explain(
         if not 1 <= grid * grid <= _MOST_PANELS:
             raise ValueError(f"grid must be 1..{math.isqrt(_MOST_PANELS)} points along each side, got {grid}")
     elif not points:
-        points = [(subject.image.width // 2, subject.image.height // 2)]
+        points = [_middle(subject)]
     if points:
         check_points(points, size)
     spread = [] if grid is None else _seen_points(subject, grid)
@@ -205,25 +205,53 @@ def _scaled(heat: NDArray[Any]) -> NDArray[Any]:
     return heat / heat.max() if heat.max() > 0 else heat
 
 
+def _seen_range(low: float, high: float, length: int) -> range:
+    """Pixels along one side whose middles the network sees; where it sees less than that, the one that it sees into.
+
+    Args:
+        low, high: ends of the part that the network sees, in pixels.
+        length: of the image's side.
+    """
+    found = range(math.ceil(low - 0.5), math.ceil(high - 0.5))
+    return found or range(only := min(max(int((low + high) / 2), 0), length - 1), only + 1)
+
+
+def _seen_ranges(subject: Subject) -> tuple[range, range]:
+    """Columns and rows of the image that the network sees."""
+    left, top, right, bottom = subject.pixels_frame.box_xyxy
+    height, width = subject.pixels_frame.image
+    return _seen_range(left, right, width), _seen_range(top, bottom, height)
+
+
+def _middle(subject: Subject) -> Point:
+    """The image's middle pixel, or where the network does not see it the middle one of those that it sees."""
+    sides = (subject.image.width, subject.image.height)
+    x, y = (
+        side // 2 if side // 2 in seen else seen[len(seen) // 2]
+        for side, seen in zip(sides, _seen_ranges(subject), strict=True)
+    )
+    return x, y
+
+
 def _to_pixels(subject: Subject, point: Point) -> Point:
     """The point in what the stages see: the middle of the image's pixel.
 
     Raises:
         ValueError: the network does not see that part of the image.
     """
-    x, y = subject.pixels_frame.to_input(point[0] + 0.5, point[1] + 0.5)
-    height, width = subject.pixels_frame.seen
-    if not (0 <= x < width and 0 <= y < height):
-        left, top, right, bottom = (math.ceil(value) for value in subject.pixels_frame.box_xyxy)
+    columns, rows = _seen_ranges(subject)
+    if not (int(point[0]) in columns and int(point[1]) in rows):
         raise ValueError(
-            f"point {point[0]:g},{point[1]:g} is not seen by the network, which cuts out x {left}..{right - 1} and "
-            f"y {top}..{bottom - 1} of the image"
+            f"point {point[0]:g},{point[1]:g} is not seen by the network, which cuts out x {columns[0]}..{columns[-1]} "
+            f"and y {rows[0]}..{rows[-1]} of the image"
         )
-    return max(0.0, x - 0.5), max(0.0, y - 0.5)
+    height, width = subject.pixels_frame.seen
+    x, y = subject.pixels_frame.to_input(point[0] + 0.5, point[1] + 0.5)
+    return min(max(0.0, x - 0.5), width - 0.5), min(max(0.0, y - 0.5), height - 0.5)
 
 
 def _seen_points(subject: Subject, grid: int) -> list[Point]:
     """Points spread over the part of the image that the network sees."""
-    left, top, right, bottom = subject.pixels_frame.box_xyxy
-    inside = grid_points((max(1, int(bottom - top)), max(1, int(right - left))), grid)
-    return [(int(x + math.ceil(left)), int(y + math.ceil(top))) for x, y in inside]
+    columns, rows = _seen_ranges(subject)
+    inside = grid_points((len(rows), len(columns)), grid)
+    return [(int(x + columns[0]), int(y + rows[0])) for x, y in inside]

@@ -26,6 +26,7 @@ _PANEL_INCHES = 2.7
 _DPI = 140
 _MOST_COLUMNS = 5
 _LONGEST_TITLE = 36
+_MOST_DRAWN = 1024  # pixels along a side of a panel, which has about 400
 _DIMMED = 0.6  # of the gray image: the bright colours of high values show on white, too
 _OPACITY = 0.85  # of the highest values; the lowest leave the image as it is
 
@@ -69,7 +70,7 @@ def draw_heatmaps(
         for ax, panel in zip(axes[1:], panels, strict=True):
             show_image(ax, gray, panel.title)
             ax.imshow(
-                np.asarray(panel.heat, dtype=np.float32),
+                drawn(panel.heat),
                 cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="bilinear",
                 extent=(0, image.width, image.height, 0),
             )  # fmt: skip
@@ -113,11 +114,21 @@ def panel_grid(image: Image.Image, count: int) -> tuple[Figure, list[Axes]]:
 def show_image(ax: Axes, image: Image.Image, title: str) -> None:
     """Show an image in its own pixels: positions count from its upper left corner."""
     smooth = "antialiased" if max(image.size) > 128 else "nearest"
-    ax.imshow(np.asarray(image), extent=(0, image.width, image.height, 0), interpolation=smooth)
+    extent = (0, image.width, image.height, 0)
+    if max(image.size) > _MOST_DRAWN:  # the figure has no room for more, and matplotlib computes with every pixel
+        image = image.copy()
+        image.thumbnail((_MOST_DRAWN, _MOST_DRAWN), Image.Resampling.BOX)
+    ax.imshow(np.asarray(image), extent=extent, interpolation=smooth)
     ax.set_title(plot_text(short_name(title, _LONGEST_TITLE)), fontsize=9)
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
+
+
+def drawn(heat: NDArray[Any]) -> NDArray[Any]:
+    """A map, of a large image its values at every few pixels: it is smooth."""
+    step = max(1, max(heat.shape) // _MOST_DRAWN)
+    return np.asarray(heat[step // 2 :: step, step // 2 :: step], dtype=np.float32)
 
 
 def mark(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from scalablevit.explain.draw import Panel, dimmed, mark, rendered, show_image, transparent_colours
+from scalablevit.explain.draw import Panel, dimmed, drawn, mark, rendered, show_image, transparent_colours
 
 _PANEL_INCHES = 2.1
 _DPI = 140
@@ -47,7 +46,7 @@ def draw_rows(image: Image.Image, rows: Mapping[str, Sequence[Panel | None]]) ->
             ax = line[i + 1]
             ax.set_axis_on()
             show_image(ax, gray, panel.title)
-            heat = np.asarray(panel.heat, dtype=np.float32)
+            heat = drawn(panel.heat)
             extent = (0, image.width, image.height, 0)
             most = float(heat.max()) or 1.0
             ax.imshow(heat, cmap=colours, vmin=0, vmax=most, interpolation="nearest", extent=extent)

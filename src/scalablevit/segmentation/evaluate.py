@@ -1,5 +1,6 @@
 """Evaluate a segmenter: count pixels by class over a whole data set, at the images' original size."""
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +13,13 @@ from torchmetrics import Metric
 
 from scalablevit.data.class_report import class_report, confusion_as_json, macro_mean
 from scalablevit.data.loaders import eval_loader
+from scalablevit.data.not_a_number import ADVICE, other_than, watched
 from scalablevit.moved import forward_moved_names
 from scalablevit.segmentation.bands import most_likely_classes
 from scalablevit.segmentation.dataset import SegmentationBatch, collate
 from scalablevit.segmentation.inference import InferenceSettings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -203,19 +207,26 @@ def evaluate(
     network = network.eval().to(device)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     count, unreadable, examples = 0, [], []
+    num_nan = 0
     for batch in eval_loader(dataset, batch_size=1, num_workers=num_workers, collate_fn=collate):
         assert isinstance(batch, SegmentationBatch)
         unreadable += batch.unreadable
         for image, mask, readable, index in zip(batch.images, batch.masks, batch.readable, batch.indices, strict=True):
             if not readable:
                 continue
-            labels = most_likely_classes(network, image.to(device), settings, num_classes=num_classes)
+            with watched(network) as is_nan:
+                labels = most_likely_classes(network, image.to(device), settings, num_classes=num_classes)
+            if any(is_nan):
+                num_nan += 1
+                labels = other_than(mask.to(device), num_classes)
             confusion += count_pixels(labels, mask.to(device), num_classes=num_classes)
             count += 1
             if index in keep:
                 examples.append(Example(index, image, mask.numpy(), labels.cpu().numpy()))
     if count == 0:
         raise ValueError(f"none of the {len(unreadable)} validation images can be read. The first: {unreadable[0]}")
+    if num_nan:
+        _log.warning("the outputs for %d of %d images are not numbers, and count as wrong; %s", num_nan, count, ADVICE)
     return Evaluation(Scores(confusion.cpu()), count, unreadable, examples)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from scalablevit.data.bands import in_colour
+from scalablevit.data.not_a_number import ADVICE, other_than
 from scalablevit.networks import own_settings
 from scalablevit.segmentation.bands import probability_bands
 from scalablevit.segmentation.dataset import SegmentationBatch
@@ -133,8 +134,9 @@ class SegmentationTask(TrainingModule):
         self.load_report = (
             None if own.weights is None else load_weights(self.network, own.weights, class_names=class_names)
         )
+        self._num_nan = 0  # pixels of the validation set without a number
         self.val_confusion = PixelConfusion(len(class_names))
-        self.val_loss = MeanMetric()
+        self.val_loss = MeanMetric(nan_strategy=math.inf)  # a NaN is to be seen in the mean
         self._class_weights: Tensor | None = None  # setup() asks the data how many pixels each class has
 
     def setup(self, stage: str) -> None:
@@ -237,7 +239,9 @@ class SegmentationTask(TrainingModule):
                 continue
             for top, probabilities in probability_bands(self.network, image, self.inference, num_classes=K):
                 here = mask[top : top + probabilities.shape[1]]  # (h, W)
-                self.val_confusion.update(probabilities.argmax(0), here)
+                lost = probabilities.isnan().any(dim=0)
+                self._num_nan += int((lost & (here != IGNORED)).sum())
+                self.val_confusion.update(probabilities.argmax(0).where(~lost, other_than(here, K)), here)
                 known = here != IGNORED
                 if known.any():
                     right = probabilities.gather(0, here.where(known, 0)[None])[0][known]
@@ -246,6 +250,9 @@ class SegmentationTask(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the whole set."""
+        if self._num_nan:
+            _log.warning("the outputs for %d pixels are not numbers, and count as wrong; %s", self._num_nan, ADVICE)
+            self._num_nan = 0
         # The metrics talk to the other ranks, which may differ in batches, so not before the end.
         scores = self.val_confusion.scores()
         self.log("val/loss", self.val_loss.compute(), sync_dist=False)

@@ -59,7 +59,7 @@ def read_axis(text: str) -> Axis:
     if not equals or not key:
         raise ValueError(f"--vary {text}: give a key and its values, such as --vary model.variant=NAME,NAME")
     try:
-        found = yaml.safe_load(f"[{values}\n]")
+        found = _values_in(f"[{values}\n]")
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ValueError(
@@ -69,6 +69,45 @@ def read_axis(text: str) -> Axis:
     if not found:
         raise ValueError(f"--vary {text}: there is no value behind the =; give at least one")
     return Axis(key, tuple(found))
+
+
+class SettingsLoader(yaml.SafeLoader):
+    """YAML of what recipes hold: dates are text, and what is neither text, number, list nor mapping is an error."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+for _tag in ("timestamp", "binary", "set", "omap", "pairs"):
+    SettingsLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", SettingsLoader.construct_undefined)
+
+
+def _values_in(text: str) -> list[Any]:
+    """The values of a YAML list."""
+    loader = SettingsLoader(text)
+    try:
+        node = loader.get_single_node()
+        found = loader.construct_document(node)
+    finally:
+        loader.dispose()
+    if node.value and (lost := text[node.value[-1].end_mark.index : -1].strip(" ,\n")):
+        raise yaml.MarkedYAMLError(problem=f"{lost} would be a comment, and be lost")
+    return [_as_given(child, value) for child, value in zip(node.value, found, strict=True)]
+
+
+def _as_given(node: yaml.Node, value: Any) -> Any:
+    """A value, or its text where YAML reads more into it than the recipe's key may: 12:00:00 as a number, yes as true.
+
+    Such a text goes on to the recipe as `scalablevit fit --KEY TEXT` has it, and is read by the kind of the key.
+    """
+    if not isinstance(node, yaml.ScalarNode) or node.style is not None:
+        return value
+    text: str = node.value
+    is_word = isinstance(value, bool) and text.lower() not in ("true", "false")
+    is_other_int = isinstance(value, int) and not isinstance(value, bool) and text != str(value)
+    return text if is_word or is_other_int or (isinstance(value, float) and ":" in text) else value
 
 
 def read_axes(texts: Iterable[str]) -> list[Axis]:

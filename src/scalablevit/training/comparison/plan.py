@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from scalablevit.training.comparison.axes import SEED, Combination, folder_names
 from scalablevit.training.run_folder import RunFolder
+from scalablevit.training.run_lock import RunLock
 
 State = Literal["new", "begun", "broken", "finished"]
 
@@ -91,9 +92,12 @@ def clear_begun(path: Path) -> None:
     """Remove what a run without a checkpoint left behind; its folder must be in state "begun".
 
     Raises:
-        ValueError: there are weights or checkpoints, which somebody may want.
+        ValueError: another process trains it, or there are weights or checkpoints, which somebody may want.
     """
     folder = RunFolder(path)
+    lock = RunLock(path)
+    lock.acquire()  # a run of another process has no checkpoint at first either
+    lock.release()
     if kept := [file for file in (folder.best, folder.last, folder.weights) if file.exists()]:
         raise ValueError(
             f"{path} holds {kept[0].relative_to(path)} and cannot be resumed: move or remove the folder, then run the "

@@ -1,5 +1,6 @@
 """The files of a comparison: `comparison.json`, from which it is tabulated again, the table and the plots."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -95,6 +96,15 @@ def read_comparison(folder: Path) -> Comparison:
     if not found:
         raise ValueError(f"{file} names no run: run the comparison's command again")
     return Comparison(folder, [run for _, run in found], metric, command)
+
+
+def others_in(comparison: Comparison) -> list[str]:
+    """Labels of combinations that `comparison.json` of the folder has, and this comparison has not."""
+    with contextlib.suppress(ValueError, OSError):
+        own = {run.combination.label for run in comparison.runs}
+        found = [run.combination.label for run in read_comparison(comparison.folder).runs]
+        return [label for label in dict.fromkeys(found) if label not in own]
+    return []
 
 
 def _combination(row: Mapping[str, Any]) -> Combination:

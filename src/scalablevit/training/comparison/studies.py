@@ -65,11 +65,37 @@ def read_study(folder: Path, *, data: Path | None = None, count: int | None = No
         return {}
 
 
-def take_studies(results: Sequence[CombinationResult]) -> None:
-    """Give each result the figures that its runs have."""
+def take_studies(
+    results: Sequence[CombinationResult], *, data: Path | None = None, count: int | None = None
+) -> list[Path]:
+    """Give each result the figures that its runs have, all of the same images.
+
+    Args:
+        results: of the comparison.
+        data, count: of the measurement; None: those of the first run that has figures.
+
+    Returns:
+        folders of the runs whose figures are of other images, and are left out.
+    """
+    runs = [(result, seed, run.folder) for result in results for seed, run in result.runs.items()]
     for result in results:
-        found = {seed: read_study(run.folder) for seed, run in result.runs.items()}
-        result.studies = {seed: figures for seed, figures in found.items() if figures}
+        result.studies = {}
+    left_out = []
+    for result, seed, folder in runs:
+        if not (figures := read_study(folder)):
+            continue
+        if data is None or count is None:
+            data, count = _measured_on(folder)
+        if read_study(folder, data=data, count=count):
+            result.studies[seed] = figures
+        else:
+            left_out.append(folder)
+    return left_out
+
+
+def _measured_on(folder: Path) -> tuple[Path, int]:
+    content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return Path(content["data"]), int(content["images"])
 
 
 def study_table(results: Sequence[CombinationResult]) -> list[list[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from scalablevit.training.comparison.axes import Combination
+from scalablevit.training.comparison.axes import Combination, SettingsLoader
 
 BASELINE = "baseline"
 
@@ -34,7 +34,7 @@ def read_switches(file: Path | None = None) -> dict[str, dict[str, dict[str, Any
     said = file or "the packaged list of switches"
     try:
         text = packaged_text() if file is None else file.read_text(encoding="utf-8")
-        found = yaml.safe_load(text)
+        found = yaml.load(text, SettingsLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{said}: not valid YAML ({str(error).splitlines()[0]}); correct it") from None
     if not isinstance(found, dict) or not found:

@@ -1,0 +1,52 @@
+"""Outputs that are not numbers (NaN) count as wrong: argmax would take them for a class, most often for the first."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+ADVICE = "train with a lower learning rate, or take an earlier checkpoint"
+
+
+def wrong_where_nan(scores: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+    """Rank the true class last where a score is NaN.
+
+    Args:
+        scores: (N, K).
+        targets: (N,) indices of the true classes.
+
+    Returns:
+        (N, K) scores, and the number of samples with a NaN.
+    """
+    lost = scores.isnan().any(dim=1)
+    if not lost.any():
+        return scores, 0
+    ranked = scores.masked_fill(lost[:, None], 0.0)
+    ranked[lost, targets[lost]] = -torch.inf
+    return ranked, int(lost.sum())
+
+
+def other_than(mask: Tensor, num_classes: int) -> Tensor:
+    """A wrong class for every pixel: the one behind the true one.
+
+    Args:
+        mask: class indices, of any shape.
+        num_classes: K.
+    """
+    return (mask.long() + 1) % num_classes
+
+
+@contextlib.contextmanager
+def watched(network: nn.Module) -> Iterator[list[bool]]:
+    """In a `with` block, note for each call of a network whether its output, a tensor, holds a NaN."""
+    found: list[bool] = []
+
+    def look(module: nn.Module, inputs: object, output: object) -> None:
+        found.append(isinstance(output, Tensor) and bool(output.isnan().any()))
+
+    handle = network.register_forward_hook(look)
+    try:
+        yield found
+    finally:
+        handle.remove()
