@@ -18,7 +18,7 @@ def test_the_example_reads_images_as_predict_does(mode: str, tmp_path: Path) -> 
     pytest.importorskip("onnxruntime")
     example = runpy.run_path(str(EXAMPLE))
     pixels = np.random.default_rng(0).integers(0, 256, (7, 5, 4), dtype=np.uint8)
-    path, options = tmp_path / ("a.jpg" if mode in ("CMYK", "turned") else "a.png")
+    path = tmp_path / ("a.jpg" if mode in ("CMYK", "turned") else "a.png")
     options: dict[str, Any] = {}
     image = Image.fromarray(pixels)
     if mode == "16":

@@ -277,3 +277,32 @@ def test_a_learner_in_half_precision_is_taught_by_one_in_full(run: Path) -> None
     half = teacher(run)(images().bfloat16()).logits
     assert torch.allclose(half.float(), network()(images()), atol=0.05)
     assert next(nn.Module.parameters(teacher(run).network)).dtype == torch.float32
+
+
+class Headless(nn.Module):
+    """Gives logits alone."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3)).expand(-1, 3)
+
+
+@pytest.mark.parametrize("kind", ["pooled", "dense"])
+def test_features_that_a_network_has_not_are_told_before_training(run: Path, kind: str) -> None:
+    made = teacher(run, weight=0.0, **{f"{kind}_weight": 1.0})
+    words = (
+        r"model.teacher: Headless cannot be run on images of 16 x 16 pixels .*: leave out model.teacher.dense_weight"
+    )
+    with pytest.raises(ValueError, match=words):
+        Distillation(made, Headless(), (1, 16, 16))
+
+
+def test_a_size_that_the_teacher_cannot_take_is_told_before_training(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: ScalableViT, images: Tensor) -> Tensor:
+        raise AssertionError("Input height (9) doesn't match model (16).")
+
+    monkeypatch.setattr(ScalableViT, "forward", fail)
+    words = r"cannot be run on images of 9 x 9 pixels \(Input height .*: change model.teacher.size"
+    with pytest.raises(ValueError, match=words):
+        teacher(run, size=9)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scalablevit.training.teacher import Outputs, Teacher, outputs_of
+from scalablevit.training.teacher import Outputs, Teacher, checked_outputs, outputs_of
 
 _BETA = 2.0  # of smooth L1: quadratic for all but outliers of normalised features
 
@@ -74,10 +74,8 @@ class Distillation(nn.Module):
         if not self.needs_features:
             return
         image = torch.zeros(1, *image_shape)
-        was_training = network.training
-        with torch.no_grad():
-            own, taught = self.outputs(network.eval(), image), teacher(image)
-        network.train(was_training)
+        wanted = {kind: weight > 0 for kind, weight in self.weights.items()}
+        own, taught = checked_outputs(network, image, type(network).__name__, **wanted), teacher(image)
         for kind, weight in self.weights.items():
             if weight > 0:
                 self.projections[kind] = nn.Linear(_features(own, kind).shape[-1], _features(taught, kind).shape[-1])

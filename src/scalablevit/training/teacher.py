@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from scalablevit.abridged import abridged
 from scalablevit.complexity import count
 from scalablevit.training.teacher_network import TeacherNetwork, open_teacher
+from scalablevit.weights.source import first_line
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow converts to grayscale
 
@@ -104,6 +105,36 @@ def outputs_of(network: nn.Module, images: Tensor, *, pooled: bool = False, dens
     return Outputs(timms.forward_head(x), timms.forward_head(x, pre_logits=True) if pooled else None, last)
 
 
+def checked_outputs(network: nn.Module, images: Tensor, who: str, *, pooled: bool, dense: bool) -> Outputs:
+    """Run a network once, in evaluation and without gradients, so that what it cannot do is said before a run begins.
+
+    Args:
+        network, images, pooled, dense: as of `outputs_of`.
+        who: the network, for the message.
+
+    Raises:
+        ValueError: it fails on images of this size, or has no such features; names the remedy.
+    """
+    was_training = network.training
+    remedy = "leave out model.teacher.dense_weight, or pooled_weight, or choose another network"
+    try:
+        with torch.no_grad():
+            found = outputs_of(network.eval(), images, pooled=pooled, dense=dense)
+    except Exception as error:  # timm's networks assert, reshape and convolve where a size does not fit
+        height, width = images.shape[2:]
+        remedy = f"change model.teacher.size, {remedy}" if who.startswith("the teacher") else remedy
+        raise ValueError(
+            f"model.teacher: {who} cannot be run on images of {height} x {width} pixels ({first_line(error)}): {remedy}"
+        ) from error
+    finally:
+        network.train(was_training)
+    for kind, value, ndim in (("pooled", found.pooled, 2), ("dense", found.dense, 4)):
+        if value is not None and not (isinstance(value, Tensor) and value.ndim == ndim):
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"model.teacher: {who} has no {kind} features to compare, but {shape}: {remedy}")
+    return found
+
+
 class Teacher:
     """A frozen network that answers for the images of another.
 
@@ -139,6 +170,9 @@ class Teacher:
         if settings.weight > 0:
             _check_kind(self.opened, settings.name, multi_label=multi_label)
             self._order = _matching_classes(self.opened, list(class_names), settings.name)
+        image = torch.zeros(1, len(self.opened.mean), *self.image_size)
+        wanted = {"pooled": settings.pooled_weight > 0, "dense": settings.dense_weight > 0}
+        checked_outputs(self.network, image, f"the teacher {settings.name}", **wanted)
         self._from = _as_channels(mean), _as_channels(std)
         self._to = _as_channels(self.opened.mean), _as_channels(self.opened.std)
 
