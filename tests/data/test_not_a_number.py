@@ -31,5 +31,6 @@ def test_outputs_are_watched_and_no_hook_is_left() -> None:
     with watched(network) as found:
         network(torch.ones(2))
         network(torch.tensor([0.0, torch.nan]))
+        network({"a": torch.ones(2), "b": torch.tensor(torch.nan)})
     network(torch.tensor(torch.nan))
-    assert found == [False, True]
+    assert found == [False, True, True]

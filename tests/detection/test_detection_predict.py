@@ -39,6 +39,15 @@ def noise(path: Path, size: tuple[int, int], seed: int = 0) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["retinanet", "mask_rcnn"])
+def test_outputs_that_are_not_numbers_are_told(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    detector = make(kind)
+    next(detector.network.backbone.parameters()).data.fill_(torch.nan)
+    (found,) = detector.predict(noise(tmp_path / "a.png", (64, 64)), threshold=0.001)
+    assert found.detections == []
+    assert "values that are not numbers (NaN), and so no object" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "mask_rcnn"])
 def test_order_sizes_and_errors(kind: str, tmp_path: Path) -> None:
     paths = [noise(tmp_path / f"{i}.png", size, i) for i, size in enumerate([(90, 40), (31, 77), (64, 64)])]
     paths.insert(1, tmp_path / "junk.png")

@@ -180,6 +180,18 @@ def test_a_broken_file_is_said_and_the_others_go_on(tmp_path: Path) -> None:
     assert broken.output_images() == {}
 
 
+def test_outputs_that_are_not_numbers_are_no_labels(tmp_path: Path) -> None:
+    class Lost(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.new_full((len(images), 3, *images.shape[2:]), torch.nan)
+
+    write_image(tmp_path / "a.png", blocks(40, 48))
+    for options in ({}, {"tile": 32}):
+        (found,) = segmenter(Lost()).predict(tmp_path / "a.png", **options)
+        assert found.labels is None
+        assert "values that are not numbers (NaN)" in str(found.error)
+
+
 def test_size_scales_and_flip_reach_the_network(tmp_path: Path) -> None:
     made, path = segmenter(short_side=32), write_image(tmp_path / "a.png", blocks(80, 160))
     for options, expected in (

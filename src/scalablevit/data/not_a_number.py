@@ -1,7 +1,7 @@
 """Outputs that are not numbers (NaN) count as wrong: argmax would take them for a class, most often for the first."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +39,12 @@ def other_than(mask: Tensor, num_classes: int) -> Tensor:
 
 @contextlib.contextmanager
 def watched(network: nn.Module) -> Iterator[list[bool]]:
-    """In a `with` block, note for each call of a network whether its output, a tensor, holds a NaN."""
+    """In a `with` block, note for each call of a network whether its output holds a NaN: a tensor, or several."""
     found: list[bool] = []
 
     def look(module: nn.Module, inputs: object, output: object) -> None:
-        found.append(isinstance(output, Tensor) and bool(output.isnan().any()))
+        parts = output.values() if isinstance(output, Mapping) else [output]
+        found.append(any(isinstance(part, Tensor) and bool(part.isnan().any()) for part in parts))
 
     handle = network.register_forward_hook(look)
     try:

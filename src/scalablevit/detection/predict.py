@@ -1,5 +1,7 @@
 """What a detector finds in image files."""
 
+import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from torchvision.ops import nms
 from torchvision.transforms.v2 import functional as F
 
 from scalablevit.data.image_batches import read_batches
+from scalablevit.data.not_a_number import ADVICE, watched
 from scalablevit.deploy.exported import ExportedNetwork, is_exported, on_cpu, open_exported
 from scalablevit.deploy.prediction import prepare_for_prediction
 from scalablevit.detection.exported import ExportedDetector
@@ -24,6 +27,8 @@ from scalablevit.detection.transforms import Preprocessing, as_input
 from scalablevit.device import choose_device
 from scalablevit.moved import former_name
 from scalablevit.weights import TrainedWeights, WeightsError, load_network, open_trained
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -366,7 +371,11 @@ class Detector:
         head.nms_thresh = iou
         try:
             batch = [as_input(F.pil_to_tensor(image).to(self.device)) for image in images]
-            outputs = find_objects(network, batch)
+            backbone = getattr(network, "backbone", None)
+            with watched(backbone) if isinstance(backbone, nn.Module) else contextlib.nullcontext([]) as is_nan:
+                outputs = find_objects(network, batch)
+            if any(is_nan):  # of which no score is above a threshold
+                log.warning("the network returned values that are not numbers (NaN), and so no object; %s", ADVICE)
         finally:  # others may measure with it
             head.score_thresh, head.nms_thresh, transform.min_size, transform.max_size = before
         if class_agnostic:

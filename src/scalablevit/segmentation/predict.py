@@ -15,6 +15,7 @@ from torch import nn
 from scalablevit.data.bands import Pixels, in_colour, reads_bands, resized
 from scalablevit.data.georeference import georeference_of
 from scalablevit.data.image_batches import read_batches
+from scalablevit.data.not_a_number import ADVICE, watched
 from scalablevit.deploy.exported import ExportedNetwork, is_exported, on_cpu, open_exported
 from scalablevit.deploy.prediction import prepare_for_prediction
 from scalablevit.device import choose_device
@@ -300,7 +301,12 @@ class Segmenter:
             if file.image is None:
                 yield Prediction(file.path, None, error=file.error, **named)
                 continue
-            labels = self.label(file.image, settings, batch_size=batch_size, tile=tile)
+            with watched(self.network) as is_nan:
+                labels = self.label(file.image, settings, batch_size=batch_size, tile=tile)
+            if any(is_nan):  # they would pass for the first class
+                error = f"{file.path}: the network returned values that are not numbers (NaN); {ADVICE}"
+                yield Prediction(file.path, None, error=error, **named)
+                continue
             image = file.image if keep_images else None
             image = in_colour(image) if isinstance(image, np.ndarray) else image
             yield Prediction(file.path, labels, image=image, **named)
