@@ -372,7 +372,8 @@ class Detector:
         try:
             batch = [as_input(F.pil_to_tensor(image).to(self.device)) for image in images]
             backbone = getattr(network, "backbone", None)
-            with watched(backbone) if isinstance(backbone, nn.Module) else contextlib.nullcontext([]) as is_nan:
+            nothing: contextlib.AbstractContextManager[list[bool]] = contextlib.nullcontext([])
+            with watched(backbone) if isinstance(backbone, nn.Module) else nothing as is_nan:
                 outputs = find_objects(network, batch)
             if any(is_nan):  # of which no score is above a threshold
                 log.warning("the network returned values that are not numbers (NaN), and so no object; %s", ADVICE)
