@@ -85,6 +85,7 @@ def test_mixing_keeps_the_share_of_each_label(alphas: dict[str, float]) -> None:
     images = torch.arange(3.0)[:, None, None, None].expand(3, 3, 16, 16)  # each its own number
     targets = torch.eye(3, dtype=torch.int64)
     mixed, spread = module._mixed(images, targets)
+    assert not torch.equal(mixed, images)
     shares = mixed.mean(dim=(1, 2, 3))
     assert torch.allclose(spread @ torch.arange(3.0), shares, atol=1e-5)
     assert torch.allclose(spread.sum(1), torch.ones(3))
@@ -127,6 +128,42 @@ def test_validation_logs_the_metrics_of_the_whole_set_and_leaves_out_unreadable_
     assert logged["val/macro_f1"] == pytest.approx(expected["macro_f1"])
     assert logged["val/micro_f1"] == pytest.approx(expected["micro_f1"])
     assert logged["val/loss"] == pytest.approx(float(F.binary_cross_entropy_with_logits(logits, targets.float())))
+
+
+def test_a_network_without_numbers_is_wrong_in_every_label(caplog: pytest.LogCaptureFixture) -> None:
+    targets = torch.tensor([[1, 1, 0]] * 3 + [[0, 0, 1]] * 5)  # positives first, where a NaN would rank
+    module = task()
+    module.network = Fixed(torch.full((8, 3), torch.nan))
+    logged: dict[str, Any] = {}
+    module.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[method-assign]
+    module.validation_step(ClassificationBatch(torch.zeros(8, 3, 16, 16), targets, []), 0)
+    module.on_validation_epoch_end()
+    assert logged["val/micro_f1"] == 0
+    assert logged["val/mAP"] == pytest.approx((3 + 3 + 5) / 8 / 3)  # the shares of images that show each class
+    assert not np.isfinite(logged["val/loss"])
+    assert "8 of 8 images are not numbers" in caplog.text
+
+
+def test_an_image_without_numbers_leaves_the_others_as_they_are() -> None:
+    logits, targets = torch.tensor([[4.0, -4.0, -0.5]] * 3), torch.tensor([[1, 0, 0]] * 3)
+    logits[1, 2] = torch.nan
+    module = task()
+    module.network = Fixed(logits)
+    module.validation_step(ClassificationBatch(torch.zeros(3, 3, 16, 16), targets, []), 0)
+    hits, false, *_ = module.val_counts.compute().T.tolist()
+    assert (hits, false) == ([2, 0, 0], [0, 1, 1])
+
+
+def test_a_process_without_a_readable_image_still_has_something_to_gather() -> None:
+    module = task()
+    module.validation_step(ClassificationBatch(torch.zeros(1, 3, 16, 16), torch.full((1, 3), -1), []), 0)
+    assert [tuple(part.shape) for part in module.val_precision.preds] == [(0, 3)]
+    assert [(tuple(part.shape), part.dtype) for part in module.val_precision.target] == [((0, 3), torch.int64)]
+
+
+def test_what_is_not_measured_is_null_in_the_results() -> None:
+    nothing = MultiLabelEvaluation(torch.rand(2, 3), torch.zeros(2, 3, dtype=torch.int64), torch.arange(2), [])
+    assert nothing.summary(CLASSES)["mAP"] is None
 
 
 def test_data_of_a_table(tmp_path: Path) -> None:

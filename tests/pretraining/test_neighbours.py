@@ -65,6 +65,36 @@ def test_colours_are_told_by_an_untrained_network(root: Path) -> None:
     assert [Path(path).name for path in found.unreadable] == ["9.png"]
 
 
+class Features(torch.nn.Module):
+    """Brightness of red and blue, and a NaN for images that are mostly of a colour."""
+
+    def __init__(self, lost: str) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(2))
+        self.lost = {"red": 0, "blue": 1}.get(lost)
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        return (images[:, ::2] - images.amin()) * self.scale[:, None, None]
+
+    def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        pooled = features.mean(dim=(2, 3))
+        if self.lost is not None:
+            return torch.where((pooled.argmax(1) == self.lost)[:, None], torch.nan, pooled)
+        return pooled
+
+
+@pytest.mark.parametrize(("lost", "top1"), [("none", 1.0), ("red", 0.5), ("blue", 0.5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_that_are_no_numbers_have_no_vote_and_count_as_wrong(
+    root: Path, lost: str, top1: float, dtype: torch.dtype
+) -> None:
+    data = UnlabelledImageData(root / "train", image_size=32, num_workers=0, labelled_root=root)
+    assert data.labelled is not None
+    network = Features(lost).to(dtype)
+    found = data.labelled.accuracy(network, device=torch.device("cpu"), batch_size=4, num_workers=0)
+    assert (found.top1, found.num_bank, found.num_queries) == (top1, 12, 6)
+
+
 def test_at_most_so_many_images_are_taken_of_all_classes(root: Path) -> None:
     scan = scan_labelled(root, most=4)
     assert scan.bank.labels == [0, 0, 1, 1]

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tiny_runs import SMALL, assert_same_result, fit, stop_at_batch, weights_of, write_images
 
 from command_line import scalablevit
+from scalablevit.pretraining.task import PretrainingTask
 
 WORDS = [
     *(word for word in SMALL if not word.startswith("--model.head")),
@@ -63,6 +65,28 @@ def test_a_run_that_stopped_resumes_to_the_bit(
     assert evaluated.code == 0, evaluated.err
     # the averaged weights of the best epoch, by the same masks
     assert json.loads(evaluated.out)["val/loss"] == pytest.approx(results["loss"], rel=1e-5)
+
+
+def test_neighbours_are_those_of_the_averaged_weights(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[float]] = {"neighbours": [], "loss": []}
+
+    def noted(name: str, method: str) -> None:
+        original = getattr(PretrainingTask, method)
+
+        def spy(self: PretrainingTask, *arguments: Any) -> Any:
+            network = self.network if name == "loss" else arguments[0]
+            seen[name].append(sum(float(p.double().abs().sum()) for p in network.parameters()))
+            return original(self, *arguments)
+
+        monkeypatch.setattr(PretrainingTask, method, spy)
+
+    noted("neighbours", "_neighbours")
+    noted("loss", "validation_step")
+    outcome = scalablevit(*words("masked", data), "--epochs", "1", "--run", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert seen["neighbours"][0] == seen["loss"][-1]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Measuring a classifier of several labels an image on a set of images, in one process."""
 
+import logging
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +15,9 @@ from torchmetrics.functional.classification import multilabel_average_precision
 from scalablevit.classification.data import LabelledImages
 from scalablevit.classification.evaluate import outputs_of_set
 from scalablevit.data.class_report import class_figures, macro_mean
+from scalablevit.data.not_a_number import ADVICE, wrong_labels_where_nan
+
+_log = logging.getLogger(__name__)
 
 THRESHOLD = 0.5
 """Probability above which a label counts as predicted."""
@@ -65,8 +69,9 @@ class MultiLabelEvaluation:
         for row, value in zip(found["per_class"], precisions.tolist(), strict=True):
             row["average_precision"] = None if np.isnan(value) else value
         per_class = found.pop("per_class")
+        mean = mean_average_precision(precisions, support)
         return {
-            "mAP": mean_average_precision(precisions, support),
+            "mAP": None if np.isnan(mean) else mean,
             **found,
             "threshold": THRESHOLD,
             "exact_match": (said == shown).all(dim=1).double().mean().item(),
@@ -136,4 +141,9 @@ def evaluate(
         ValueError: no image could be read.
     """
     found = outputs_of_set(network, dataset, batch_size=batch_size, device=device, num_workers=num_workers)
-    return MultiLabelEvaluation(found.logits.sigmoid(), found.targets, found.indices, found.unreadable)
+    probabilities, lost = wrong_labels_where_nan(found.logits.sigmoid(), found.targets)
+    if lost:
+        _log.warning(
+            "the outputs for %d of %d images are not numbers, and count as wrong; %s", lost, len(probabilities), ADVICE
+        )
+    return MultiLabelEvaluation(probabilities, found.targets, found.indices, found.unreadable)

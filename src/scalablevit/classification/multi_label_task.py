@@ -1,5 +1,6 @@
 """Training and validating a classifier of which each class is a yes or no of its own: any number of labels an image."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,9 +21,12 @@ from scalablevit.classification.multi_label_evaluate import (
     quiet_of_missing_classes,
 )
 from scalablevit.classification.task import ClassificationTask
+from scalablevit.data.not_a_number import ADVICE, wrong_labels_where_nan
 from scalablevit.training.class_weights import weights_of_classes
 from scalablevit.training.module import Evaluation
 from scalablevit.weights import load_model
+
+_log = logging.getLogger(__name__)
 
 _MOST_POSITIVE_WEIGHT = 100.0
 """Highest weight that "balanced" gives: of a class with a handful of images every one would be a jolt otherwise."""
@@ -128,11 +132,18 @@ class MultiLabelTask(ClassificationTask):
         self.unreadable.collect(batch.unreadable)
         readable = (batch.targets >= 0).all(dim=1)
         if not readable.any():
+            # Processes gather what they collected, and one with nothing at all would leave the others waiting.
+            nothing = torch.zeros(0, len(self.class_names), device=batch.images.device)
+            self.val_precision.update(nothing, nothing.long())
             return
         images, targets = batch.images[readable], batch.targets[readable]
         logits = self.network(images).float()
         self.val_loss.update(F.binary_cross_entropy_with_logits(logits, targets.float()), weight=len(targets))
-        probabilities = logits.sigmoid()
+        probabilities, lost = wrong_labels_where_nan(logits.sigmoid(), targets)
+        if lost:
+            _log.warning(
+                "the outputs for %d of %d images are not numbers, and count as wrong; %s", lost, len(targets), ADVICE
+            )
         self.val_precision.update(probabilities, targets)
         self.val_counts.update(probabilities, targets)
 
@@ -178,7 +189,7 @@ class MultiLabelTask(ClassificationTask):
             draw_average_precision(summary["per_class"], folder / "average_precision.png")
             draw_predictions(result, data.val_dataset, self.class_names, folder / "predictions.png")
 
-        figures = f"mAP {summary['mAP']:.2%}, macro F1 {summary['macro_f1'] or 0:.2%}"
+        figures = f"mAP {summary['mAP'] or 0:.2%}, macro F1 {summary['macro_f1'] or 0:.2%}"
         return Evaluation(summary, figures, result.count, draw)
 
 

@@ -27,6 +27,22 @@ def wrong_where_nan(scores: Tensor, targets: Tensor) -> tuple[Tensor, int]:
     return ranked, int(lost.sum())
 
 
+def wrong_labels_where_nan(probabilities: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+    """Give a sample the opposite of its labels where a probability is NaN.
+
+    Args:
+        probabilities: (N, K).
+        targets: (N, K) of 0 and 1.
+
+    Returns:
+        (N, K) probabilities, and the number of samples with a NaN.
+    """
+    lost = probabilities.isnan().any(dim=1)
+    if not lost.any():
+        return probabilities, 0
+    return torch.where(lost[:, None], 1.0 - targets.to(probabilities.dtype), probabilities), int(lost.sum())
+
+
 def other_than(mask: Tensor, num_classes: int) -> Tensor:
     """A wrong class for every pixel: the one behind the true one.
 

@@ -1,5 +1,6 @@
 """A folder per class beside the unlabelled images, to measure features by their nearest neighbours."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ from scalablevit.abridged import abridged
 from scalablevit.data.check import evenly_spread
 from scalablevit.data.find_images import is_folder, walk_images
 from scalablevit.data.loaders import eval_loader
+from scalablevit.data.not_a_number import ADVICE
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, why_no_folder
 from scalablevit.data.text_file import normalised
 from scalablevit.pretraining.neighbours import neighbours_votes
 from scalablevit.pretraining.unlabelled_images import UnlabelledImages, collate
 from scalablevit.training.teacher import outputs_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -142,12 +146,13 @@ class LabelledImages:
         """
         unreadable: list[str] = []
         parts = []
+        dtype = next(network.parameters()).dtype
         for part in (self.scan.bank, self.scan.queries):
             images = UnlabelledImages(self.scan.root, part.files, **self._options)
             found, kept = [], []
             for batch in eval_loader(images, batch_size=batch_size, num_workers=num_workers, collate_fn=collate):
                 unreadable += batch.unreadable
-                pooled = outputs_of(network, batch.images.to(device), pooled=True).pooled
+                pooled = outputs_of(network, batch.images.to(device, dtype), pooled=True).pooled
                 assert pooled is not None
                 found.append(pooled.float().cpu())
                 kept.append(batch.readable)
@@ -156,6 +161,19 @@ class LabelledImages:
         (bank, labels), (queries, true) = parts
         if not len(bank) or not len(queries):
             return NeighboursAccuracy(float("nan"), len(bank), len(queries), unreadable)
-        votes = neighbours_votes(bank, labels, queries, num_classes=len(self.scan.class_names))
-        top1 = (votes.argmax(1) == true).double().mean().item()
+        known, is_number = (
+            bank.isfinite().all(dim=1),
+            queries.isfinite().all(dim=1),
+        )  # a NaN would be the nearest of all
+        if lost := int((~known).sum() + (~is_number).sum()):
+            _log.warning(
+                "the features of %d of %d labelled images are not numbers: they have no vote, and count as wrong; %s",
+                *(lost, len(bank) + len(queries), ADVICE),
+            )
+        num_right = 0
+        if known.any() and is_number.any():
+            bank_of_numbers = bank[known], labels[known]
+            votes = neighbours_votes(*bank_of_numbers, queries[is_number], num_classes=len(self.scan.class_names))
+            num_right = int((votes.argmax(1) == true[is_number]).sum())
+        top1 = num_right / len(queries)
         return NeighboursAccuracy(top1, len(bank), len(queries), unreadable)

@@ -1,5 +1,6 @@
 """What all pretraining shares: the network without a head, its loss on held-out images, its weights."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torchmetrics import MeanMetric
 from scalablevit.data.image_transforms import Preprocessing
 from scalablevit.data.images import why_unreadable
 from scalablevit.data.loaders import eval_loader
+from scalablevit.data.unreadable import UnreadableFiles
 from scalablevit.networks import build_classifier, is_ours, own_settings, recompute_blocks, size_options
 from scalablevit.pretraining.labelled import LabelledImages, NeighboursAccuracy
 from scalablevit.pretraining.neighbours import NUM_NEIGHBOURS
@@ -76,7 +78,9 @@ class PretrainingTask(TrainingModule):
             recompute_blocks(self.network, variant)
         self.load_report = None if settings.weights is None else load_weights(self.network, settings.weights)
         self.unreadable.explain = why_unreadable
-        self.val_loss = MeanMetric()
+        self.val_loss = MeanMetric(nan_strategy=math.inf)  # a NaN is to be seen in the mean
+        self._unreadable_labelled = UnreadableFiles(0, explain=why_unreadable)  # they are none of the held-out images
+        self._near: NeighboursAccuracy | None = None
 
     def _build_network(self) -> nn.Module:
         settings, size = self.settings, self.preprocessing.image_size
@@ -138,13 +142,20 @@ class PretrainingTask(TrainingModule):
             batch = batch._replace(images=batch.images[kept], seeds=[batch.seeds[i] for i in kept])
         return torch.stack(list(self.losses(network, batch).values())).sum().float(), len(kept)
 
+    def on_validation_epoch_start(self) -> None:
+        """Measure how well nearest neighbours tell classes.
+
+        At the end of the epoch it would be too late: a moving average of the weights has left the network by then.
+        """
+        self._near = None if self.trainer.sanity_checking else self._neighbours(self.network)
+
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the whole set, and how well nearest neighbours tell classes."""
+        """Log the metrics of the whole set, and how well nearest neighbours told classes."""
         # compute() before log(): it talks to the other ranks, which may differ in batches.
         self.log("val/loss", self.val_loss.compute(), prog_bar=True, sync_dist=False)
         self.val_loss.reset()
-        if not self.trainer.sanity_checking and (found := self._neighbours(self.network)) is not None:
-            self.log("val/knn_top1", found.top1, prog_bar=True, sync_dist=False)  # the same on every rank
+        if self._near is not None:
+            self.log("val/knn_top1", self._near.top1, prog_bar=True, sync_dist=False)  # the same on every rank
 
     def _neighbours(self, network: nn.Module) -> NeighboursAccuracy | None:
         """What the nearest neighbours of labelled images find out; None: there are none."""
@@ -154,7 +165,8 @@ class PretrainingTask(TrainingModule):
             return None
         device = next(network.parameters()).device
         found = labelled.accuracy(network, device=device, batch_size=data.batch_size, num_workers=data.num_workers)
-        self.unreadable.collect(found.unreadable)
+        self._unreadable_labelled.max_files = self.unreadable.max_files
+        self._unreadable_labelled.collect(found.unreadable)
         return found
 
     def _shared_metadata(self) -> dict[str, Any]:
@@ -183,7 +195,7 @@ class PretrainingTask(TrainingModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         device = self.trainer.strategy.root_device  # self.device is the CPU again by now
         network = load_model(folder)[0].to(device)
-        self.eval().to(device)
+        self.eval().to(device=device, dtype=torch.float32)  # as the weights were written
         # sums, not a metric: that would wait for the other ranks, which do not come here
         total, unreadable = 0.0, 0
         options = {"batch_size": data.batch_size, "num_workers": data.num_workers, "collate_fn": collate}
@@ -195,10 +207,11 @@ class PretrainingTask(TrainingModule):
         count = len(data.val_dataset) - unreadable
         if not count:
             raise ValueError(f"none of the {unreadable} held-out images can be read")
-        results: dict[str, Any] = {"loss": total / count, "count": count, "unreadable": unreadable}
-        figures = f"loss {results['loss']:.4f}"
+        loss = total / count
+        results: dict[str, Any] = {"loss": None if math.isnan(loss) else loss, "count": count, "unreadable": unreadable}
+        figures = f"loss {loss:.4f}"
         if (near := self._neighbours(network)) is not None:
-            results |= {"knn_top1": near.top1, "knn_k": NUM_NEIGHBOURS}
+            results |= {"knn_top1": None if math.isnan(near.top1) else near.top1, "knn_k": NUM_NEIGHBOURS}
             results |= {"knn_bank": near.num_bank, "knn_queries": near.num_queries}
             figures += f", {NUM_NEIGHBOURS}-NN top-1 {near.top1:.2%}"
         return Evaluation(results, figures, count, lambda: self.draw(network, folder))
