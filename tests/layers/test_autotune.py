@@ -1,6 +1,7 @@
 """Which form of a layer runs is what was measured on the device, once."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -108,13 +109,75 @@ def test_training_is_another_case_with_a_backward() -> None:
     network, grads = small_network(), []
     network.stages[0].blocks[0].mlp.fc1.weight.register_hook(grads.append)
     state = torch.random.get_rng_state()
-    found = measure_forms(network, IMAGES, task="training", seconds_of=timer(lambda n: 3e-3 - n % 2 * 1e-3, []))
+    found = measure_forms(network, IMAGES, task="training", seconds_of=timer(lambda n: 1e-3 + n % 2 * 1e-3, []))
     assert all(key.endswith("training") for key in found)
     assert network.training
     assert not grads
     assert all(parameter.grad is None for parameter in network.parameters())
     assert torch.equal(torch.random.get_rng_state(), state)
+    assert choices()["first"].implementation == "triton", "it infers"
+    training = feed_forward.select_implementation(dim=16, hidden_dim=64, device=CUDA, dtype=BF16)
+    assert training.implementation == "torch"
+    assert not any(key.startswith("norm_linear") for key in found), "nothing follows it"
+
+
+@pytest.mark.parametrize("name", ["stages.0.peg.conv", "stages.0.blocks.1.attn.reduce"])
+def test_a_convolution_that_was_replaced_is_not_measured(name: str) -> None:
+    whole, network = set(measure_forms(small_network(), IMAGES, seconds_of=timer(float, []))), small_network()
+    network.set_submodule(name, torch.nn.Sequential(network.get_submodule(name)))
+    measured.path().unlink()
+    measured.forget()
+    missing = whole - set(measure_forms(network, IMAGES, seconds_of=timer(float, [])))
+    assert len(missing) == 1
+    assert ("3 x 3" if "peg" in name else "2 x 2") in missing.pop()
+
+
+def test_what_does_not_fit_into_memory_leaves_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*shape: int, **options: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    network = small_network()
+    monkeypatch.setattr(torch, "randn", full)
+    assert measure_forms(network, IMAGES, seconds_of=timer(float, [])) == {}
+
+
+def test_other_faults_are_not_hidden() -> None:
+    def fails(run: Callable[[], object], device: torch.device) -> float:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        measure_forms(small_network(), IMAGES, seconds_of=fails)
+
+
+def test_a_user_without_a_home_has_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(measured.FILE_VARIABLE)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(measured.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert measured.path() == tmp_path / "scalablevit" / "autotune.json"
     assert choices()["first"].implementation == "triton"
+
+
+def test_writers_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    held: list[bool] = []
+
+    def read() -> dict[str, dict[str, measured.Times]]:
+        with measured.path().with_name("autotune.json.lock").open("a") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held.append(False)
+            except BlockingIOError:
+                held.append(True)
+        return {}
+
+    measured.known()
+    monkeypatch.setattr(measured, "read", read)
+    measure_forms(small_network(), IMAGES, seconds_of=timer(float, []))
+    assert held == [True]
 
 
 def test_a_form_that_is_asked_for_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +219,10 @@ def test_a_file_that_cannot_be_written_warns(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv(measured.FILE_VARIABLE, str(tmp_path / "file" / "autotune.json"))
     measured.forget()
     measured._times = {}
-    with pytest.warns(UserWarning, match="ignored|serve this process alone"):
+    with pytest.warns(UserWarning, match="serve this process alone"):
         measure_forms(small_network(), IMAGES, seconds_of=timer(lambda n: 2e-3 if n % 2 else 1e-3, []))
+    with warnings.catch_warnings(action="error"):  # said once
+        measure_forms(small_network(), IMAGES, task="training", seconds_of=timer(float, []))
     assert choices()["first"].implementation == "torch"
 
 
@@ -205,3 +270,5 @@ def test_the_environment_names_device_driver_and_versions(monkeypatch: pytest.Mo
     name = measured.environment(CUDA)
     assert name.startswith(f"NVIDIA H100, driver 550.54, torch {torch.__version__}, triton ")
     assert ", scalablevit " in name
+    monkeypatch.setattr(measured, "_sources", lambda: "other")
+    assert measured.environment(CUDA) != name

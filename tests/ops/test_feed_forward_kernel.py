@@ -80,6 +80,42 @@ def test_half_a_projection_is_refused() -> None:
         calls()[0](*tensors, torch.ones(24, 24))
 
 
+@pytest.mark.parametrize("name", ["branch", "weight_1", "bias_1", "weight_2", "proj_weight", "scale", "branch_scale"])
+def test_a_tensor_that_does_not_fit_is_refused(name: str) -> None:
+    inputs = {part: x.bfloat16() for part, x in make_projected_inputs(37).items()}
+    scales = {"scale": torch.ones(2), "branch_scale": torch.ones(2)}
+    of = scales if name in scales else inputs
+    of[name] = of[name][:-1] if name == "proj_weight" else of[name][..., :-1]  # of its width the branch is told
+    with pytest.raises(ValueError, match=rf"{name} \(.*\) must be \("):
+        calls(**scales)[0](*inputs.values())
+
+
+def test_a_map_of_another_width_is_refused() -> None:
+    inputs = {part: x.bfloat16() for part, x in make_inputs("odd widths").items()}
+    with pytest.raises(ValueError, match=r"must be \(23,\) for a map \(2, 3, 5, 23\)"):
+        calls()[0](inputs.pop("x")[..., :-1], inputs.pop("branch")[..., :-1], *inputs.values())
+
+
+@pytest.mark.parametrize("part", ["norm2", "mlp.fc1", "mlp.fc2"])
+def test_a_layer_of_another_width_is_no_part_of_the_kernel(part: str) -> None:
+    block = make_block("triton")
+    assert block.is_fusible()
+    others = {"norm2": nn.LayerNorm(8), "mlp.fc1": nn.Linear(8, 64), "mlp.fc2": nn.Linear(64, 1)}
+    block.set_submodule(part, others[part])
+    assert not block.is_fusible()
+
+
+def test_padded_rows_add_nothing_to_gradients_without_eps() -> None:
+    inputs = make_inputs("odd widths")
+    found = out_and_grads(calls(eps=0.0)[0], inputs, torch.bfloat16)
+    assert all(x is None or x.isfinite().all() for x in found.values())
+
+
+def test_drop_path_that_drops_all_leaves_the_stream() -> None:
+    block, x = make_block("triton", drop_path=1.0).bfloat16(), randn((2, 3, 5, 16), seed=1).bfloat16()
+    assert torch.equal(block(x), x)
+
+
 def test_kernel_without_a_branch_errs_no_more_than_eager() -> None:
     assert_errs_no_more_than_eager(*calls(), make_inputs("odd widths") | {"branch": None}, torch.bfloat16)
 

@@ -11,12 +11,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from scalablevit.layers.block import Block
+from scalablevit.layers.convolution import is_square
 from scalablevit.layers.iwsa import InteractiveWindowSelfAttention
 from scalablevit.layers.norm_linear import are_fusible
 from scalablevit.layers.peg import PositionalEncodingGenerator
@@ -27,11 +30,18 @@ from scalablevit.ops.convolution import convolution
 from scalablevit.ops.measured import Case, Task, Times
 from scalablevit.safe_write import WriteError, write_json
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 Run = Callable[[], object]
 SecondsOf = Callable[[Run, torch.device], float]
 """Times calls of a function on a device: seconds of one."""
 
 _WARM_UP, _ROUNDS = 3, 15
+_CYCLES_AHEAD = 5_000_000  # of a device: some 3 ms, longer than a host takes to start what a layer computes
+_unwritable: set[Path] = set()  # files of which it was said
 
 
 class Layer(NamedTuple):
@@ -40,12 +50,12 @@ class Layer(NamedTuple):
     Attributes:
         case: what its times are known by.
         forms: form -> a function of the tensors.
-        tensors: map, branch and weights.
+        make: makes map, branch and weights: one layer's at a time are in memory.
     """
 
     case: Case
     forms: dict[Resolved, Callable[..., Tensor]]
-    tensors: tuple[Tensor, ...]
+    make: Callable[[], tuple[Tensor, ...]]
 
 
 def measure_forms(
@@ -84,18 +94,22 @@ def measure_forms(
     layers: dict[str, Layer] = {}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         for module, shape in _maps(model, images, dtype):
-            for layer in _layers(module, shape, images.dtype, dtype, device):
+            for layer in _layers(module, shape, images.dtype, dtype, device, task):
                 layers.setdefault(layer.case.key(task), layer)
+        tensors: tuple[Tensor, ...] = ()
         for key, layer in layers.items():
             if key in known:
                 continue
             try:
+                tensors = layer.make()
                 found[key] = {
-                    str(form): seconds_of(_call(function, layer.tensors, task), device)
+                    str(form): seconds_of(_call(function, tensors, task), device)
                     for form, function in layer.forms.items()
                 }
-            except RuntimeError:
+            except (torch.OutOfMemoryError, TorchDynamoException):
                 continue  # out of memory, or no compiler: the rule of the choice holds
+            finally:
+                tensors = ()
     if found:
         known.update(found)
         _write(environment, found)
@@ -104,13 +118,28 @@ def measure_forms(
 
 def _write(environment: str, found: dict[str, Times]) -> None:
     """Add times to the file, beside what others have written since."""
-    file, environments = measured.path(), measured.read()
-    environments.setdefault(environment, {}).update(found)
+    file = measured.path()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"format": measured.FORMAT, "environments": environments})
+        with _alone(file):
+            environments = measured.read()
+            environments.setdefault(environment, {}).update(found)
+            write_json(file, {"format": measured.FORMAT, "environments": environments})
     except (WriteError, OSError) as error:
-        warnings.warn(f"the measured times serve this process alone: {error}", stacklevel=3)
+        if file not in _unwritable:
+            _unwritable.add(file)
+            warnings.warn(f"the measured times serve this process alone: {error}", stacklevel=3)
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Keep other processes from writing a file between our reading and our writing it; where the system can."""
+    if fcntl is None:
+        yield
+        return
+    with file.with_name(file.name + ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+        yield
 
 
 def _maps(model: nn.Module, images: Tensor, dtype: torch.dtype) -> list[tuple[nn.Module, tuple[int, ...]]]:
@@ -144,7 +173,12 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _layers(
-    module: nn.Module, shape: tuple[int, ...], stream: torch.dtype, dtype: torch.dtype, device: torch.device
+    module: nn.Module,
+    shape: tuple[int, ...],
+    stream: torch.dtype,
+    dtype: torch.dtype,
+    device: torch.device,
+    task: Task,
 ) -> Iterator[Layer]:
     """The layers of a module that our kernels serve."""
     where: dict[str, Any] = {"device": device, "dtype": dtype, "implementation": "triton"}
@@ -153,15 +187,23 @@ def _layers(
         C, hidden = shape[-1], weights.weight_1.shape[0]
         if feed_forward.select_implementation(dim=C, hidden_dim=hidden, **where).implementation == "triton":
             yield _feed_forward(weights, module.norm2.eps, shape, stream)
-        # Together with what follows the attention, as the block computes it.
-        if isinstance(attn, InteractiveWindowSelfAttention) and are_fusible(module.norm1, attn.qkv):
+        # Together with what follows the attention, as the block computes it; in training it does not, unasked.
+        if task == "training" or not isinstance(attn, InteractiveWindowSelfAttention):
+            return
+        if are_fusible(module.norm1, attn.qkv):
             outputs = attn.qkv.out_features
             if norm_linear.select_implementation(dim=C, outputs=outputs, **where).implementation == "triton":
                 yield _norm_linear(module.norm1, attn.qkv, shape, stream, dtype)
     conv = {PositionalEncodingGenerator: "conv", ScalableSelfAttention: "reduce"}.get(type(module))
-    if conv is not None and hasattr(module, conv):
-        layer = getattr(module, conv)
-        sizes = {"side": layer.kernel_size[0], "stride": layer.stride[0], "padding": layer.padding[0]}
+    layer = None if conv is None else getattr(module, conv, None)
+    if isinstance(layer, nn.Conv2d) and is_square(layer):
+        if not layer.groups == layer.in_channels == layer.out_channels == shape[-1]:
+            return
+        sizes: dict[str, Any] = {
+            "side": layer.kernel_size[0],
+            "stride": layer.stride[0],
+            "padding": layer.padding[0],
+        }
         if depthwise.select_implementation(dim=shape[-1], **sizes, **where).implementation == "triton":
             yield _depthwise(layer, shape, dtype, residual=isinstance(module, PositionalEncodingGenerator))
 
@@ -169,8 +211,11 @@ def _layers(
 def _feed_forward(weights: feed_forward.Weights, eps: float, shape: tuple[int, ...], stream: torch.dtype) -> Layer:
     dtype, (hidden, C) = weights.weight_1.dtype, weights.weight_1.shape
     device, proj = weights.weight_1.device, weights.proj_weight
-    x = torch.randn(shape, dtype=stream, device=device)
-    branch = torch.randn(*shape[:-1], C if proj is None else proj.shape[1], dtype=dtype, device=device)
+
+    def make() -> tuple[Tensor, ...]:
+        x = torch.randn(shape, dtype=stream, device=device)
+        branch = torch.randn(*shape[:-1], C if proj is None else proj.shape[1], dtype=dtype, device=device)
+        return x, branch, *(part for part in weights if part is not None)
 
     def form(implementation: Resolved) -> Callable[..., Tensor]:
         def run(x: Tensor, branch: Tensor, *parts: Tensor) -> Tensor:
@@ -179,9 +224,8 @@ def _feed_forward(weights: feed_forward.Weights, eps: float, shape: tuple[int, .
 
         return run
 
-    tensors = (x, branch, *(part for part in weights if part is not None))
     case = Case("feed_forward", feed_forward.sizes_in_words(C, hidden), dtype)
-    return Layer(case, {"triton": form("triton"), "torch": _compiled(form("torch"), device)}, tensors)
+    return Layer(case, {"triton": form("triton"), "torch": _compiled(form("torch"), device)}, make)
 
 
 def _norm_linear(
@@ -203,21 +247,27 @@ def _norm_linear(
         return run
 
     device = linear.weight.device
-    parts = [part.to(dtype) for part in (linear.weight, linear.bias) if part is not None]
-    tensors = (torch.randn(shape, dtype=stream, device=device), norm.weight, norm.bias, *parts)
+
+    def make() -> tuple[Tensor, ...]:
+        parts = (part.to(dtype) for part in (linear.weight, linear.bias) if part is not None)
+        return torch.randn(shape, dtype=stream, device=device), norm.weight, norm.bias, *parts
+
     case = Case("norm_linear", norm_linear.sizes_in_words(linear.in_features, linear.out_features), dtype)
-    return Layer(case, {"triton": form("triton"), "torch": _compiled(form("torch"), device)}, tensors)
+    return Layer(case, {"triton": form("triton"), "torch": _compiled(form("torch"), device)}, make)
 
 
 def _compiled(form: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
     """PyTorch's form as it is in a compiled network, where norms and sums join what is around them."""
-    return torch.compile(form) if device.type == "cuda" else form
+    return torch.compile(form, dynamic=False) if device.type == "cuda" else form
 
 
 def _depthwise(conv: nn.Conv2d, shape: tuple[int, ...], dtype: torch.dtype, *, residual: bool) -> Layer:
     assert not isinstance(conv.padding, str)
     side, stride, padding, C = conv.kernel_size[0], conv.stride[0], conv.padding[0], shape[-1]
-    x = torch.randn(shape, dtype=dtype, device=conv.weight.device)
+
+    def make() -> tuple[Tensor, ...]:
+        x = torch.randn(shape, dtype=dtype, device=conv.weight.device)
+        return x, *(part.to(dtype) for part in (conv.weight, conv.bias) if part is not None)
 
     def ours(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return depthwise.convolve_by_kernel(x, weight, bias, stride=stride, padding=padding, residual=residual)
@@ -226,10 +276,8 @@ def _depthwise(conv: nn.Conv2d, shape: tuple[int, ...], dtype: torch.dtype, *, r
         out: Tensor = convolution(x, weight, bias, stride, padding, C)
         return x + out if residual else out
 
-    weights = (conv.weight, conv.bias) if conv.bias is not None else (conv.weight,)
-    tensors = (x, *(weight.to(dtype) for weight in weights))
     case = Case("depthwise", depthwise.sizes_in_words(C, side, stride), dtype)
-    return Layer(case, {"triton": ours, "torch": theirs}, tensors)
+    return Layer(case, {"triton": ours, "torch": theirs}, make)
 
 
 def _call(function: Callable[..., Tensor], tensors: tuple[Tensor, ...], task: Task) -> Run:
@@ -262,7 +310,10 @@ def _device_seconds(run: Run, device: torch.device) -> float:
 
 
 def _between_events(run: Run, device: torch.device) -> float:
+    """Seconds that the device computes: it waits until the host is ahead, or a small batch would time the host."""
     with torch.cuda.device(device):
+        if hasattr(torch.cuda, "_sleep"):
+            torch.cuda._sleep(_CYCLES_AHEAD)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         run()

@@ -85,6 +85,9 @@ class Block(nn.Module):
             return False
         if not (is_plain(mlp.fc1, nn.Linear) and is_plain(mlp.fc2, nn.Linear) and is_plain(mlp.drop, nn.Dropout)):
             return False
+        sizes = mlp.fc1.in_features, mlp.fc1.out_features
+        if norm.normalized_shape != sizes[:1] or (mlp.fc2.out_features, mlp.fc2.in_features) != sizes:
+            return False
         if mlp.fc1.bias is None or mlp.fc2.bias is None or (mlp.training and mlp.drop.p > 0):
             return False
         if isinstance(self.drop_path, StochasticDepth):
@@ -147,4 +150,5 @@ class Block(nn.Module):
         if not isinstance(drop_path, StochasticDepth) or not drop_path.training or drop_path.p == 0:
             return None
         kept = 1 - drop_path.p
-        return torch.empty(images, dtype=like.dtype, device=like.device).bernoulli_(kept).div_(kept)
+        drawn = torch.empty(images, dtype=like.dtype, device=like.device).bernoulli_(kept)
+        return drawn.div_(kept) if kept > 0 else drawn

@@ -25,7 +25,7 @@ def convolve(conv: nn.Module, x: Tensor, *, implementation: Implementation = "au
         x: the map; of one that is (B, H, W, C) in memory, a view.
         implementation: of a depthwise convolution.
     """
-    if not is_symbolic(x) and may_run(x.device) and _is_square(conv):
+    if not is_symbolic(x) and may_run(x.device) and is_square(conv):
         found = _by_kernel(conv, channels_last(x), residual=False, implementation=implementation)
         if found is not None:
             return found
@@ -36,14 +36,14 @@ def convolve(conv: nn.Module, x: Tensor, *, implementation: Implementation = "au
 
 def convolve_and_add(conv: nn.Module, x: Tensor, *, implementation: Implementation = "auto") -> Tensor:
     """Compute `x + conv(x)` of a map whose size it keeps: (B, H, W, C) -> (B, H, W, C); otherwise as `convolve`."""
-    if not is_symbolic(x) and may_run(x.device) and _is_square(conv):
+    if not is_symbolic(x) and may_run(x.device) and is_square(conv):
         found = _by_kernel(conv, x, residual=True, implementation=implementation)
         if found is not None:
             return found
     return x + convolve(conv, channels_first(x), implementation=implementation)
 
 
-def _is_square(conv: nn.Module) -> bool:
+def is_square(conv: nn.Module) -> bool:
     """Tell whether it is a plain convolution of one side, one stride and one number of padding zeros."""
     if not isinstance(conv, nn.Conv2d) or not is_plain(conv, nn.Conv2d) or isinstance(conv.padding, str):
         return False
@@ -56,7 +56,7 @@ def _by_kernel(conv: nn.Module, x: Tensor, *, residual: bool, implementation: Im
     """The result of our kernel, (B, H', W', C); None where it does not run."""
     assert isinstance(conv, nn.Conv2d)
     assert not isinstance(conv.padding, str)
-    if not conv.groups == conv.in_channels == conv.out_channels:
+    if not x.shape[-1] == conv.groups == conv.in_channels == conv.out_channels:
         return None
     stride, padding = conv.stride[0], conv.padding[0]
     dtype = dtype_of_products(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from scalablevit.layers.plain import is_plain
@@ -19,7 +20,8 @@ def normalise_and_project(
         norm: an nn.LayerNorm, or what stands in its place; None where x is normalised.
         linear: called as a module unless the kernel runs.
         x: a map with a device.
-        implementation: see `scalablevit.ops.norm_linear.norm_linear`.
+        implementation: see `scalablevit.ops.norm_linear.norm_linear`; "auto" keeps to the layers where gradients are
+            enabled: the kernel's backward normalises again, which reads more than the forward saves.
     """
     if norm is not None and may_run(x.device) and are_fusible(norm, linear):
         assert isinstance(norm, nn.LayerNorm)
@@ -31,7 +33,7 @@ def normalise_and_project(
             dtype=dtype,
             implementation=implementation,
         )
-        if choice.implementation == "triton":
+        if choice.implementation == "triton" and (implementation == "triton" or not torch.is_grad_enabled()):
             return norm_linear.norm_linear(
                 x,
                 norm.weight,
@@ -47,6 +49,11 @@ def normalise_and_project(
 
 def are_fusible(norm: nn.Module, linear: nn.Module) -> bool:
     """Tell whether they do no more than the kernel: nobody watches or replaced either."""
-    if not isinstance(norm, nn.LayerNorm) or not is_plain(norm, nn.LayerNorm) or not is_plain(linear, nn.Linear):
+    if not isinstance(norm, nn.LayerNorm) or not is_plain(norm, nn.LayerNorm) or not isinstance(linear, nn.Linear):
         return False
-    return norm.weight is not None and norm.bias is not None and len(norm.normalized_shape) == 1
+    return (
+        is_plain(linear, nn.Linear)
+        and norm.weight is not None
+        and norm.bias is not None
+        and norm.normalized_shape == (linear.in_features,)
+    )

@@ -7,10 +7,13 @@ each apart.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib.metadata
 import json
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,16 +56,26 @@ _times: dict[str, dict[str, Times]] | None = None  # environment -> case's name 
 
 
 def path() -> Path:
-    """The file: SCALABLEVIT_AUTOTUNE_FILE, or autotune.json in the user's cache folder for scalablevit."""
+    """The file: SCALABLEVIT_AUTOTUNE_FILE, or autotune.json in the user's cache folder for scalablevit.
+
+    A user without a home has the folder of temporary files instead.
+    """
     named = os.environ.get(FILE_VARIABLE)
     if named:
         return Path(named)
     folder = os.environ.get("XDG_CACHE_HOME")
-    return (Path(folder) if folder else Path.home() / ".cache") / "scalablevit" / "autotune.json"
+    return (Path(folder) if folder else _cache_folder()) / "scalablevit" / "autotune.json"
+
+
+def _cache_folder() -> Path:
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # HOME is unset, and the system does not know the user: as in containers
+        return Path(tempfile.gettempdir())
 
 
 def environment(device: torch.device) -> str:
-    """Name all that times depend on: the device, its driver, and the versions of what makes the code that runs."""
+    """Name all that times depend on: the device, its driver, versions and sources of the code that runs."""
     if device.type == "cuda":
         name = cuda.get_device_properties(cuda.current_device() if device.index is None else device.index).name
         parts = [name, f"driver {_driver()}"]
@@ -74,7 +87,18 @@ def environment(device: torch.device) -> str:
             parts.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             parts.append(f"{package} unknown")
+    parts.append(f"kernels {_sources()}")
     return ", ".join(parts)
+
+
+@functools.cache
+def _sources() -> str:
+    """What the kernels are written as, in eight digits: an installation in place changes without its version."""
+    found = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*/*.py")):
+        if file.name in ("kernel.py", "backward_kernel.py", "programs.py", "tiles.py"):
+            found.update(file.read_bytes())
+    return found.hexdigest()[:8]
 
 
 def _driver() -> str:
@@ -91,7 +115,7 @@ def read() -> dict[str, dict[str, Times]]:
     file = path()
     try:
         found = json.loads(file.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         return _ignored(file, f"{type(error).__name__}: {error}")

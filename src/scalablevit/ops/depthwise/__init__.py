@@ -74,11 +74,13 @@ def depthwise_convolution(
         precise as what PyTorch gives: the kernel sums in fp32.
 
     Raises:
-        ValueError: `weight` does not fit `x`, or `residual` is asked for where sizes differ.
+        ValueError: `weight` or `bias` does not fit `x`, or `residual` is asked for where sizes differ.
     """
     C, _, side, width = weight.shape
     if x.shape[-1] != C or side != width:
         raise ValueError(f"weight {tuple(weight.shape)} is no square depthwise kernel for {x.shape[-1]} channels")
+    if bias is not None and bias.shape != (C,):
+        raise ValueError(f"bias {tuple(bias.shape)} does not fit {C} channels")
     if residual and (stride != 1 or 2 * padding != side - 1):
         raise ValueError(
             f"residual needs a result as large as x: stride 1 and padding {side // 2} for a side of {side}"

@@ -78,7 +78,8 @@ def feed_forward(
         as large as `x`, in its dtype.
 
     Raises:
-        ValueError: only one of `proj_weight` and `proj_bias` is given, or they come without a branch.
+        ValueError: only one of `proj_weight` and `proj_bias` is given, or they come without a branch; or, where the
+            kernel runs, a tensor does not fit `x`.
     """
     *parts, proj_weight, proj_bias = weights
     if (proj_weight is None) != (proj_bias is None) or (proj_weight is not None and branch is None):
@@ -91,6 +92,35 @@ def feed_forward(
         implementation=implementation,
     )
     if choice.implementation == "triton":
+        _check_shapes(x, branch, weights, branch_scale, scale)
         out: Tensor = operators.feed_forward(x, branch, proj_weight, proj_bias, branch_scale, *parts, scale, eps)
         return out
     return reference.feed_forward(x, branch, weights, eps=eps, branch_scale=branch_scale, scale=scale)
+
+
+def _check_shapes(
+    x: Tensor, branch: Tensor | None, weights: Weights, branch_scale: Tensor | None, scale: Tensor | None
+) -> None:
+    """Check that the kernel reads and writes inside of its tensors, which it trusts to fit.
+
+    Raises:
+        ValueError: a tensor does not fit `x`.
+    """
+    C, hidden = x.shape[-1], weights.weight_1.shape[0]
+    width = C if weights.proj_weight is None else weights.proj_weight.shape[1]
+    expected: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
+        "branch": (branch, (*x.shape[:-1], width)),
+        "branch_scale": (branch_scale, x.shape[:1]),
+        "scale": (scale, x.shape[:1]),
+        "norm_weight": (weights.norm_weight, (C,)),
+        "norm_bias": (weights.norm_bias, (C,)),
+        "weight_1": (weights.weight_1, (hidden, C)),
+        "bias_1": (weights.bias_1, (hidden,)),
+        "weight_2": (weights.weight_2, (C, hidden)),
+        "bias_2": (weights.bias_2, (C,)),
+        "proj_weight": (weights.proj_weight, (C, width)),
+        "proj_bias": (weights.proj_bias, (C,)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} {tuple(tensor.shape)} must be {tuple(shape)} for a map {tuple(x.shape)}")

@@ -97,7 +97,8 @@ def _backward_kernel(
 
     mean = tl.sum(y, axis=1) / C
     y = tl.where(is_channel[None, :], y - mean[:, None], 0.0)
-    rstd = tl.rsqrt(tl.sum(y * y, axis=1) / C + eps)
+    # Of no token it would be infinite without eps, and NaN in the sums over tokens.
+    rstd = tl.where(is_token, tl.rsqrt(tl.sum(y * y, axis=1) / C + eps), 0.0)
     y *= rstd[:, None]
     y *= tl.load(norm_weight + channel, mask=is_channel, other=0.0).to(tl.float32)[None, :]
     y += tl.load(norm_bias + channel, mask=is_channel, other=0.0).to(tl.float32)[None, :]

@@ -72,6 +72,9 @@ def norm_linear(
 
     Returns:
         (B, ..., outputs).
+
+    Raises:
+        ValueError: weights do not fit `x`, where the kernel runs; PyTorch has errors of its own.
     """
     choice = select_implementation(
         dim=weight.shape[1],
@@ -81,6 +84,14 @@ def norm_linear(
         implementation=implementation,
     )
     if choice.implementation == "triton":
+        C = x.shape[-1]
+        if weight.shape[1] != C or norm_weight.shape != (C,) or norm_bias.shape != (C,):
+            raise ValueError(
+                f"norm_weight {tuple(norm_weight.shape)}, norm_bias {tuple(norm_bias.shape)} and weight "
+                f"{tuple(weight.shape)} do not fit a map of {C} channels"
+            )
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias {tuple(bias.shape)} does not fit weight {tuple(weight.shape)}")
         out: Tensor = operators.norm_linear(x, norm_weight, norm_bias, weight, bias, eps)
         return out
     return reference.norm_linear(x, norm_weight, norm_bias, weight, bias, eps=eps)

@@ -58,17 +58,28 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, norm_weight, norm_bias, weight = ctx.saved_tensors
-    C = x.shape[-1]
+    needs, C = ctx.needs_input_grad, x.shape[-1]
     small = norm_weight.to(x.dtype), norm_bias.to(x.dtype)
     normalised, mean, rstd = torch.native_layer_norm(x, [C], *small, ctx.eps)
     flat = grad.reshape(-1, grad.shape[-1])  # (tokens, outputs)
-    d_normalised = (flat @ weight).view(x.shape).to(x.dtype)
-    dx, d_norm_weight, d_norm_bias = torch.ops.aten.native_layer_norm_backward(
-        d_normalised, x, [C], mean, rstd, *small, [True, True, True]
+    dx = d_norm_weight = d_norm_bias = d_weight = d_bias = None
+    if any(needs[:3]):
+        d_normalised = (flat @ weight).view(x.shape).to(x.dtype)
+        dx, d_norm_weight, d_norm_bias = torch.ops.aten.native_layer_norm_backward(
+            d_normalised, x, [C], mean, rstd, *small, list(needs[:3])
+        )
+    if needs[3]:
+        d_weight = flat.t() @ normalised.to(weight.dtype).reshape(-1, C)
+    if needs[4]:
+        d_bias = flat.sum(0).to(ctx.bias_dtype)
+    return (
+        dx,
+        None if d_norm_weight is None else d_norm_weight.to(norm_weight.dtype),
+        None if d_norm_bias is None else d_norm_bias.to(norm_bias.dtype),
+        d_weight,
+        d_bias,
+        None,
     )
-    d_weight = flat.t() @ normalised.to(weight.dtype).reshape(-1, C)
-    d_bias = None if ctx.bias_dtype is None else flat.sum(0).to(ctx.bias_dtype)
-    return dx, d_norm_weight.to(norm_weight.dtype), d_norm_bias.to(norm_bias.dtype), d_weight, d_bias, None
 
 
 norm_linear.register_autograd(_backward, setup_context=_save)
