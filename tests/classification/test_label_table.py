@@ -62,6 +62,11 @@ def test_spaces_separate_labels_only_where_words_come_back_in_other_company(tmp_
         ("file,labels\n1.png,cat\n", {"label_column": "tags"}, "data.label_column 'tags' is no column"),
         ("file,labels\n1.png,cat;dog\n", {"label_delimiter": "|"}, "set it to ';', or to auto"),
         ("file,labels\n1.png,\"['cat', 'dog']\"\n", {}, "lists of a program"),
+        (
+            "file,labels\n1.png,cat|dog\n2.png,cat;dog\n",
+            {},
+            "'|' (in 1 cells) and ';' (in 1 cells); set data.label_delimiter",
+        ),
         ('file,labels\n1.png,"cat\n2.png,dog\n', {}, "close its quotes"),
     ],
 )
@@ -150,7 +155,9 @@ def test_evaluation_takes_the_classes_of_the_network(tmp_path: Path) -> None:
     scan = scan_table(root, trained_class_names=["dog", "cat", "bird", "fox"], val_fraction=1)
     assert (len(scan.val), scan.train, scan.class_names) == (12, [], ["dog", "cat", "bird", "fox"])
     assert any("'fox'" in problem.message for problem in scan.problems)
-    assert "not among the 2 of the network" in errors(scan_table(root, trained_class_names=["cat", "dog"]))
+    assert "not among the 2 of the network" in errors(
+        scan_table(root, trained_class_names=["cat", "dog"], val_fraction=1)
+    )
 
 
 def test_the_check_reports_tables_and_images(tmp_path: Path) -> None:
@@ -178,3 +185,89 @@ def test_look_alike_and_unlisted(tmp_path: Path) -> None:
     said = " ".join(problem.message for problem in scan.problems)
     assert "'Cat' and 'cat'" in said
     assert "8 images below" in said
+
+
+def split_table(root: Path, name: str, rows: list[str], header: str = "file,labels,split") -> None:
+    (root / "labels.csv").unlink(missing_ok=True)
+    (root / name).write_text("\n".join([header, *rows]) + "\n")
+
+
+def warnings(scan: TableScan) -> str:
+    return " / ".join(problem.message for problem in scan.problems if problem.severity == "warning")
+
+
+def test_of_two_tables_rows_of_other_parts_are_left_out(tmp_path: Path) -> None:
+    root = write_labelled(tmp_path / "data", count=9)
+    rows = ["0.png,cat,train", "1.png,dog,train", "2.png,cat|dog,train", "3.png,fox,test", "4.png,cat,val"]
+    split_table(root, "train.csv", rows)
+    split_table(root, "val.csv", ["5.png,cat,val", "6.png,dog,test", "7.png,cat,train", "8.png,dog,val"])
+    scan = scan_table(root)
+    assert not errors(scan)
+    assert [image.file for image in scan.train] == [f"images/{i}.png" for i in (0, 1, 2)]
+    assert [image.file for image in scan.val] == [f"images/{i}.png" for i in (5, 6, 8)]
+    assert scan.class_names == ["cat", "dog"]
+    assert "train.csv: 2 rows of other parts (test, val) are not used in training" in warnings(scan)
+    assert "val.csv: 1 rows of other parts (train) are not used in validation" in warnings(scan)
+    assert "have no row" not in warnings(scan)
+    again = scan_table(root, trained_class_names=scan.class_names)
+    assert again.val == scan.val
+    assert not errors(again)
+
+
+def test_an_evaluation_takes_all_of_the_table_of_validation(tmp_path: Path) -> None:
+    root = write_labelled(tmp_path / "data")
+    split_table(root, "train.csv", [f"{i}.png,cat|dog" for i in range(6)], "file,labels")
+    split_table(root, "val.csv", [f"{i}.png,cat" for i in range(6, 12)], "file,labels")
+    scan = scan_table(root)
+    assert len(scan.val) == 6
+    assert scan_table(root, trained_class_names=["cat", "dog"]).val == scan.val
+
+
+def test_an_evaluation_asks_for_the_classes_of_its_own_images_alone(tmp_path: Path) -> None:
+    rows = ["0.png,cat,train", "1.png,dog,train", "2.png,cat,val", "3.png,fox,test"]
+    root = write_labelled(tmp_path / "data", header="file,labels,split", rows=rows)
+    scan = scan_table(root)
+    assert not errors(scan)
+    assert scan_table(root, trained_class_names=scan.class_names).val == scan.val
+    assert "'cat'" in errors(scan_table(root, trained_class_names=["dog", "bird"]))
+
+
+def test_labels_of_both_tables_stand_between_the_same_marks(tmp_path: Path) -> None:
+    root = write_labelled(tmp_path / "data")
+    spaced = ["clear road", "clear", "road river", "clear river"]
+    split_table(root, "train.csv", [f"{i}.png,{labels}" for i, labels in enumerate(spaced)], "file,labels")
+    split_table(root, "val.csv", ["5.png,clear road"], "file,labels")
+    scan = scan_table(root)
+    assert scan.val[0].labels == ("clear", "road")
+    assert scan_table(root, trained_class_names=scan.class_names).val == scan.val
+    split_table(root, "val.csv", ["5.png,clear|road"], "file,labels")
+    assert "'|' in 1 cells, and in the table of training labels stand between ' '" in errors(scan_table(root))
+
+
+def test_a_test_table_in_the_place_of_validation_is_warned_of(tmp_path: Path) -> None:
+    root = write_labelled(tmp_path / "data")
+    split_table(root, "train.csv", ["0.png,cat", "1.png,dog"], "file,labels")
+    split_table(root, "test.csv", ["2.png,cat", "3.png,dog"], "file,labels")
+    scan = scan_table(root)
+    assert scan.origin == "test.csv"
+    assert "it is taken for validation, as there is no val.csv" in warnings(scan)
+
+
+def test_a_flag_named_label_beside_others_is_one_of_the_classes(tmp_path: Path) -> None:
+    found = read_table(table(tmp_path, "file,label,cat,dog\n1.png,1,0,1\n2.png,0,1,0\n"), TableColumns())
+    assert (found.class_names, found.form) == (["label", "cat", "dog"], "columns")
+    for alone in ("file,label\n1.png,1\n2.png,0\n", "file,label,age\n1.png,1,30\n2.png,0,41\n"):
+        assert read_table(table(tmp_path, alone), TableColumns()).class_names == ["0", "1"]
+    named = read_table(table(tmp_path, "file,label,cat\n1.png,1,0\n2.png,0,1\n"), TableColumns(label_column="label"))
+    assert named.class_names == ["0", "1"]
+
+
+def test_columns_that_may_be_no_classes_are_warned_of(tmp_path: Path) -> None:
+    found = read_table(table(tmp_path, "file,cat,dog,fold\n1.png,1,0,1\n2.png,0,1,0\n"), TableColumns())
+    assert [problem.kind for problem in found.problems] == ["no-class"]
+    assert "fold; name them in data.ignore_columns" in found.problems[0].message
+
+
+def test_too_few_images_to_set_any_aside_have_a_remedy(tmp_path: Path) -> None:
+    root = write_labelled(tmp_path / "data", rows=["0.png,cat", "1.png,dog"])
+    assert "each class keeps an image for training; add images" in errors(scan_table(root))

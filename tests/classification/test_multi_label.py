@@ -276,3 +276,8 @@ def test_a_teacher_must_be_of_the_same_kind_to_teach_logits(tmp_path: Path) -> N
     assert list(parts) == ["teacher_logits"]
     assert Classifier.load(several, device="cpu").multi_label
     assert not Classifier.load(single, device="cpu").multi_label
+
+
+def test_balanced_class_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"set model\.positive_weights to balanced, or give weights by class"):
+        task(class_weights="balanced")

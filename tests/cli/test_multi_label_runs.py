@@ -27,7 +27,7 @@ def tagger(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 EVERYTHING = (
     "--data.val_fraction=0.25",
     "--model.positive_weights=balanced",
-    "--model.class_weights=balanced",
+    "--model.class_weights={cat: 2.0}",
     "--model.label_smoothing=0.1",
     "--model.mixup.mixup_alpha=0.4",
     "--model.ema_decay=0.9",
@@ -121,15 +121,19 @@ def test_an_exported_file_predicts_and_validates_as_the_run(labelled: Path, tagg
     file = next(run.glob("model*.pt2"))
     images = [labelled / "images" / f"{i}.png" for i in range(3)]
     ours, theirs = (
-        [json.loads(line) for line in scalablevit("predict", *images, "--weights", w, "--json").out.splitlines()]
+        [
+            {entry["class"]: entry["probability"] for entry in json.loads(line)["predictions"]}
+            for line in scalablevit("predict", *images, "--weights", w, "--threshold", "0", "--json").out.splitlines()
+        ]
         for w in (run, file)
     )
-    assert [[e["class"] for e in row["predictions"]] for row in ours] == [
-        [e["class"] for e in row["predictions"]] for row in theirs
-    ]
+    assert [len(row) for row in ours] == [3, 3, 3]
+    assert theirs == [pytest.approx(row, abs=1e-4) for row in ours]
     inside = json.loads(scalablevit("validate", file, "--json").out)
     moved = shutil.move(file, tmp_path / file.name)
     shutil.copytree(labelled, tmp_path / "data")
     outside = scalablevit("validate", moved, "--json", "--data.root", tmp_path / "data")
     assert outside.code == 0, outside.err
     assert set(json.loads(outside.out)) == set(inside) == {"val/loss", "val/mAP", "val/macro_f1", "val/micro_f1"}
+    own = json.loads(scalablevit("validate", run, "--json").out)
+    assert inside == pytest.approx({name: own[name] for name in inside}, abs=1e-4)

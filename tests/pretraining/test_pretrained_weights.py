@@ -10,9 +10,13 @@ from torch import Tensor, nn
 
 import scalablevit
 from command_line import scalablevit as command
+from scalablevit.classification import ClassificationTask
 from scalablevit.data.image_transforms import Preprocessing
 from scalablevit.detection.models import retinanet
-from scalablevit.pretraining import MaskedPretraining
+from scalablevit.pretraining import DistilledPretraining, MaskedPretraining
+from scalablevit.pretraining.distilled import FeatureTeacherSettings
+from scalablevit.pretraining.task import PretrainingTask
+from scalablevit.pretraining.unlabelled_images import UnlabelledBatch
 from scalablevit.segmentation.models import semantic_fpn
 from scalablevit.weights import WeightsError, load_model, open_trained
 
@@ -82,8 +86,25 @@ def test_what_no_loss_reaches_is_not_trained() -> None:
     task = MaskedPretraining("convnext_atto", preprocessing=PREPROCESSING, mask_patch_size=8)
     idle = [name for name, parameter in task.network.named_parameters() if not parameter.requires_grad]
     assert idle == ["head.norm.weight", "head.norm.bias"]
-    assert all(parameter.requires_grad for parameter in pretraining().parameters())
     assert all(parameter.grad is None for parameter in task.parameters())
+
+
+@pytest.mark.parametrize("kind", ["masked", "distill"])
+@pytest.mark.parametrize("variant", [NAME, "convnext_atto"])
+def test_all_that_is_trained_gets_a_gradient(kind: str, variant: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"window_size": 2} if variant == NAME else {}
+    if kind == "masked":
+        task: PretrainingTask = MaskedPretraining(variant, preprocessing=PREPROCESSING, mask_patch_size=8, **options)
+    else:
+        taught = ClassificationTask(NAME, class_names=CLASSES, preprocessing=PREPROCESSING, window_size=2)
+        taught.save_weights(tmp_path, taught._shared_metadata())
+        teacher = FeatureTeacherSettings(name=str(tmp_path))
+        task = DistilledPretraining(variant, preprocessing=PREPROCESSING, teacher=teacher, **options)
+    batch = UnlabelledBatch(torch.rand(2, 3, 32, 32), [0, 1], torch.ones(2, dtype=torch.bool), False, [])
+    torch.stack(list(task.losses(task.network, batch).values())).sum().backward()
+    trained = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
+    assert len(trained) > 20
+    assert [name for name, parameter in trained.items() if parameter.grad is None] == []
 
 
 def test_the_backbone_is_built_from_its_file(tmp_path: Path) -> None:

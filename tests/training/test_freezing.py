@@ -107,3 +107,13 @@ def test_batch_norm_of_a_frozen_part_keeps_its_statistics() -> None:
 def test_settings_out_of_range(settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"model\.freeze\.\w+ must be at least 1 or null, got 0"):
         FreezeSettings(**settings)
+
+
+def test_what_did_not_learn_before_does_not_learn_later() -> None:
+    network = classifier()
+    idle = network.stages[0].get_parameter(next(name for name, _ in network.stages[0].named_parameters()))
+    idle.requires_grad_(False)
+    freezing = Freezing(FreezeSettings(epochs=1), network)
+    freezing.apply(0, world_size=1)
+    freezing.apply(1, world_size=1)
+    assert [parameter for parameter in network.parameters() if not parameter.requires_grad] == [idle]

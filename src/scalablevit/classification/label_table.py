@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from scalablevit.abridged import abridged
+from scalablevit.classification.label_delimiter import described, find_delimiter
 from scalablevit.data.check import Problem
 from scalablevit.data.find_images import has_image_suffix
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES
@@ -28,7 +29,7 @@ LABEL_COLUMNS = (
 )
 SPLIT_COLUMNS = ("split", "subset", "partition", "set", "part")
 _BOX_COLUMNS = frozenset({"x", "x1", "xmin", "left", "bbox", "region_shape_attributes"})
-_DELIMITERS = ("|", ";", ",", "\t")
+_NO_CLASSES = frozenset({"fold", "index", "is_train", "is_val", "is_valid", "is_validation", "is_test"})
 _ON, _OFF = ("1", "1.0", "true"), ("0", "0.0", "false")
 _MOST_BYTES = 2**29
 _MOST_NAMED = 5
@@ -104,6 +105,7 @@ class LabelTable:
         form: "lists": a column of labels; "columns": a column of 0 and 1 for each class.
         labels_are: where the labels stand and what separates them, for people.
         problems: what is wrong with its rows.
+        delimiter: what stands between the labels of a cell; "" for one an image, None for columns of 0 and 1.
     """
 
     path: Path
@@ -112,6 +114,7 @@ class LabelTable:
     form: Literal["lists", "columns"]
     labels_are: str
     problems: list[Problem] = field(default_factory=list)
+    delimiter: str | None = None
 
     @property
     def parts(self) -> set[str]:
@@ -135,7 +138,7 @@ class _Header:
         return {self.file, self.labels, self.split, *self.classes}
 
 
-def read_table(path: Path, columns: TableColumns) -> LabelTable:
+def read_table(path: Path, columns: TableColumns, *, like: LabelTable | None = None) -> LabelTable:
     """Read a table of labels in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
 
     Cells stand between commas, semicolons or tabs, whichever the first line has most of.
@@ -143,6 +146,7 @@ def read_table(path: Path, columns: TableColumns) -> LabelTable:
     Args:
         path: of the table.
         columns: which column holds what.
+        like: a table of the same data, whose labels stand between the same marks.
 
     Raises:
         TableError: missing, no table, or without the columns that are needed. What is wrong with single rows is in
@@ -164,16 +168,23 @@ def read_table(path: Path, columns: TableColumns) -> LabelTable:
         )
     parts, faults = _read_parts(path, header, cells)
     problems += faults
+    delimiter: str | None = None
     if header.labels is not None:
-        delimiter, labels_are = _find_delimiter(
-            path, header, [row[header.labels] for _, row in cells], columns.label_delimiter
-        )
+        name, of_labels = header.names[header.labels], [row[header.labels] for _, row in cells]
+        try:
+            delimiter = find_delimiter(
+                of_labels, columns.label_delimiter, column=name, like=None if like is None else like.delimiter
+            )
+        except ValueError as error:
+            raise TableError(f"{path}: {error}", kind="bad-labels", path=path) from error
+        labels_are = described(delimiter, name)
         labels, faults = _read_lists(path, header, cells, delimiter)
         names = sorted({label for of_row in labels for label in of_row})
     else:
         labels_are = f"{len(header.classes)} columns of 0 and 1"
         labels, faults = _read_columns(path, header, cells)
         names = [header.names[k] for k in header.classes]
+        faults += _look_like_no_classes(path, names)
     problems += faults
     unread = [name for k, name in enumerate(header.names) if name and k not in header.used]
     rest = f"; not read: {abridged(unread, 5)}" if unread else ""
@@ -184,7 +195,7 @@ def read_table(path: Path, columns: TableColumns) -> LabelTable:
     problems += _no_file(path, rows)
     form: Literal["lists", "columns"] = "columns" if header.labels is None else "lists"
     problems += _look_alikes(path, names)
-    return LabelTable(path, [row for row in rows if row.file], names, form, labels_are + rest, problems)
+    return LabelTable(path, [row for row in rows if row.file], names, form, labels_are + rest, problems, delimiter)
 
 
 def read_column_names(path: Path) -> list[str]:
@@ -269,7 +280,11 @@ def _read_header(path: Path, names: list[str], body: Sequence[tuple[int, list[st
         )
     labels = _chosen(path, names, "label_column", columns.label_column, LABEL_COLUMNS, [*ignored, file])
     split = _chosen(path, names, "split_column", columns.split_column, SPLIT_COLUMNS, [*ignored, file, labels])
-    rest = [k for k, name in enumerate(names) if name and k not in {file, labels, split, *ignored}]
+    rest = [k for k, name in enumerate(names) if name and k not in {file, split, *ignored}]
+    if labels is not None and columns.label_column == "auto" and _are_flags(body, labels):
+        # beside other columns of 0 and 1 it is one of them, whatever its name
+        own = [k for k in rest if k != labels and names[k].lower() not in _NO_CLASSES]
+        labels = None if any(_are_flags(body, k) for k in own) else labels
     if labels is None and not rest:
         raise TableError(
             f"{path}: there is no column of labels beside {', '.join(names)}; add a column named labels, or one of 0 "
@@ -278,6 +293,16 @@ def _read_header(path: Path, names: list[str], body: Sequence[tuple[int, list[st
             path=path,
         )
     return _Header(names, file, labels, split, [] if labels is not None else rest)
+
+
+def _are_flags(body: Sequence[tuple[int, list[str]]], place: int) -> bool:
+    """Whether a column holds 0 and 1 alone."""
+    values = {_number(row[place]) for _, row in body if place < len(row)}
+    return bool(values) and values <= {*_ON, *_OFF}
+
+
+def _number(cell: str) -> str:
+    return cell.lower().replace(",", ".")
 
 
 def _file_place(path: Path, names: list[str], body: Sequence[tuple[int, list[str]]], columns: TableColumns) -> int:
@@ -294,8 +319,7 @@ def _file_place(path: Path, names: list[str], body: Sequence[tuple[int, list[str
     if found is None:
         raise TableError(
             f"{path}: none of the columns {abridged(names, 8)} is known to name the image files (such as file or "
-            "path); "
-            "name it by data.file_column",
+            "path); name it by data.file_column",
             kind="bad-table",
             path=path,
         )
@@ -327,8 +351,7 @@ def _place(path: Path, names: list[str], key: str, name: str) -> int:
 def _whole_rows(
     path: Path, header: _Header, body: Sequence[tuple[int, list[str]]]
 ) -> tuple[list[Problem], list[tuple[int, list[str]]]]:
-    """Rows with as many cells as the header, and what is wrong with the others; spreadsheets leave empty cells "
-    "behind."""
+    """Rows with as many cells as the header, and what is wrong with the others; Excel leaves empty cells behind."""
     width = len(header.names)
     rows: list[tuple[int, list[str]]] = []
     bad: list[tuple[int, list[str]]] = []
@@ -365,44 +388,6 @@ def _read_parts(path: Path, header: _Header, cells: Sequence[tuple[int, list[str
     return parts, [Problem("error", "unknown-part", str(path), message)]
 
 
-def _find_delimiter(path: Path, header: _Header, cells: Sequence[str], given: str) -> tuple[str, str]:
-    """What stands between the labels of a cell ("" for nothing), and the same in words.
-
-    Raises:
-        TableError: what the user gave stands nowhere, and another delimiter does; or cells are lists of a program.
-    """
-    assert header.labels is not None
-    name = header.names[header.labels]
-    if (listed := next((cell for cell in cells if cell[:1] == "[" and cell[-1:] == "]"), None)) is not None:
-        raise TableError(
-            f"{path}: the column {name!r} holds lists of a program, such as {listed[:60]!r}; write the labels of an "
-            "image "
-            "as one text, such as cat|dog",
-            kind="bad-labels",
-            path=path,
-        )
-    counts = {mark: sum(mark in cell for cell in cells) for mark in _DELIMITERS}
-    found = next((mark for mark, count in counts.items() if count), "")
-    if given != "auto":
-        if found and found != given and not any(given in cell for cell in cells):
-            raise TableError(
-                f"{path}: data.label_delimiter {given!r} stands nowhere in the column {name!r}, while {found!r} "
-                "stands in "
-                f"{counts[found]:,} of its cells; set it to {found!r}, or to auto",
-                kind="bad-labels",
-                path=path,
-            )
-        return given, f"in the column {name!r}, separated by {given!r}"
-    if found:
-        return found, f"in the column {name!r}, separated by {found!r}"
-    # Spaces separate labels where the same words come back in ever new company; else they belong to a name.
-    distinct = set(cells) - {""}
-    words = {word for cell in distinct for word in cell.split()}
-    if any(" " in cell for cell in distinct) and len(words) < len(distinct):
-        return " ", f"in the column {name!r}, separated by spaces"
-    return "", f"in the column {name!r}, one an image"
-
-
 def _read_lists(
     path: Path, header: _Header, cells: Sequence[tuple[int, list[str]]], delimiter: str
 ) -> tuple[list[tuple[str, ...]], list[Problem]]:
@@ -430,7 +415,7 @@ def _read_columns(
     for line, row in cells:
         labels = []
         for k in header.classes:
-            value = row[k].lower().replace(",", ".")
+            value = _number(row[k])
             if value in _ON:
                 labels.append(header.names[k])
             elif value not in _OFF:
@@ -442,15 +427,26 @@ def _read_columns(
         shown = repr(value[:40]) if value else "nothing"
         message = (
             f"{path}: the column {header.names[k]!r} holds {shown} in line {line} ({len(values):,} of {len(cells):,} "
-            "rows "
-            "hold neither 0 nor 1); correct them, or name a column that is no class in data.ignore_columns, or the "
-            "column of labels in data.label_column"
+            "rows hold neither 0 nor 1); correct them, or name a column that is no class in data.ignore_columns, or "
+            "the column of labels in data.label_column"
         )
         problems.append(Problem("error", "bad-value", str(path), message))
     if len(odd) > _MOST_NAMED:
         message = f"{path}: {len(odd) - _MOST_NAMED:,} more columns hold values that are neither 0 nor 1"
         problems.append(Problem("error", "bad-value", str(path), message))
     return found, problems
+
+
+def _look_like_no_classes(path: Path, names: Sequence[str]) -> list[Problem]:
+    """Columns of 0 and 1 whose names are those of the order of images, or of their parts."""
+    odd = [name for name in names if name.lower() in _NO_CLASSES]
+    if not odd:
+        return []
+    message = (
+        f"{path}: columns are learned as classes that may be none: {abridged(odd)}; name them in data.ignore_columns "
+        "(parts of the data stand in a column split, as train and val)"
+    )
+    return [Problem("warning", "no-class", str(path), message)]
 
 
 def _no_file(path: Path, rows: Sequence[LabelRow]) -> list[Problem]:
@@ -473,7 +469,7 @@ def _look_alikes(path: Path, names: Sequence[str]) -> list[Problem]:
     if not twice:
         return []
     message = (
-        f"{path}: labels that differ in case or spaces alone are different classes: {abridged(twice, 3)}; write them "
-        "alike"
+        f"{path}: labels that differ in case or spaces alone are different classes: {abridged(twice, 3)}; write "
+        "them alike"
     )
     return [Problem("warning", "look-alike", str(path), message)]

@@ -46,7 +46,8 @@ class MultiLabelTask(ClassificationTask):
         label_smoothing: targets of 1 and 0 become 1 - s / 2 and s / 2, in [0, 1).
         positive_weights: factor on the loss of images that show a class: "balanced" (images without by images with
             it, 100 at most), factors by class index, or by class name; null: 1.
-        settings: further arguments of `ClassificationSettings`; `class_weights` are factors on all of a class.
+        settings: further arguments of `ClassificationSettings`; `class_weights` are factors on all of a class,
+            and not "balanced".
 
     Raises:
         ValueError: no such variant, weights that do not fit, or an argument out of range.
@@ -66,6 +67,11 @@ class MultiLabelTask(ClassificationTask):
         positive_weights: Literal["balanced"] | list[float] | dict[str, float] | None = None,
         **settings: Any,
     ) -> None:
+        if settings.get("class_weights") == "balanced":
+            raise ValueError(
+                "model.class_weights 'balanced' would weigh the images without a label as well, and rare labels would "
+                "gain nothing by it: set model.positive_weights to balanced, or give weights by class"
+            )
         super().__init__(
             variant,
             class_names=class_names,

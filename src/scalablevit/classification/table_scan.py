@@ -3,7 +3,7 @@
 Imports neither torch nor lightning, so that checking data starts at once.
 """
 
-import os
+import contextlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,12 +21,13 @@ from scalablevit.classification.label_table import (
     read_column_names,
     read_table,
 )
+from scalablevit.classification.table_files import ImageFinder, of_part, relative_name
 from scalablevit.data.check import Problem, raise_for_errors
-from scalablevit.data.find_images import WalkReport, walk_images
 from scalablevit.data.split import TRAIN_NAMES, VAL_NAMES, check_val_fraction, split_by_hash, why_no_folder
 from scalablevit.data.text_file import normalised
 
 _TABLE_SUFFIXES = (".csv", ".tsv")
+_SET_ASIDE = "set aside from training"
 
 
 class LabelledImage(NamedTuple):
@@ -78,6 +79,7 @@ class _Part(NamedTuple):
     table: LabelTable
     images: list[tuple[LabelledImage, str]]  # and the part that the table says
     problems: list[Problem]
+    unused: Sequence[str] = ()  # files of rows that are left out
 
 
 def scan_table(
@@ -117,8 +119,8 @@ def scan_table(
     columns = columns or TableColumns()
     try:
         train_path, val_path, notes = _find_tables(root, labels, val_labels, is_trained=trained_class_names is None)
-        finder = _ImageFinder(root, images)
-        parts = [_read_part(path, columns, finder) for path in dict.fromkeys((train_path, val_path)) if path]
+        finder = ImageFinder(root, images)
+        parts = _read_tables(train_path, val_path, columns, finder, is_trained=trained_class_names is None)
     except TableError as error:
         return TableScan(root, problems=[error.as_problem()])
     scan = TableScan(
@@ -134,7 +136,8 @@ def scan_table(
         scan = _split(scan, parts, val_fraction)
         scan.problems.extend([*_training_problems(scan, parts), *_unlisted(scan, finder, parts)])
     else:
-        scan = _evaluated(scan, parts, val_fraction, trained_class_names)
+        is_for_val = val_path not in (None, train_path)
+        scan = _evaluated(scan, parts[0], val_fraction, trained_class_names, is_for_val=is_for_val)
     return scan
 
 
@@ -175,13 +178,19 @@ def _find_tables(
         if _role(train) == "train" and candidates:
             if sorted(read_column_names(candidates[0])) == sorted(read_column_names(train)):
                 val = candidates[0]
+                if is_trained and not by_role["val"]:
+                    message = (
+                        f"{val}: it is taken for validation, as there is no val.csv, and so chooses the epoch; to keep "
+                        "it for a test, set data.val_labels to null, which sets images aside"
+                    )
+                    notes.append(Problem("warning", "test-for-validation", str(val), message))
             else:
                 message = (
                     f"{candidates[0]}: its columns differ from those of {train.name}, and it is not used; name it by "
                     "data.val_labels if it is for validation"
                 )
                 notes.append(Problem("warning", "unused-table", str(candidates[0]), message))
-    return (train, val, notes) if is_trained or val is None else (None, val, notes)
+    return train, val, notes
 
 
 def _named(root: Path, key: str, value: str | Path | None) -> Path | None:
@@ -209,68 +218,59 @@ def _guess_train(root: Path, tables: Sequence[Path]) -> Path:
         raise TableError(message, kind="ambiguous-table", path=root)
     message = (
         f"{root}: there is no table of labels; write labels.csv with the columns file and labels, such as "
-        "1.jpg,cat|dog "
-        "(for a folder per class use the recipe train_folder), or name your table by data.labels"
+        "1.jpg,cat|dog (for a folder per class use the recipe train_folder), or name your table by data.labels"
     )
     raise TableError(message, kind="missing-table", path=root)
 
 
-class _ImageFinder:
-    """Finds the files that tables name below a data folder.
-
-    Args:
-        root: the data folder.
-        images: folder in it that names start from; "auto": any folder.
+def _read_tables(
+    train: Path | None, val: Path | None, columns: TableColumns, finder: ImageFinder, *, is_trained: bool
+) -> list[_Part]:
+    """Read the table of training, and that of validation where there is one; an evaluation needs the latter alone.
 
     Raises:
-        TableError: there is no such folder.
+        TableError: as `read_table`.
     """
-
-    def __init__(self, root: Path, images: str) -> None:
-        self.root = root
-        self.base = root if images == "auto" else root / images
-        if not self.base.is_dir():
-            raise TableError(
-                f"{self.base}: data.images names no folder; check the name, which starts from {root}",
-                kind="missing-folder",
-                path=self.base,
-            )
-        self._is_free = images == "auto"
-        self.walk = WalkReport()
-        below = "" if self._is_free else os.path.relpath(self.base, root)
-        walked = (os.path.normpath(os.path.join(below, name)) for name in walk_images(self.base, self.walk))
-        self._start = "" if below in ("", os.curdir) else f"{normalised(below.replace(os.sep, '/'))}/"
-        # accents and separators of the table's writer may be those of another system
-        self.files = {normalised(name.replace(os.sep, "/")): name for name in walked}
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        for file in self.files:
-            name = file.rpartition("/")[2]
-            self._by_name[name].append(file)
-            self._by_name[os.path.splitext(name)[0]].append(file)
-
-    def find(self, name: str) -> list[str]:
-        """Files that a name may mean, with or without its ending: exactly, or in some folder; as the disk spells "
-        "them."""
-        own = [file for file in self._by_name[name.rpartition("/")[2]] if self._fits(file, f"/{self._start}{name}")]
-        exact = [file for file in own if self._start + name in (file, os.path.splitext(file)[0])]
-        return [self.files[file] for file in (exact if len(exact) == 1 or not self._is_free else own)]
-
-    def _fits(self, file: str, end: str) -> bool:
-        return any(f"/{spelled}".endswith(end) for spelled in (file, os.path.splitext(file)[0]))
+    if val is None or val == train:
+        assert train is not None
+        return [_read_part(train, columns, finder)]
+    parts: list[_Part] = []
+    like = None
+    if is_trained:
+        assert train is not None
+        parts = [_only(_read_part(train, columns, finder), ("", "train"), f"training, as {val.name} is for validation")]
+        like = parts[0].table
+    elif train is not None:
+        with contextlib.suppress(TableError):  # it tells what stands between labels, and no more is wanted of it
+            like = read_table(train, columns)
+    return [*parts, _only(_read_part(val, columns, finder, like=like), ("", "val", "test"), "validation")]
 
 
-def _read_part(path: Path, columns: TableColumns, finder: _ImageFinder) -> _Part:
+def _only(part: _Part, names: Sequence[str], use: str) -> _Part:
+    """Leave out the images of other parts than a table is for, and warn of them."""
+    images = [(image, own) for image, own in part.images if own in names]
+    if not (left_out := len(part.images) - len(images)):
+        return part
+    others = abridged(sorted({own for _, own in part.images} - set(names)))
+    path = part.table.path
+    message = f"{path}: {left_out:,} rows of other parts ({others}) are not used in {use}"
+    problems = [*part.problems, Problem("warning", "unused-part", str(path), message)]
+    unused = [image.file for image, own in part.images if own not in names]
+    return part._replace(images=images, problems=problems, unused=unused)
+
+
+def _read_part(path: Path, columns: TableColumns, finder: ImageFinder, *, like: LabelTable | None = None) -> _Part:
     """Read a table and find its images.
 
     Raises:
         TableError: as `read_table`.
     """
-    table = read_table(path, columns)
+    table = read_table(path, columns, like=like)
     images, missing, several = [], [], []
     for row in table.rows:
-        found = finder.find(_relative(row.file, finder.root))
+        found = finder.find(relative_name(row.file, finder.root))
         if len(found) > 1:
-            found = _of_part(found, row.part or _role(path)) or found
+            found = of_part(found, row.part or _role(path)) or found
         if len(found) == 1:
             images.append((LabelledImage(found[0], row.labels, row.line), row.part))
         elif found:
@@ -280,29 +280,14 @@ def _read_part(path: Path, columns: TableColumns, finder: _ImageFinder) -> _Part
     return _Part(table, images, [*_missing(path, missing, len(table.rows), finder), *_ambiguous(path, several)])
 
 
-def _relative(name: str, root: Path) -> str:
-    """A name of the table as a path below the data folder with forward slashes."""
-    name = name.replace("\\", "/").removeprefix("./")
-    if os.path.isabs(name):
-        return os.path.relpath(name, root.absolute()).replace(os.sep, "/")
-    return os.path.normpath(name).replace(os.sep, "/")
-
-
-def _of_part(files: Sequence[str], part: str) -> list[str]:
-    """Files in a folder of the name of a part, where that is one."""
-    names = {"train": TRAIN_NAMES, "val": VAL_NAMES[:3], "test": ("test",)}.get(part, ())
-    own = [file for file in files if {folder.lower() for folder in Path(file).parent.parts} & set(names)]
-    return own if len(own) == 1 else []
-
-
-def _missing(path: Path, rows: Sequence[LabelRow], count: int, finder: _ImageFinder) -> list[Problem]:
+def _missing(path: Path, rows: Sequence[LabelRow], count: int, finder: ImageFinder) -> list[Problem]:
     if not rows:
         return []
     left_out = f" ({finder.walk.listed()} are left out as no images by their names)" if finder.walk.left_out else ""
     message = (
         f"{path}: {len(rows):,} of {count:,} images are not there, such as {rows[0].file} (line {rows[0].line}), "
-        "which was "
-        f"looked for below {finder.base}{left_out}; add the files, remove the rows, or correct data.root or data.images"
+        f"which was looked for below {finder.base}{left_out}; add the files, remove the rows, or correct data.root or "
+        "data.images"
     )
     return [Problem("error", "missing-image", str(path), message)]
 
@@ -313,8 +298,7 @@ def _ambiguous(path: Path, several: Sequence[tuple[LabelRow, Sequence[str]]]) ->
     row, files = several[0]
     message = (
         f"{path}: {len(several):,} names mean several files, such as {row.file} (line {row.line}): "
-        f"{abridged(files, 3)}; "
-        "write the folders before the names, or name the folder by data.images"
+        f"{abridged(files, 3)}; write the folders before the names, or name the folder by data.images"
     )
     return [Problem("error", "ambiguous-image", str(path), message)]
 
@@ -333,8 +317,7 @@ def _repeated(parts: Sequence[_Part]) -> list[Problem]:
     if first_table != second_table:
         message = (
             f"{second_table}: {len(twice):,} images stand in {first_table.name} too, such as {file}; the figures "
-            "would be "
-            "too good: remove them from one"
+            "would be too good: remove them from one"
         )
         return [Problem("error", "leak", str(second_table), message)]
     message = (
@@ -358,7 +341,7 @@ def _split(scan: TableScan, parts: Sequence[_Part], val_fraction: float) -> Tabl
             scan.problems.append(Problem("warning", "unused-part", str(table.path), message))
     else:
         train, val = _set_aside(train, val_fraction)
-        origin = "set aside from training"
+        origin = _SET_ASIDE
     trained = sorted({label for image in train for label in image.labels})
     names = table.class_names if table.form == "columns" else trained
     return replace(scan, class_names=names, train=train, val=val, origin=origin)
@@ -384,24 +367,27 @@ def _set_aside(images: list[LabelledImage], fraction: float) -> tuple[list[Label
     return [image for image in images if image.file in kept], [image for image in val if image.file not in back]
 
 
-def _evaluated(scan: TableScan, parts: Sequence[_Part], val_fraction: float, names: Sequence[str]) -> TableScan:
+def _evaluated(
+    scan: TableScan, part: _Part, val_fraction: float, names: Sequence[str], *, is_for_val: bool
+) -> TableScan:
     """The images on which a trained network is evaluated: those of validation, or all where there are none."""
-    (part,) = parts
     table = part.table
-    if scan.tables and (chosen := _val_part(table)) is not None:
+    if is_for_val:
+        val, origin = [image for image, _ in part.images], table.path.name
+    elif (chosen := _val_part(table)) is not None:
         val = [image for image, own in part.images if own == chosen]
         origin = f"rows of the part {chosen}"
     else:
         _, val = _set_aside([image for image, _ in part.images], val_fraction)
-        origin = table.path.name if val_fraction == 1 else "set aside from training"
+        origin = table.path.name if val_fraction == 1 else _SET_ASIDE
     own = {normalised(name): name for name in names}
     found = replace(scan, class_names=list(names), origin=origin)
-    if unknown := [name for name in table.class_names if name not in own]:
+    shown = table.class_names if table.form == "columns" else sorted({label for image in val for label in image.labels})
+    if unknown := [name for name in shown if name not in own]:
         message = (
             f"{table.path}: {len(unknown)} classes are not among the {len(names)} of the network "
             f"({abridged(map(repr, names), 8)}): {abridged(map(repr, unknown))}; rename them as the network's, or "
-            "remove "
-            "them"
+            "remove them"
         )
         scan.problems.append(Problem("error", "unknown-class", str(table.path), message))
         return found
@@ -415,14 +401,19 @@ def _training_problems(scan: TableScan, parts: Sequence[_Part]) -> list[Problem]
     if len(names) < 2:
         message = (
             f"{path}: there {'is one class only, ' + repr(names[0]) if names else 'are no labels'}; label two classes "
-            "at "
-            "least (for yes or no, use a folder per class and the recipe train_folder)"
+            "at least (for yes or no, use a folder per class and the recipe train_folder)"
         )
         return [Problem("error", "single-class", str(path), message)]
     kinds = ("training", "empty-training", scan.train), ("validation", "empty-validation", scan.val)
     for what, kind, images in kinds:
         if not images:
-            message = f"{scan.tables[-1]}: there are no {what} images; add rows of this part"
+            remedy = "add rows of this part"
+            if what == "validation" and scan.origin == _SET_ASIDE:
+                remedy = (
+                    "a share is set aside, and each class keeps an image for training; add images, raise "
+                    "data.val_fraction, or name a table of validation images by data.val_labels"
+                )
+            message = f"{scan.tables[-1]}: there are no {what} images: {remedy}"
             return [Problem("error", kind, str(scan.tables[-1]), message)]
     named = {label for image in scan.val for label in image.labels}
     if len(parts) == 2 and parts[1].table.form == "columns":
@@ -430,8 +421,7 @@ def _training_problems(scan: TableScan, parts: Sequence[_Part]) -> list[Problem]
     if unknown := sorted(named - set(names)):
         message = (
             f"{scan.tables[-1]}: {len(unknown)} classes of validation are not in training: "
-            f"{abridged(map(repr, unknown))}; "
-            "rename them as in training, add training images of them, or remove them"
+            f"{abridged(map(repr, unknown))}; rename them as in training, add training images of them, or remove them"
         )
         return [Problem("error", "unknown-class", str(scan.tables[-1]), message)]
     trained = {label for image in scan.train for label in image.labels}
@@ -439,8 +429,7 @@ def _training_problems(scan: TableScan, parts: Sequence[_Part]) -> list[Problem]
     if unlearned := [name for name in names if name not in trained]:
         message = (
             f"{path}: {len(unlearned)} classes have no training image: {abridged(map(repr, unlearned))}; the network "
-            "cannot "
-            "learn them: add images, or name the columns in data.ignore_columns"
+            "cannot learn them: add images, or name the columns in data.ignore_columns"
         )
         problems.append(Problem("warning", "class-without-training", str(path), message))
     problems += _without_validation(scan.tables[-1], names, scan.val, "they do not count in the mean precision")
@@ -462,16 +451,15 @@ def _without_validation(
         yield Problem("warning", "class-without-validation", str(path), message)
 
 
-def _unlisted(scan: TableScan, finder: _ImageFinder, parts: Sequence[_Part]) -> list[Problem]:
+def _unlisted(scan: TableScan, finder: ImageFinder, parts: Sequence[_Part]) -> list[Problem]:
     """Images below the folder that no row names."""
-    listed = {image.file for part in parts for image, _ in part.images}
+    listed = {file for part in parts for file in (*part.unused, *(image.file for image, _ in part.images))}
     others = [file for file in finder.files.values() if file not in listed]
     if not others:
         return []
     message = (
         f"{scan.tables[0]}: {len(others):,} images below {scan.root} have no row, such as {others[0]}; they are not "
-        "used "
-        "(an image without labels needs a row, too)"
+        "used (an image without labels needs a row, too)"
     )
     return [Problem("warning", "unlisted", str(scan.tables[0]), message)]
 

@@ -272,8 +272,7 @@ def _table(root: Path) -> Layout | None:
                 return Layout("table", root, found, remedy)
             remedy = (
                 f"use the recipe that reads it: scalablevit fit --config train_multi_label --data.root {root}; or, "
-                "where "
-                "images have one class each, move them into folders: CLASS/image.jpg"
+                "where images have one class each, move them into folders: CLASS/image.jpg"
             )
             return Layout("table", root, found, remedy)
     return None

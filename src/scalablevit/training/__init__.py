@@ -1,1 +1,1 @@
-"""What the three tasks share to train: loaders, the LightningModule, callbacks, run folders, curves."""
+"""What all tasks share to train: loaders, the LightningModule, callbacks, run folders, curves."""

@@ -1,4 +1,4 @@
-"""The LightningDataModule that the three tasks share: sharded, seeded, resumable loaders."""
+"""The LightningDataModule that all tasks share: sharded, seeded, resumable loaders."""
 
 import logging
 from collections.abc import Callable, Sequence, Sized

@@ -30,8 +30,9 @@ class Freezing:
         self.settings = settings
         names = set(frozen_names(network, settings.stages))
         named = dict(network.named_parameters())
-        self.parameters = [parameter for name, parameter in named.items() if name in names]
-        kept = {id(parameter) for parameter in self.parameters}
+        kept = {id(parameter) for name, parameter in named.items() if name in names}
+        # what does not learn anyway, as no loss reaches it, is not to learn later either
+        self.parameters = [parameter for name, parameter in named.items() if name in names and parameter.requires_grad]
         self.modules = [
             module
             for module in network.modules()

@@ -1,4 +1,4 @@
-"""The LightningModule that the three tasks share: optimizer, schedule, global batch, averaging, seeding."""
+"""The LightningModule that all tasks share: optimizer, schedule, global batch, averaging, seeding."""
 
 import logging
 import math

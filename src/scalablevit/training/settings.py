@@ -1,4 +1,4 @@
-"""Settings that the three tasks share: optimizer, schedule, step size, averaging and seed, with their checks."""
+"""Settings that all tasks share: optimizer, schedule, step size, averaging and seed, with their checks."""
 
 import math
 from dataclasses import dataclass, fields

@@ -15,6 +15,7 @@ from scalablevit.visualization.metrics_file import read_metrics
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _PANEL_INCHES = (5.2, 3.6)
 _RATIO_WORDS = (
+    "knn",
     "top1",
     "top5",
     "top-1",
