@@ -4,8 +4,8 @@
 
 FOLDER is one of `scalablevit compare` or `ablate`, whose data hold a third folder beside `train` and `val`. The best
 checkpoint of each run, chosen on `val`, is evaluated on `test`; results are kept in FOLDER/test.json and not measured
-again. `--checkpoint last` takes the weights after the last epoch, for comparisons in which `val` must choose nothing.
-Several folders with the same combinations and other seeds are one table.
+again, unless the checkpoint is written anew. `--checkpoint last` takes the weights after the last epoch, for
+comparisons in which `val` must choose nothing. Folders with the same combinations and other seeds are one table.
 """
 
 import argparse
@@ -16,9 +16,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from scalablevit.printable import markdown_table
+from scalablevit.safe_write import write_json
 from scalablevit.training.comparison.report import read_comparison
 from scalablevit.training.comparison.statistics import METHOD, mean_of, paired_difference
 from scalablevit.training.comparison.table import difference_text, mean_text
+
+
+def checkpoint_of(run: Path, name: str) -> Path:
+    """The file of a run's checkpoint, "best" or "last"."""
+    return run / "checkpoints" / f"{name}.ckpt"
 
 
 def evaluate(run: Path, *, part: str, checkpoint: str, threads: int) -> dict[str, float]:
@@ -27,7 +33,7 @@ def evaluate(run: Path, *, part: str, checkpoint: str, threads: int) -> dict[str
     Raises:
         ValueError: it fails; names the run and the last line that it wrote.
     """
-    file = run / "checkpoints" / f"{checkpoint}.ckpt"
+    file = checkpoint_of(run, checkpoint)
     command = [sys.executable, "-m", "scalablevit", "validate", str(run), "--checkpoint", str(file)]
     command += ["--data.val", part, "--threads", str(threads), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -38,7 +44,7 @@ def evaluate(run: Path, *, part: str, checkpoint: str, threads: int) -> dict[str
 
 
 def measure(folder: Path, *, part: str, checkpoint: str, threads: int) -> dict[str, dict[int, dict[str, float]]]:
-    """Label of a combination -> seed -> metrics on `part`; what FOLDER/test.json has is taken from there.
+    """Label of each combination -> seed of a finished run -> metrics on `part`; FOLDER/test.json keeps them.
 
     Raises:
         ValueError: the folder holds no comparison, or a run cannot be evaluated.
@@ -47,23 +53,36 @@ def measure(folder: Path, *, part: str, checkpoint: str, threads: int) -> dict[s
     known: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.is_file() else {}
     found: dict[str, dict[int, dict[str, float]]] = {}
     for run in read_comparison(folder).runs:
+        by_seed = found.setdefault(run.combination.label, {})
         if not (run.folder / "results.json").is_file():
             continue
-        key = f"{run.folder.relative_to(folder)} {checkpoint}"
+        file = checkpoint_of(run.folder, checkpoint)
+        if not file.is_file():
+            raise ValueError(f"{run.folder}: there is no {file.relative_to(run.folder)} to evaluate")
+        # A run that goes on, or runs again, writes its checkpoint anew.
+        key = f"{run.folder.relative_to(folder)} {checkpoint} {file.stat().st_mtime_ns}"
         if key not in known:
             print(f"evaluate {run.folder}", file=sys.stderr)
             known[key] = evaluate(run.folder, part=part, checkpoint=checkpoint, threads=threads)
-            kept.write_text(json.dumps(known, indent=1) + "\n")
-        found.setdefault(run.combination.label, {})[run.seed] = known[key]
+            write_json(kept, known)
+        by_seed[run.seed] = known[key]
     return found
 
 
 def tabulate(found: Mapping[str, Mapping[int, Mapping[str, float]]], *, metric: str, part: str) -> str:
-    """Means over seeds and paired differences to the first combination, as a Markdown table."""
+    """Means over seeds and paired differences to the first combination, as a Markdown table.
+
+    Raises:
+        ValueError: the first combination has no value, which all others are compared to.
+    """
     rows, first = [], None
     for label, by_seed in found.items():
-        values = {seed: metrics[metric] for seed, metrics in by_seed.items()}
+        values = {seed: metrics[metric] for seed, metrics in by_seed.items() if metric in metrics}
         mean = mean_of(values)
+        if mean is None and first is None:
+            raise ValueError(
+                f"{label}: {metric} has no value on {part}, and the others are compared to it; finish its runs"
+            )
         if mean is None:
             continue
         difference = "" if first is None else difference_text(paired_difference(first, values))
@@ -94,7 +113,7 @@ def main() -> None:
                 if known := by_seed.keys() & found.get(label, {}).keys():
                     raise ValueError(f"{folder}: {label}: seed {min(known)} is in an earlier folder too; name it once")
                 found.setdefault(label, {}).update(by_seed)
-        if not found:
+        if not any(found.values()):
             raise ValueError(f"{arguments.folders[0]}: no run is finished; go on with the comparison first")
         print(tabulate(found, metric=arguments.metric, part=arguments.part))
     except ValueError as error:

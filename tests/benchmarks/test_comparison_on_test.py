@@ -1,6 +1,7 @@
 """Runs of a comparison are evaluated once each, and their differences are paired by seed."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -25,6 +26,9 @@ def folder(tmp_path: Path) -> Path:
         for seed in (0, 1):  # the third is not finished
             (tmp_path / folders[str(seed)]).mkdir(parents=True)
             (tmp_path / folders[str(seed)] / "results.json").write_text("{}")
+            (tmp_path / folders[str(seed)] / "checkpoints").mkdir()
+            for name in ("best", "last"):
+                (tmp_path / folders[str(seed)] / "checkpoints" / f"{name}.ckpt").write_text("")
     content = {"metric": {"name": "val/top1", "mode": "max"}, "combinations": rows}
     (tmp_path / "comparison.json").write_text(json.dumps(content))
     return tmp_path
@@ -52,10 +56,31 @@ def test_table_and_what_is_kept(folder, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["comparison_on_test.py", str(folder), "--checkpoint", "last"])
     script.main()
     assert len(seen) == 8
+    os.utime(folder / "ours" / "seed-1" / "checkpoints" / "last.ckpt", ns=(1, 1))  # trained again
+    script.main()
+    assert seen[8:] == [("ours/seed-1", "test", "last", 1)]
     monkeypatch.setattr(sys, "argv", ["comparison_on_test.py", str(folder), str(folder)])
     with pytest.raises(SystemExit):
         script.main()
     assert "seed 0 is in an earlier folder too" in capsys.readouterr().err
+
+
+def test_the_first_combination_must_have_values(folder, monkeypatch, capsys):
+    for file in folder.glob("ours/*/results.json"):
+        file.unlink()
+    monkeypatch.setattr(script, "evaluate", lambda run, **_: {"val/top1": 0.9})
+    monkeypatch.setattr(sys, "argv", ["comparison_on_test.py", str(folder)])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "ours: val/top1 has no value on test, and the others are compared to it" in capsys.readouterr().err
+
+
+def test_a_run_without_its_checkpoint_is_named(folder, monkeypatch, capsys):
+    (folder / "ours" / "seed-0" / "checkpoints" / "best.ckpt").unlink()
+    monkeypatch.setattr(sys, "argv", ["comparison_on_test.py", str(folder)])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "seed-0: there is no checkpoints/best.ckpt" in capsys.readouterr().err
 
 
 def test_faults_are_told(tmp_path, folder, monkeypatch, capsys):

@@ -30,6 +30,8 @@ def test_feed_forward_parts_fit(capability: int, C: int, tmp_path: Path, monkeyp
     launches = feed_forward_launches(capability, torch.bfloat16, C) + norm_linear_launches(
         capability, torch.bfloat16, C
     )
+    if C in (64, 128):
+        launches += feed_forward_launches(capability, torch.float16, C)
     if C == 256:  # training under autocast
         launches += feed_forward_launches(capability, torch.float16, C, stream=torch.float32, drop_path=True)
         launches += norm_linear_launches(capability, torch.float16, C, stream=torch.float32)
