@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,23 @@ def test_neighbours_are_those_of_the_averaged_weights(
     outcome = scalablevit(*words("masked", data), "--epochs", "1", "--run", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     assert seen["neighbours"][0] == seen["loss"][-1]
+    moved = shutil.copytree(data, tmp_path / "moved")
+    again = scalablevit("fit", "--resume", tmp_path / "run", "--epochs", "2", "--data.labelled_root", moved)
+    assert again.code == 0, again.err
+    next((moved / "val").rglob("*.png")).unlink()
+    refused = scalablevit("fit", "--resume", tmp_path / "run", "--epochs", "3", "--data.labelled_root", moved)
+    assert refused.code == 1
+    assert "data.labelled_root holds other images or classes" in refused.err
+
+
+@pytest.mark.parametrize("kind", ["masked", "distill"])
+def test_weights_of_half_precision_are_trained_and_measured(
+    kind: str, data: Path, teacher: Path, tmp_path: Path
+) -> None:
+    own = ["--precision", "bf16-true", "--model.ema_decay=null", "--epochs", "1"]
+    outcome = scalablevit(*words(kind, data, teacher), *own, "--run", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert 0 <= json.loads((tmp_path / "run" / "results.json").read_text())["knn_top1"] <= 1
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A folder per class beside the unlabelled images, to measure features by their nearest neighbours."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -52,6 +53,11 @@ class LabelledScan:
     class_names: list[str]
     bank: LabelledPart
     queries: LabelledPart
+
+    def identity(self) -> str:
+        """The same for the same names of files and classes, wherever the folder lies."""
+        names = "\0".join([*self.class_names, "", *self.bank.files, "", *self.queries.files])
+        return hashlib.sha256(os.fsencode(names.replace(os.sep, "/"))).hexdigest()
 
 
 def scan_labelled(root: str | Path, *, most: int) -> LabelledScan:

@@ -169,6 +169,31 @@ class PretrainingTask(TrainingModule):
         self._unreadable_labelled.collect(found.unreadable)
         return found
 
+    def _measured_by(self) -> str | None:
+        """Which labelled images features are measured by; None: there are none."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        labelled: LabelledImages | None = getattr(data, "labelled", None)
+        return None if labelled is None else labelled.scan.identity()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store which labelled images features are measured by, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["measured_by"] = self._measured_by()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with other labelled images: one curve would be of two things.
+
+        Raises:
+            ValueError: names the remedy.
+        """
+        super().on_load_checkpoint(checkpoint)
+        theirs, ours = checkpoint.get("measured_by"), self._measured_by()
+        if self.trainer.state.fn == "fit" and None not in (theirs, ours) and theirs != ours:
+            raise ValueError(
+                "data.labelled_root holds other images or classes than those the run measured neighbours by: give the "
+                "same folder, or set it to null"
+            )
+
     def _shared_metadata(self) -> dict[str, Any]:
         found = super()._shared_metadata()
         del found["class_names"]  # a backbone distinguishes none
