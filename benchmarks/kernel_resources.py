@@ -41,6 +41,14 @@ class Launch(NamedTuple):
     num_stages: int
 
     @property
+    def full_name(self) -> str:
+        """Name with the use, where one kernel has two: flipped taps give a depthwise convolution's gradient."""
+        is_flipped = any(
+            found is True and self.function.arg_names[path[0]] == "FLIPPED" for path, found in self.constants.items()
+        )
+        return f"{self.name}, flipped" if is_flipped else self.name
+
+    @property
     def multiples_of_16(self) -> set[str]:
         """Names of the numbers (not pointers) that the kernel may assume to be multiples of 16."""
         names = [self.function.arg_names[path[0]] for path, found in self.attributes.items() if found]
@@ -316,7 +324,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
                 found.append(
                     {
                         "case": case,
-                        "kernel": launch.name,
+                        "kernel": launch.full_name,
                         "capability": capability,
                         "dtype": str(dtype).removeprefix("torch."),
                         **taken._asdict(),

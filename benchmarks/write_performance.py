@@ -164,7 +164,8 @@ def traffic(result: Result, command: str) -> str:
         parts.append(f"{what}, bf16, batch {result['batch']}, {size} pixels, compiled for an {result['target']}:")
         parts.append(markdown(header, rows))
     when = f"Counted, not timed, {result['date'][:10]} at commit {result['commit']}, torch {result['torch']}, "
-    return "\n\n".join([*parts, f"{when}timm {result['timm']}:\n\n```sh\n{command}\n```"])
+    later = "".join(f" ({part['what']}: at commit {part['commit']})" for part in result.get("parts", []))
+    return "\n\n".join([*parts, f"{when}timm {result['timm']}{later}:\n\n```sh\n{command}\n```"])
 
 
 def draw(result: Result, path: Path) -> None:

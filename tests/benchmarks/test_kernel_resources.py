@@ -18,6 +18,10 @@ def test_written_resources_add_up(path: Path) -> None:
     for row in result["kernels"]:
         taken = Resources(*(row[name] for name in Resources._fields))
         assert row["programs"] == programs_per_multiprocessor(taken, GPUS[row["capability"]])
+    rows = [(row["case"], row["kernel"], row["capability"], row["dtype"]) for row in result["kernels"]]
+    assert len(set(rows)) == len(rows), "each kernel of a case has a name of its own"
+    for part in result.get("parts", []):
+        assert {"what", "date", "commit"} == set(part)
     cases = {(row["capability"], row["dtype"]) for row in result["kernels"]}
     assert cases == {(c, str(dtype).removeprefix("torch.")) for c in CAPABILITIES for dtype in DTYPES}
 

@@ -265,7 +265,8 @@ def test_blocks_give_the_same_with_every_gradient(
     assert len(launches) == 1
     for name, exact in expected.items():
         assert found[name].dtype == exact.dtype, name
-        scale = max(exact.abs().max().item(), 1)  # the bias of the keys changes nothing: its gradient is noise
+        # The bias of the keys changes nothing: its gradient is noise.
+        scale = 1 if name == "attn.k.bias" else exact.abs().max().item()
         torch.testing.assert_close(found[name], exact, rtol=5e-2, atol=3e-2 * scale, msg=lambda m, n=name: f"{n}: {m}")
 
 

@@ -7,7 +7,14 @@ import pytest
 import torch
 from integer_bounds import overflows
 
-from kernel_resources import Launch, build, reduced_launches, window_launches
+from kernel_resources import (
+    Launch,
+    build,
+    feed_forward_launches,
+    norm_linear_launches,
+    reduced_launches,
+    window_launches,
+)
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
@@ -26,10 +33,13 @@ OF_KEYS = {
 }  # fmt: skip
 
 
-def check(launch: Launch, arguments: dict[str, int]) -> None:
+OF_TOKENS = {"tokens": 2**30, "tokens_of_image": 2**30}  # times channels, and four times as many, beyond 2^31
+
+
+def check(launch: Launch, arguments: dict[str, int], programs: int = PROGRAMS) -> None:
     integers = {name for name, kind in launch.signature.items() if kind in ("i32", "i64")}
     assert integers <= set(arguments)
-    assert overflows(build(launch, 90).asm["ttir"], programs=PROGRAMS, arguments=arguments) == [], launch.name
+    assert overflows(build(launch, 90).asm["ttir"], programs=programs, arguments=arguments) == [], launch.name
 
 
 @pytest.mark.slow
@@ -47,6 +57,14 @@ def test_offsets_of_reduced_keys(M: int, tmp_path: Path, monkeypatch: pytest.Mon
     for launch in reduced_launches(90, torch.bfloat16, M, (40, 32)):
         # Blocks of keys are few where queries are cut in shares.
         check(launch, {**OF_KEYS, "num_blocks": 2**6} if launch.name == "_backward_keys" else OF_KEYS)
+
+
+@pytest.mark.slow
+def test_offsets_of_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for launches in (feed_forward_launches, norm_linear_launches):
+        for launch in launches(90, torch.bfloat16, 64):
+            check(launch, OF_TOKENS, programs=2**22)
 
 
 def test_an_overflow_is_found() -> None:
