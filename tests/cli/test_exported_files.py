@@ -188,7 +188,7 @@ def test_validate_says_what_is_lacking(classifier: Exported, segmenter: Exported
     assert "is no export of the run whose recipe.yaml lies beside it" in said
     # the data would be normalised by one, and the file take back the other
     recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
-    recipe["data"]["init_args"]["mean"] = [0.25] * len(recipe["data"]["init_args"]["mean"])
+    recipe["data"]["init_args"]["mean"] = [0.25, 0.25, 0.25]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     _, said = scalablevit("validate", file, code=1)
     assert "they differ in their task, classes or normalisation" in said

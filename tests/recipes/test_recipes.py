@@ -181,6 +181,10 @@ def tiny(name: str, data: Path) -> list[str | Path]:
     match task_of(name):
         case "classification":
             write_images(data, num_train=3, num_val=2)
+            if name == "train_multi_label":
+                files = sorted(path.relative_to(data) for path in data.rglob("*.png"))
+                rows = [f"{path},{path.parent.name}|any,{path.parts[0]}" for path in files]
+                (data / "labels.csv").write_text("\n".join(["file,labels,split", *rows]) + "\n")
             return [*SMALL]
         case "detection":
             # eleven: without empty scenes there are still two steps an epoch
