@@ -233,7 +233,11 @@ class PretrainingTask(TrainingModule):
         if not count:
             raise ValueError(f"none of the {unreadable} held-out images can be read")
         loss = total / count
-        results: dict[str, Any] = {"loss": None if math.isnan(loss) else loss, "count": count, "unreadable": unreadable}
+        results: dict[str, Any] = {
+            "loss": loss if math.isfinite(loss) else None,
+            "count": count,
+            "unreadable": unreadable,
+        }
         figures = f"loss {loss:.4f}"
         if (near := self._neighbours(network)) is not None:
             results |= {"knn_top1": None if math.isnan(near.top1) else near.top1, "knn_k": NUM_NEIGHBOURS}
