@@ -1,6 +1,5 @@
 """Find everything that is wrong with a data folder before training does."""
 
-import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,13 +12,9 @@ from scalablevit.data.check import (
     ImageFile,
     Problem,
     check_num_workers,
-    look_at_all,
-    look_at_image,
-    losses_of,
-    repeated_images,
+    look_at_files,
     size_range,
 )
-from scalablevit.data.image_file import ImageError
 from scalablevit.data.pixel_values import checked_value_range
 
 
@@ -83,36 +78,25 @@ def check_folder(
     files = [ImageFile("training", str(scan.train_folder / f), name) for name, fs in scan.train.items() for f in fs]
     files += [ImageFile("validation", str(scan.val_folder / f), name) for name, fs in scan.val.items() for f in fs]
 
-    seen: list[tuple[bytes, ImageFile]] = []
-    readable: Counter[tuple[str, str]] = Counter()
+    looked = look_at_files(
+        files,
+        value_range=checked_value_range(value_range),
+        min_size=min_size,
+        tiny_advice="check it, as a thumbnail or a spacer may not show its class",
+        num_workers=num_workers,
+        on_progress=on_progress,
+    )
+    problems.extend(looked.problems)
     unreadable: defaultdict[tuple[str, str], list[ImageFile]] = defaultdict(list)
-    sizes: set[tuple[int, int]] = set()
-    look_at = functools.partial(look_at_image, value_range=checked_value_range(value_range))
-    looks = list(look_at_all(look_at, [file.path for file in files], num_workers=num_workers, on_progress=on_progress))
-    for file, look in zip(files, looks, strict=True):
-        if isinstance(look, ImageError):
-            problems.append(Problem("error", look.kind, file.path, str(look)))
-            unreadable[file.part, file.class_folder].append(file)
-            continue
-        readable[file.part, file.class_folder] += 1
-        sizes.add(look.size)
-        seen.append((look.digest, file))
-        if min(look.size) < min_size:
-            width, height = look.size
-            message = (
-                f"{file.path}: only {width} x {height} pixels; check it, as a thumbnail or a spacer "
-                "may not show its class"
-            )
-            problems.append(Problem("warning", "tiny", file.path, message))
-
-    problems.extend(losses_of(looks))
-    problems.extend(repeated_images(seen))
+    for file in looked.unreadable:
+        unreadable[file.part, file.class_folder].append(file)
     problems.extend(_unreadable_classes(scan, unreadable))
+    readable = Counter((file.part, file.class_folder) for file in looked.readable)
     classes = {
         name: (readable["training", name], readable["validation", name])
         for name in dict.fromkeys([*scan.train, *scan.val])
     }
-    smallest, largest = size_range(sizes)
+    smallest, largest = size_range(looked.sizes)
     return CheckReport(
         str(scan.root),
         num_train=sum(map(len, scan.train.values())),

@@ -1,30 +1,23 @@
 """A folder of images per class, as training and validation batches."""
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from scalablevit.abridged import abridged
 from scalablevit.classification.class_names import read_class_names
 from scalablevit.classification.image_folder import ClassFiles, FolderScan, class_name, folders_by_class, scan_folder
 from scalablevit.data.builtin import data_root
-from scalablevit.data.image_file import ImageError
-from scalablevit.data.image_transforms import Augmentation, Preprocessing, Transform
-from scalablevit.data.images import read_image
+from scalablevit.data.image_files import ImageFiles
+from scalablevit.data.image_transforms import Augmentation, Preprocessing
 from scalablevit.data.input_settings import height_and_width, per_channel
-from scalablevit.data.pixel_values import ValueRange
 from scalablevit.data.split import check_val_fraction
-from scalablevit.data.unreadable import read_or_substitute
 from scalablevit.training.data_module import TaskData
 
 _log = logging.getLogger(__name__)
@@ -74,74 +67,31 @@ def collate(samples: Sequence[ClassificationSample]) -> ClassificationBatch:
     )
 
 
-class LabelledImages(Dataset[ClassificationSample]):
-    """Images with their targets; what cannot be read does not change how many samples there are.
+class LabelledImages(ImageFiles[ClassificationSample]):
+    """Images with their targets.
+
+    With no substitute for an image that cannot be read, or when all of them fail, the sample has zeros for the image
+    and `UNREADABLE_TARGET`; when those were all samples there are, `NOTHING_READABLE_TARGET`.
 
     Args:
         folder: that the files start from.
         files: N images, relative to `folder`.
         targets: (N,) class indices, or (N, K) of 0 and 1.
-        transform: RGB image to (C, H, W).
-        image_shape: (C, H, W) of the zeros that stand for an image that cannot be read.
-        max_substitutes: how many of the next samples to try in the place of one that cannot be read. With 0,
-            or when all of them fail, the sample has zeros for the image and `UNREADABLE_TARGET`; when those were
-            all samples there are, `NOTHING_READABLE_TARGET`. Nothing is raised here: in a loading process it
-            would end in a stack trace. `UnreadableFiles` raises.
-        value_range: see `read_image`.
+        options: of `ImageFiles`.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        files: Sequence[str],
-        targets: np.ndarray,
-        *,
-        transform: Transform,
-        image_shape: tuple[int, int, int],
-        max_substitutes: int,
-        value_range: ValueRange | None = None,
-    ) -> None:
-        self.folder = folder
-        self.transform = transform
-        self.image_shape = image_shape
-        self.max_substitutes = max_substitutes
-        self.value_range = value_range
-        # Arrays, not lists: counting references to a million strings would copy their memory in each worker.
-        self._files = np.array([os.fsencode(file) for file in files])
+    def __init__(self, folder: Path, files: Sequence[str], targets: np.ndarray, **options: Any) -> None:
+        super().__init__(folder, files, **options)
         self.targets = targets
 
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def path(self, index: int) -> Path:
-        """File of a sample."""
-        return self.folder / os.fsdecode(self._files[index])
-
     def __getitem__(self, index: int) -> ClassificationSample:
-        read, failed = read_or_substitute(
-            self._read,
-            index,
-            count=len(self),
-            max_substitutes=self.max_substitutes,
-            errors=(ImageError,),
-            describe=attrgetter("path"),
-        )
-        if read is not None:
-            return ClassificationSample(*read, failed)
-        nothing = self.max_substitutes > 0 and len(failed) == len(self)
-        target = np.full(self.targets.shape[1:], NOTHING_READABLE_TARGET if nothing else UNREADABLE_TARGET)
-        return ClassificationSample(torch.zeros(self.image_shape), _as_target(target), failed)
-
-    def read(self, index: int) -> Image.Image:
-        """Decode the image of a sample.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
-        return read_image(self.path(index), value_range=self.value_range)
-
-    def _read(self, index: int) -> tuple[Tensor, int | np.ndarray]:
-        return self.transform(self.read(index)), _as_target(self.targets[index])
+        found = self.find(index)
+        if found.image is not None:
+            image, i = found.image
+            return ClassificationSample(image, _as_target(self.targets[i]), found.unreadable)
+        missing = NOTHING_READABLE_TARGET if found.is_nothing_left else UNREADABLE_TARGET
+        target = _as_target(np.full(self.targets.shape[1:], missing))
+        return ClassificationSample(torch.zeros(self.image_shape), target, found.unreadable)
 
 
 def _as_target(target: np.ndarray) -> int | np.ndarray:
@@ -302,11 +252,7 @@ class ImageFolderData(TaskData):
         for problem in self._scan.problems:
             _log.warning(problem.message)
         self.class_folders, self._class_names = self._find_classes()
-        shared: dict[str, Any] = {
-            "class_folders": self.class_folders,
-            "image_shape": (self._preprocessing.in_chans, *self._preprocessing.image_size),
-            "value_range": self._preprocessing.value_range,
-        }
+        shared = {"class_folders": self.class_folders, **self._preprocessing.reading_options()}
         scan = self._scan
         self.train_dataset = ImageFolderDataset(
             scan.train_folder, scan.train, transform=train_transform, max_substitutes=max_unreadable, **shared
@@ -347,7 +293,7 @@ class ImageFolderData(TaskData):
 
     def summary(self) -> str:
         """Summarise the data in a few lines."""
-        scan, preprocessing = self._scan, self._preprocessing
+        scan = self._scan
         lines = [f"data        {scan.root}"]
         if self.settings.trained_class_names is None:
             lines += self._training_summary()
@@ -359,8 +305,7 @@ class ImageFolderData(TaskData):
         left_out = scan.left_out()
         if left_out:
             lines.append(f"left out    files that are no images by their names: {left_out}")
-        height, width = preprocessing.image_size
-        lines.append(f"input       {preprocessing.in_chans} x {height} x {width}, {preprocessing.interpolation}")
+        lines.append(self._preprocessing.summary())
         return "\n".join(lines)
 
     def _training_summary(self) -> list[str]:

@@ -1,6 +1,5 @@
 """Measuring a classifier on a set of images, in one process."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,9 +11,7 @@ from torch import Tensor, nn
 from scalablevit.classification.data import ImageFolderDataset, LabelledImages, collate
 from scalablevit.data.class_report import class_report, confusion_as_json, macro_mean
 from scalablevit.data.loaders import eval_loader
-from scalablevit.data.not_a_number import ADVICE, wrong_where_nan
-
-log = logging.getLogger(__name__)
+from scalablevit.data.not_a_number import warn_of_lost, wrong_where_nan
 
 
 @dataclass(frozen=True)
@@ -109,10 +106,7 @@ def evaluate(
     """
     found = outputs_of_set(network, dataset, batch_size=batch_size, device=device, num_workers=num_workers)
     probabilities, lost = wrong_where_nan(F.softmax(found.logits, dim=-1), found.targets)
-    if lost:
-        log.warning(
-            "the outputs for %d of %d images are not numbers, and count as wrong; %s", lost, len(probabilities), ADVICE
-        )
+    warn_of_lost(lost, len(probabilities))
     return Evaluation(probabilities, found.targets, found.indices, found.unreadable)
 
 

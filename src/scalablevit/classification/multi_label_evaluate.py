@@ -1,6 +1,5 @@
 """Measuring a classifier of several labels an image on a set of images, in one process."""
 
-import logging
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -15,9 +14,7 @@ from torchmetrics.functional.classification import multilabel_average_precision
 from scalablevit.classification.data import LabelledImages
 from scalablevit.classification.evaluate import outputs_of_set
 from scalablevit.data.class_report import class_figures, macro_mean
-from scalablevit.data.not_a_number import ADVICE, wrong_labels_where_nan
-
-_log = logging.getLogger(__name__)
+from scalablevit.data.not_a_number import warn_of_lost, wrong_labels_where_nan
 
 THRESHOLD = 0.5
 """Probability above which a label counts as predicted."""
@@ -128,22 +125,8 @@ def evaluate(
     device: torch.device | str = "cpu",
     num_workers: int = 0,
 ) -> MultiLabelEvaluation:
-    """Run a classifier over a data set.
-
-    Args:
-        network: from images (B, C, H, W) to logits (B, K).
-        dataset: images with the transform that the network needs.
-        batch_size: images at a time.
-        device: where to compute.
-        num_workers: processes that load images.
-
-    Raises:
-        ValueError: no image could be read.
-    """
+    """Run a classifier over a data set; arguments and errors as in `scalablevit.classification.evaluate`."""
     found = outputs_of_set(network, dataset, batch_size=batch_size, device=device, num_workers=num_workers)
     probabilities, lost = wrong_labels_where_nan(found.logits.sigmoid(), found.targets)
-    if lost:
-        _log.warning(
-            "the outputs for %d of %d images are not numbers, and count as wrong; %s", lost, len(probabilities), ADVICE
-        )
+    warn_of_lost(lost, len(probabilities))
     return MultiLabelEvaluation(probabilities, found.targets, found.indices, found.unreadable)

@@ -1,6 +1,5 @@
 """Training and validating a classifier of which each class is a yes or no of its own: any number of labels an image."""
 
-import logging
 import math
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,12 +20,9 @@ from scalablevit.classification.multi_label_evaluate import (
     quiet_of_missing_classes,
 )
 from scalablevit.classification.task import ClassificationTask
-from scalablevit.data.not_a_number import ADVICE, wrong_labels_where_nan
+from scalablevit.data.not_a_number import warn_of_lost, wrong_labels_where_nan
 from scalablevit.training.class_weights import weights_of_classes
 from scalablevit.training.module import Evaluation
-from scalablevit.weights import load_model
-
-_log = logging.getLogger(__name__)
 
 _MOST_POSITIVE_WEIGHT = 100.0
 """Highest weight that "balanced" gives: of a class with a handful of images every one would be a jolt otherwise."""
@@ -146,10 +142,7 @@ class MultiLabelTask(ClassificationTask):
         logits = self.network(images).float()
         self.val_loss.update(F.binary_cross_entropy_with_logits(logits, targets.float()), weight=len(targets))
         probabilities, lost = wrong_labels_where_nan(logits.sigmoid(), targets)
-        if lost:
-            _log.warning(
-                "the outputs for %d of %d images are not numbers, and count as wrong; %s", lost, len(targets), ADVICE
-            )
+        warn_of_lost(lost, len(targets))
         self.val_precision.update(probabilities, targets)
         self.val_counts.update(probabilities, targets)
 
@@ -180,20 +173,12 @@ class MultiLabelTask(ClassificationTask):
         from scalablevit.classification.multi_label_draw import draw_average_precision, draw_predictions
         from scalablevit.classification.multi_label_evaluate import evaluate
 
-        network, _ = load_model(folder)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        result = evaluate(
-            network,
-            data.val_dataset,
-            batch_size=data.batch_size,
-            device=self.trainer.strategy.root_device,  # self.device is the CPU again by now
-            num_workers=data.num_workers,
-        )
+        result, dataset = self._on_validation_set(evaluate, folder)
         summary = result.summary(self.class_names)
 
         def draw() -> None:
             draw_average_precision(summary["per_class"], folder / "average_precision.png")
-            draw_predictions(result, data.val_dataset, self.class_names, folder / "predictions.png")
+            draw_predictions(result, dataset, self.class_names, folder / "predictions.png")
 
         figures = f"mAP {summary['mAP'] or 0:.2%}, macro F1 {summary['macro_f1'] or 0:.2%}"
         return Evaluation(summary, figures, result.count, draw)

@@ -1,6 +1,5 @@
 """Find everything that is wrong with images and their table of labels before training does."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,15 +11,10 @@ from scalablevit.classification.table_scan import LabelledImage, counts_of, hold
 from scalablevit.data.check import (
     DataReport,
     ImageFile,
-    Problem,
     check_num_workers,
-    look_at_all,
-    look_at_image,
-    losses_of,
-    repeated_images,
+    look_at_files,
     size_range,
 )
-from scalablevit.data.image_file import ImageError
 from scalablevit.data.pixel_values import checked_value_range
 
 
@@ -96,23 +90,17 @@ def check_table(
     )
     problems = list(scan.problems)
     files = [*_files(scan.root, "training", scan.train), *_files(scan.root, "validation", scan.val)]
-    look_at = functools.partial(look_at_image, value_range=checked_value_range(value_range))
-    looks = list(look_at_all(look_at, [file.path for file in files], num_workers=num_workers, on_progress=on_progress))
-    seen: list[tuple[bytes, ImageFile]] = []
-    sizes: set[tuple[int, int]] = set()
-    for file, look in zip(files, looks, strict=True):
-        if isinstance(look, ImageError):
-            problems.append(Problem("error", look.kind, file.path, str(look)))
-            continue
-        sizes.add(look.size)
-        seen.append((look.digest, file))
-        if min(look.size) < min_size:
-            message = f"{file.path}: only {look.size[0]} x {look.size[1]} pixels; check it"
-            problems.append(Problem("warning", "tiny", file.path, message))
-    problems.extend(losses_of(looks))
-    problems.extend(repeated_images(seen))
+    looked = look_at_files(
+        files,
+        value_range=checked_value_range(value_range),
+        min_size=min_size,
+        tiny_advice="check it",
+        num_workers=num_workers,
+        on_progress=on_progress,
+    )
+    problems.extend(looked.problems)
     shown = counts_of(scan.train, scan.class_names), counts_of(scan.val, scan.class_names)
-    smallest, largest = size_range(sizes)
+    smallest, largest = size_range(looked.sizes)
     return TableReport(
         str(scan.root),
         num_train=len(scan.train),

@@ -130,10 +130,7 @@ class ImageTableData(TaskData):
         self._scan.raise_for_errors()
         for problem in self._scan.problems:
             _log.warning(problem.message)
-        shared: dict[str, Any] = {
-            "image_shape": (self._preprocessing.in_chans, *self._preprocessing.image_size),
-            "value_range": self._preprocessing.value_range,
-        }
+        shared = self._preprocessing.reading_options()
         self.train_dataset = self._dataset(
             self._scan.train, transform=train_transform, max_substitutes=max_unreadable, **shared
         )
@@ -164,7 +161,7 @@ class ImageTableData(TaskData):
 
     def summary(self) -> str:
         """Summarise the data in a few lines."""
-        scan, preprocessing = self._scan, self._preprocessing
+        scan = self._scan
         lines = [
             f"data        {scan.root}",
             f"labels      {', '.join(path.name for path in scan.tables)}: {scan.labels_are}",
@@ -181,8 +178,7 @@ class ImageTableData(TaskData):
             lines.append(
                 f"per class   {counts[fewest]:,} (of {fewest}) to {counts[most]:,} (of {most}) training images"
             )
-        height, width = preprocessing.image_size
-        lines.append(f"input       {preprocessing.in_chans} x {height} x {width}, {preprocessing.interpolation}")
+        lines.append(self._preprocessing.summary())
         return "\n".join(lines)
 
 

@@ -2,9 +2,10 @@
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from scalablevit.classification.data import NOTHING_READABLE_TARGET, Classificat
 from scalablevit.classification.losses import soft_cross_entropy, soft_targets
 from scalablevit.data.image_transforms import Preprocessing
 from scalablevit.data.images import why_unreadable
-from scalablevit.data.not_a_number import ADVICE, wrong_where_nan
+from scalablevit.data.not_a_number import warn_of_lost, wrong_where_nan
 from scalablevit.networks import build_classifier, check_logits, own_settings, recompute_blocks, size_options
 from scalablevit.training.class_weights import weights_of_classes
 from scalablevit.training.distillation import Distillation, without_distillation
@@ -29,6 +30,8 @@ from scalablevit.training.teacher import Outputs, Teacher, TeacherSettings, chec
 from scalablevit.weights import load_model, load_weights, save_model
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -342,10 +345,7 @@ class ClassificationTask(TrainingModule):
         logits = self.network(images).float()
         self.val_loss.update(F.cross_entropy(logits, targets), weight=len(targets))
         logits, lost = wrong_where_nan(logits, targets)
-        if lost:
-            log.warning(
-                "the outputs for %d of %d images are not numbers, and count as wrong; %s", lost, len(targets), ADVICE
-            )
+        warn_of_lost(lost, len(targets))
         self.val_top1.update(logits, targets)
         if self.val_top5 is not None:
             self.val_top5.update(logits, targets)
@@ -410,19 +410,24 @@ class ClassificationTask(TrainingModule):
         from scalablevit.classification.draw import draw_confusion, draw_predictions
         from scalablevit.classification.evaluate import evaluate
 
+        result, dataset = self._on_validation_set(evaluate, folder)
+
+        def draw() -> None:
+            draw_confusion(result.confusion, self.class_names, folder / "confusion.png")
+            draw_predictions(result, dataset, self.class_names, folder / "predictions.png")
+
+        top5 = f", top-5 {result.top5:.2%}" if result.top5 is not None else ""
+        return Evaluation(result.summary(self.class_names), f"top-1 {result.top1:.2%}{top5}", result.count, draw)
+
+    def _on_validation_set(self, evaluate: Callable[..., Result], folder: Path) -> tuple[Result, Any]:
+        """What `evaluate` finds for the weights in `folder` on the validation set, and that set."""
         network, _ = load_model(folder)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        result = evaluate(
+        found = evaluate(
             network,
             data.val_dataset,
             batch_size=data.batch_size,
             device=self.trainer.strategy.root_device,  # self.device is the CPU again by now
             num_workers=data.num_workers,
         )
-
-        def draw() -> None:
-            draw_confusion(result.confusion, self.class_names, folder / "confusion.png")
-            draw_predictions(result, data.val_dataset, self.class_names, folder / "predictions.png")
-
-        top5 = f", top-5 {result.top5:.2%}" if result.top5 is not None else ""
-        return Evaluation(result.summary(self.class_names), f"top-1 {result.top1:.2%}{top5}", result.count, draw)
+        return found, data.val_dataset

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -274,6 +275,61 @@ class ImageFile(NamedTuple):
     part: Literal["training", "validation"]
     path: str
     class_folder: str = ""
+
+
+class Looked(NamedTuple):
+    """What a look at files tells.
+
+    Fields:
+        readable, unreadable: files.
+        sizes: (width, height) of the upright images.
+        problems: unreadable, tiny and repeated images, and what reading loses of some.
+    """
+
+    readable: list[ImageFile]
+    unreadable: list[ImageFile]
+    sizes: set[tuple[int, int]]
+    problems: list[Problem]
+
+
+def look_at_files(
+    files: Sequence[ImageFile],
+    *,
+    value_range: ValueRange | None,
+    min_size: int,
+    tiny_advice: str,
+    num_workers: int | Literal["auto"],
+    on_progress: Callable[[int, int], None] | None,
+) -> Looked:
+    """Decode images and tell what is wrong with them.
+
+    Args:
+        files: of the images, with their part and class.
+        value_range: see `read_image`.
+        min_size: images whose shorter side has fewer pixels are reported.
+        tiny_advice: what to do about those.
+        num_workers: as for `look_at_all`.
+        on_progress: as for `look_at_all`.
+    """
+    look_at = partial(look_at_image, value_range=value_range)
+    looks = list(look_at_all(look_at, [file.path for file in files], num_workers=num_workers, on_progress=on_progress))
+    found = Looked([], [], set(), [])
+    digests = []
+    for file, look in zip(files, looks, strict=True):
+        if isinstance(look, ImageError):
+            found.problems.append(Problem("error", look.kind, file.path, str(look)))
+            found.unreadable.append(file)
+            continue
+        found.readable.append(file)
+        found.sizes.add(look.size)
+        digests.append((look.digest, file))
+        if min(look.size) < min_size:
+            width, height = look.size
+            message = f"{file.path}: only {width} x {height} pixels; {tiny_advice}"
+            found.problems.append(Problem("warning", "tiny", file.path, message))
+    found.problems.extend(losses_of(looks))
+    found.problems.extend(repeated_images(digests))
+    return found
 
 
 def repeated_images(seen: Iterable[tuple[bytes, ImageFile]]) -> Iterator[Problem]:

@@ -124,6 +124,15 @@ class Preprocessing(InputSettings):
         height, width = self.image_size
         return math.floor(height / self.crop_ratio), math.floor(width / self.crop_ratio)
 
+    def reading_options(self) -> dict[str, Any]:
+        """What a data set of images needs to know of the input beside its transform: `image_shape`, `value_range`."""
+        return {"image_shape": (self.in_chans, *self.image_size), "value_range": self.value_range}
+
+    def summary(self) -> str:
+        """The line of a data module's summary."""
+        height, width = self.image_size
+        return f"input       {self.in_chans} x {height} x {width}, {self.interpolation}"
+
     def eval_transform(self) -> Transform:
         """RGB image to (in_chans, height, width) float32: resize, centre crop, normalise.
 

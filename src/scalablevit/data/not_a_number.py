@@ -1,12 +1,21 @@
 """Outputs that are not numbers (NaN) count as wrong: argmax would take them for a class, most often for the first."""
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 ADVICE = "train with a lower learning rate, or take an earlier checkpoint"
+
+_log = logging.getLogger(__name__)
+
+
+def warn_of_lost(lost: int, images: int) -> None:
+    """Warn of the images of a set or batch for which a network's outputs are not numbers, if there are any."""
+    if lost:
+        _log.warning("the outputs for %d of %d images are not numbers, and count as wrong; %s", lost, images, ADVICE)
 
 
 def wrong_where_nan(scores: Tensor, targets: Tensor) -> tuple[Tensor, int]:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from scalablevit.data.image_transforms import Augmentation, Preprocessing
 from scalablevit.data.input_settings import height_and_width, per_channel
-from scalablevit.pretraining.labelled import LabelledImages, scan_labelled
+from scalablevit.pretraining.labelled import NeighboursTest, scan_labelled
 from scalablevit.pretraining.unlabelled_folder import scan_unlabelled
 from scalablevit.pretraining.unlabelled_images import UnlabelledImages, collate
 from scalablevit.training.data_module import TaskData
@@ -122,7 +122,7 @@ class UnlabelledImageData(TaskData):
                 "folder of the images alone as data.root",
                 *(self._scan.root, layout.found),
             )
-        shared: dict[str, Any] = {"image_shape": (own.in_chans, *own.image_size), "value_range": own.value_range}
+        shared = own.reading_options()
         folder = self._scan.root
         self.train_dataset = UnlabelledImages(
             folder,
@@ -135,10 +135,10 @@ class UnlabelledImageData(TaskData):
         # a substitute would count one image twice in the loss
         evaluated = {"transform": own.eval_transform(), "max_substitutes": 0, "keeps_seeds": True, **shared}
         self.val_dataset = UnlabelledImages(folder, self._scan.held_out, **evaluated)
-        self.labelled: LabelledImages | None = None
+        self.labelled: NeighboursTest | None = None
         if self.settings.labelled_root is not None:
             labelled = scan_labelled(self.settings.labelled_root, most=self.settings.labelled_images)
-            self.labelled = LabelledImages(labelled, **evaluated)
+            self.labelled = NeighboursTest(labelled, **evaluated)
         self.warn_of_losses(self.train_dataset if self._scan.train else self.val_dataset, most=_PROBED_IMAGES)
 
     @property
@@ -163,8 +163,7 @@ class UnlabelledImageData(TaskData):
 
     def summary(self) -> str:
         """Summarise the data in a few lines."""
-        scan, preprocessing = self._scan, self._preprocessing
-        height, width = preprocessing.image_size
+        scan = self._scan
         share = 100 * self.settings.val_fraction
         lines = [
             f"data        {scan.root}",
@@ -181,5 +180,5 @@ class UnlabelledImageData(TaskData):
             )
         if scan.walk.left_out:
             lines.append(f"left out    files that are no images by their names: {scan.walk.listed()}")
-        lines.append(f"input       {preprocessing.in_chans} x {height} x {width}, {preprocessing.interpolation}")
+        lines.append(self._preprocessing.summary())
         return "\n".join(lines)

@@ -126,7 +126,7 @@ class NeighboursAccuracy:
     unreadable: list[str]
 
 
-class LabelledImages:
+class NeighboursTest:
     """Images with labels, to measure features by.
 
     Args:

@@ -14,7 +14,7 @@ from scalablevit.data.images import why_unreadable
 from scalablevit.data.loaders import eval_loader
 from scalablevit.data.unreadable import UnreadableFiles
 from scalablevit.networks import build_classifier, is_ours, own_settings, recompute_blocks, size_options
-from scalablevit.pretraining.labelled import LabelledImages, NeighboursAccuracy
+from scalablevit.pretraining.labelled import NeighboursAccuracy, NeighboursTest
 from scalablevit.pretraining.neighbours import NUM_NEIGHBOURS
 from scalablevit.pretraining.unlabelled_images import UnlabelledBatch, collate
 from scalablevit.training.checkpoint_io import RunCheckpointIO
@@ -160,7 +160,7 @@ class PretrainingTask(TrainingModule):
     def _neighbours(self, network: nn.Module) -> NeighboursAccuracy | None:
         """What the nearest neighbours of labelled images find out; None: there are none."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        labelled: LabelledImages | None = getattr(data, "labelled", None)
+        labelled: NeighboursTest | None = getattr(data, "labelled", None)
         if labelled is None:
             return None
         device = next(network.parameters()).device
@@ -172,7 +172,7 @@ class PretrainingTask(TrainingModule):
     def _measured_by(self) -> str | None:
         """Which labelled images features are measured by; None: there are none."""
         data: Any = getattr(self.trainer, "datamodule", None)
-        labelled: LabelledImages | None = getattr(data, "labelled", None)
+        labelled: NeighboursTest | None = getattr(data, "labelled", None)
         return None if labelled is None else labelled.scan.identity()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

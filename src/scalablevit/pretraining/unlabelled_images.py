@@ -1,23 +1,14 @@
 """Images of a folder as samples and batches: each with a seed of its own, for what is drawn for it."""
 
-import os
 from collections.abc import Sequence
-from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from scalablevit.data.image_file import ImageError
-from scalablevit.data.image_transforms import Transform
-from scalablevit.data.images import read_image
-from scalablevit.data.pixel_values import ValueRange
+from scalablevit.data.image_files import ImageFiles
 from scalablevit.data.randomness import seed_for
-from scalablevit.data.unreadable import read_or_substitute
 
 _SEEDS = 2**62
 
@@ -69,68 +60,23 @@ def collate(samples: Sequence[UnlabelledSample]) -> UnlabelledBatch:
     )
 
 
-class UnlabelledImages(Dataset[UnlabelledSample]):
-    """Images of a folder; what cannot be read does not change how many samples there are.
+class UnlabelledImages(ImageFiles[UnlabelledSample]):
+    """Images of a folder, each with a seed of its own.
 
     Args:
         folder: holds the images.
         files: images, relative to `folder`.
-        transform: RGB image to (C, H, W).
-        image_shape: (C, H, W) of the zeros that stand for an image that cannot be read.
-        max_substitutes: how many of the next samples to try in the place of one that cannot be read.
         keeps_seeds: a sample has the same seed in every epoch; else it is drawn from torch's global generator.
-        value_range: see `read_image`.
+        options: of `ImageFiles`.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        files: Sequence[str],
-        *,
-        transform: Transform,
-        image_shape: tuple[int, int, int],
-        max_substitutes: int,
-        keeps_seeds: bool,
-        value_range: ValueRange | None = None,
-    ) -> None:
-        self.folder = folder
-        self.transform = transform
-        self.image_shape = image_shape
-        self.max_substitutes = max_substitutes
+    def __init__(self, folder: Path, files: Sequence[str], *, keeps_seeds: bool, **options: Any) -> None:
+        super().__init__(folder, files, **options)
         self.keeps_seeds = keeps_seeds
-        self.value_range = value_range
-        # An array, not a list: counting references to a million strings would copy their memory in each worker.
-        self._files = np.array([os.fsencode(file) for file in files])
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def path(self, index: int) -> Path:
-        """File of a sample."""
-        return self.folder / os.fsdecode(self._files[index])
 
     def __getitem__(self, index: int) -> UnlabelledSample:
         seed = seed_for(index) if self.keeps_seeds else int(torch.randint(_SEEDS, ()))
-        image, failed = read_or_substitute(
-            self._read,
-            index,
-            count=len(self),
-            max_substitutes=self.max_substitutes,
-            errors=(ImageError,),
-            describe=attrgetter("path"),
-        )
-        if image is not None:
-            return UnlabelledSample(image, seed, True, False, failed)
-        nothing = self.max_substitutes > 0 and len(failed) == len(self)
-        return UnlabelledSample(torch.zeros(self.image_shape), seed, False, nothing, failed)
-
-    def read(self, index: int) -> Image.Image:
-        """Decode the image of a sample.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
-        return read_image(self.path(index), value_range=self.value_range)
-
-    def _read(self, index: int) -> Tensor:
-        return self.transform(self.read(index))
+        found = self.find(index)
+        is_readable = found.image is not None
+        image = torch.zeros(self.image_shape) if found.image is None else found.image[0]
+        return UnlabelledSample(image, seed, is_readable, found.is_nothing_left, found.unreadable)

@@ -1,6 +1,5 @@
 """Evaluate a segmenter: count pixels by class over a whole data set, at the images' original size."""
 
-import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,13 +12,11 @@ from torchmetrics import Metric
 
 from scalablevit.data.class_report import class_report, confusion_as_json, macro_mean
 from scalablevit.data.loaders import eval_loader
-from scalablevit.data.not_a_number import ADVICE, other_than, watched
+from scalablevit.data.not_a_number import other_than, warn_of_lost, watched
 from scalablevit.moved import forward_moved_names
 from scalablevit.segmentation.bands import most_likely_classes
 from scalablevit.segmentation.dataset import SegmentationBatch, collate
 from scalablevit.segmentation.inference import InferenceSettings
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -225,8 +222,7 @@ def evaluate(
                 examples.append(Example(index, image, mask.numpy(), labels.cpu().numpy()))
     if count == 0:
         raise ValueError(f"none of the {len(unreadable)} validation images can be read. The first: {unreadable[0]}")
-    if num_nan:
-        _log.warning("the outputs for %d of %d images are not numbers, and count as wrong; %s", num_nan, count, ADVICE)
+    warn_of_lost(num_nan, count)
     return Evaluation(Scores(confusion.cpu()), count, unreadable, examples)
 
 
