@@ -16,7 +16,6 @@ MOVED: dict[str, tuple[str, ...]] = {
     "checkpoint_names": ("weights.published_names",),
     "classification.pictures": ("classification.annotate", "classification.draw"),
     "classification.preprocessing": ("data.image_transforms",),
-    "classification.transforms": ("data.image_transforms",),
     "cli": ("cli.errors",),
     "data_check": ("data.check",),
     "datasets": (),

@@ -13,7 +13,6 @@ NAMES = {
     "checkpoint_names": "to_native_names",
     "classification.pictures": "annotate draw_confusion draw_predictions",
     "classification.preprocessing": "ResizeToCover Transform",
-    "classification.transforms": "Augmentation Preprocessing ResizeToCover Transform",
     "cli": "UsageError",
     "data_check": "DataReport Look PictureFile Problem check_num_workers look_at_all look_at_picture pixel_digest "
     "raise_for_errors repeated_pictures size_range",
