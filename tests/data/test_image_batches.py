@@ -1,12 +1,13 @@
 """Images in memory are predicted as files are."""
 
+import io
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from scalablevit.data import image_batches
 from scalablevit.data.image_batches import read_batches
@@ -30,6 +31,45 @@ def test_transparency_in_memory_is_laid_on_white():
     ((read,),) = read_batches(Image.new("RGBA", (2, 2), (9, 9, 9, 0)), 1)
     assert read.image is not None
     assert read.image.getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("kind", ["turned", "16 bits", "32 bits", "inks", "palette", "several frames"])
+def test_an_open_image_is_read_as_its_file_is(kind, tmp_path, caplog):
+    noise = Image.effect_noise((9, 6), 80)
+    path = tmp_path / {"turned": "a.jpg", "inks": "a.tif", "32 bits": "a.tif"}.get(kind, "a.png")
+    if kind == "turned":
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        noise.save(path, exif=exif)
+    elif kind == "16 bits":
+        Image.fromarray(np.asarray(noise).astype(np.uint16) * 200).save(path)
+    elif kind == "32 bits":
+        Image.fromarray(np.asarray(noise).astype(np.float32) / 255).save(path)
+    elif kind == "inks":
+        noise.convert("RGB").convert("CMYK").save(path)
+    elif kind == "palette":
+        noise.convert("P").save(path, transparency=3)
+    else:
+        noise.save(path, save_all=True, append_images=[noise.rotate(90)])
+    for value_range in (None, (0, 9000)):
+        with Image.open(path) as opened:
+            before = (opened.mode, opened.size)
+            file, image = next(read_batches([path, opened], 2, value_range=value_range))
+            assert (opened.mode, opened.size) == before, "the caller's image is left as it is"
+        assert file.image is not None
+        assert image.image is not None
+        assert np.array_equal(np.asarray(file.image), np.asarray(image.image))
+
+
+def test_an_image_in_memory_that_cannot_be_decoded_is_one_line(tmp_path):
+    Image.effect_noise((64, 64), 80).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    opened = Image.open(io.BytesIO(content[: len(content) // 2]))
+    empty = Image.new("RGB", (0, 4))
+    (batch,) = read_batches([opened, empty, np.zeros((0, 4, 3), np.uint8)], 3)
+    assert [read.image for read in batch] == [None] * 3
+    assert "image 0: the image is truncated or damaged" in (batch[0].error or "")
+    assert all("has no pixels" in (read.error or "") for read in batch[1:])
 
 
 def test_an_array_that_is_no_image_is_one_line():

@@ -15,7 +15,7 @@ from PIL import Image
 
 from scalablevit.data.bands import read_bands
 from scalablevit.data.image_file import ImageError
-from scalablevit.data.images import read_upright
+from scalablevit.data.images import read_upright, upright_in_memory
 from scalablevit.data.pixel_values import Loss, ValueRange
 from scalablevit.data.read_ahead import ReadAhead
 
@@ -147,7 +147,7 @@ class _Reader:
         if isinstance(source, np.ndarray):
             file = _from_array(Path(f"image {number}"), source, self.num_bands)
         elif isinstance(source, Image.Image):
-            file = _from_pillow(Path(f"image {number}"), source, self.num_bands)
+            file = self._from_pillow(Path(f"image {number}"), source)
         else:
             file = self._from_file(Path(source), admit)
         if file.image is None or self.convert is None:
@@ -165,11 +165,15 @@ class _Reader:
             return ReadImage(path, None, str(error))
         return ReadImage(path, upright.image, losses=upright.losses)
 
-
-def _from_pillow(name: Path, image: Image.Image, num_bands: int | None) -> ReadImage:
-    if num_bands is not None:
-        return ReadImage(name, None, f"{name}: the network takes {num_bands} bands: give uint8 of shape (H, W, C)")
-    return ReadImage(name, _on_white(image))
+    def _from_pillow(self, name: Path, image: Image.Image) -> ReadImage:
+        if self.num_bands is not None:
+            bands = f"the network takes {self.num_bands} bands: give uint8 of shape (H, W, C)"
+            return ReadImage(name, None, f"{name}: {bands}")
+        try:
+            upright = upright_in_memory(image, name, value_range=self.value_range)
+        except ImageError as error:
+            return ReadImage(name, None, str(error))
+        return ReadImage(name, upright.image, losses=upright.losses)
 
 
 def _from_array(name: Path, pixels: np.ndarray, num_bands: int | None) -> ReadImage:
@@ -181,12 +185,6 @@ def _from_array(name: Path, pixels: np.ndarray, num_bands: int | None) -> ReadIm
     if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
         found = f"{pixels.dtype} of shape {pixels.shape}"
         return ReadImage(name, None, f"{name}: an array must be uint8 of shape (H, W) or (H, W, 3), got {found}")
+    if pixels.size == 0:
+        return ReadImage(name, None, f"{name}: an array of shape {pixels.shape} has no pixels")
     return ReadImage(name, Image.fromarray(pixels).convert("RGB"))
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """An image in memory as RGB; transparency is laid on white, as in files."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -7,7 +7,7 @@ from PIL import Image
 
 from scalablevit.data.image_file import ImageError, open_image
 from scalablevit.data.orientation import UprightImage, load_upright
-from scalablevit.data.pixel_values import ValueRange, stored_pixels, to_rgb
+from scalablevit.data.pixel_values import ValueRange, stored_in_memory, stored_pixels, to_rgb
 
 
 def read_image(path: str | Path, *, value_range: ValueRange | None = None) -> Image.Image:
@@ -49,6 +49,31 @@ def read_upright(
         upright = load_upright(image)
         rgb, losses = to_rgb(Path(path), upright.image, stored, value_range)
         return upright._replace(image=rgb, losses=tuple(losses))
+
+
+def upright_in_memory(image: Image.Image, name: str | Path, *, value_range: ValueRange | None = None) -> UprightImage:
+    """Convert an image of Pillow as `read_image` does the file that it comes from; it is left as it is.
+
+    Args:
+        image: opened or made, of any mode; an EXIF orientation that it still has is applied.
+        name: for messages.
+        value_range: as for `read_image`.
+
+    Raises:
+        ImageError: it cannot be decoded, or has no pixels.
+    """
+    try:
+        copied = image.copy()
+    # Pillow's format plugins meet broken data with almost any exception.
+    except Exception as error:
+        reason, remedy = f"the image is truncated or damaged ({error})", "open it again"
+        raise ImageError(name, kind="truncated", reason=reason, remedy=remedy) from error
+    if 0 in copied.size:
+        reason = f"the image of {copied.width} x {copied.height} pixels has no pixels"
+        raise ImageError(name, kind="unreadable", reason=reason, remedy="leave it out")
+    upright = load_upright(copied)
+    rgb, losses = to_rgb(Path(name), upright.image, stored_in_memory(image), value_range)
+    return upright._replace(image=rgb, losses=tuple(losses))
 
 
 def why_unreadable(path: str) -> str:

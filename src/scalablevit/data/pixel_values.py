@@ -84,6 +84,14 @@ def stored_pixels(image: Image.Image) -> Stored:
     return Stored(raw_mode, int(arguments[1]) if scaled else None, has_pages=animated)
 
 
+def stored_in_memory(image: Image.Image) -> Stored:
+    """Describe the pixels of an image that may be decoded already, or come from no file."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return Stored(image.mode, may_have_bands=image.format == "JPEG2000")
+    white, inverted = _gray_in_tiff(image)
+    return Stored(image.mode, white=white, is_inverted=inverted, may_have_bands=True)
+
+
 def _is_georeferenced_jp2(image: Image.Image) -> bool:
     """Tell whether a JPEG 2000 file has a box of GeoJP2 or GMLJP2 in front of its pixels."""
     file = image.fp if isinstance(image, ImageFile.ImageFile) else None
@@ -99,8 +107,7 @@ def _is_georeferenced_jp2(image: Image.Image) -> bool:
 def _stored_in_tiff(image: TiffImagePlugin.TiffImageFile, raw_mode: str) -> Stored:
     has_pages = _has_pages(image)
     tags = image.tag_v2
-    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
-    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 and image.mode.startswith("I;16")
+    white, inverted = _gray_in_tiff(image)
     is_georeferenced = any(tag in tags for tag in _GEO_TAGS)
     extra_bands = sum(1 for kind in tags.get(TiffImagePlugin.EXTRASAMPLES, ()) if kind not in (1, 2))
     if is_georeferenced and raw_mode in ("RGBa", "La"):
@@ -110,13 +117,21 @@ def _stored_in_tiff(image: TiffImagePlugin.TiffImageFile, raw_mode: str) -> Stor
         image._mode = straight
     return Stored(
         raw_mode,
-        white=(1 << bits[0]) - 1 if 8 < bits[0] < 16 else 65535,
+        white=white,
         is_inverted=inverted,
         is_georeferenced=is_georeferenced,
         extra_bands=extra_bands,
         has_pages=has_pages,
         may_have_bands=True,
     )
+
+
+def _gray_in_tiff(image: TiffImagePlugin.TiffImageFile) -> tuple[int, bool]:
+    """Tell the largest value of grayscale of 9 to 16 bits, and whether 0 is white and Pillow does not undo it."""
+    tags = image.tag_v2
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 and image.mode.startswith("I;16")
+    return (1 << bits[0]) - 1 if 8 < bits[0] < 16 else 65535, inverted
 
 
 def _has_pages(image: TiffImagePlugin.TiffImageFile) -> bool:

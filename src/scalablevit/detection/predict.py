@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 from torchvision.transforms.v2 import functional as F
 
-from scalablevit.data.image_batches import read_batches
+from scalablevit.data.image_batches import ImageSource, read_batches
 from scalablevit.data.not_a_number import ADVICE, watched
 from scalablevit.deploy.exported import ExportedNetwork, is_exported, on_cpu, open_exported
 from scalablevit.deploy.prediction import prepare_for_prediction
@@ -262,7 +262,7 @@ class Detector:
 
     def predict(
         self,
-        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        paths: ImageSource | Iterable[ImageSource],
         *,
         batch_size: int = 1,
         threshold: float = 0.5,
@@ -277,7 +277,7 @@ class Detector:
         """Find objects in files, in order, a batch at a time; of a list, the next are read meanwhile.
 
         Args:
-            paths: image files, or a single one.
+            paths: image files, or images in memory (of Pillow, or uint8 arrays), or a single one.
             batch_size: images at a time; with `tile`, tiles at a time.
             threshold, min_size, max_size, nms_iou, class_agnostic: see `detect`.
             keep_images: hand the images out as well.

@@ -14,7 +14,7 @@ from torch import nn
 
 from scalablevit.data.bands import Pixels, in_colour, reads_bands, resized
 from scalablevit.data.georeference import georeference_of
-from scalablevit.data.image_batches import read_batches
+from scalablevit.data.image_batches import ImageSource, read_batches
 from scalablevit.data.not_a_number import ADVICE, watched
 from scalablevit.deploy.exported import ExportedNetwork, is_exported, on_cpu, open_exported
 from scalablevit.deploy.prediction import prepare_for_prediction
@@ -241,7 +241,7 @@ class Segmenter:
 
     def predict(
         self,
-        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        paths: ImageSource | Iterable[ImageSource],
         *,
         batch_size: int = 1,
         keep_images: bool = False,
@@ -256,7 +256,8 @@ class Segmenter:
         would take too much memory. Labels are those of the image's own pixels either way.
 
         Args:
-            paths: image files, or a single one.
+            paths: image files, or images in memory (of Pillow, or uint8 arrays; for a network of C bands
+                (H, W, C) arrays), or a single one.
             batch_size: tiles at a time; images differ in size and go through one by one.
             keep_images: hand the images out as well.
             tile: side of the tiles in pixels, at least 32; every image larger than one is tiled then. None: only
@@ -287,7 +288,7 @@ class Segmenter:
 
     def _predict(
         self,
-        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        paths: ImageSource | Iterable[ImageSource],
         settings: InferenceSettings,
         *,
         batch_size: int,
