@@ -67,3 +67,11 @@ def test_json_files_take_names_that_are_not_utf8(tmp_path: Path) -> None:
     for content in ({"name": "grün"}, {"name": "caf\udce9"}):
         write_json(tmp_path / "a.json", content)
         assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == content
+
+
+def test_json_files_have_null_for_what_is_no_number(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"loss": float("nan"), "rows": [(1.5, float("-inf")), {"ap": float("inf")}]})
+    assert json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail) == {
+        "loss": None,
+        "rows": [[1.5, None], {"ap": None}],
+    }

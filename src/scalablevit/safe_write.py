@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 import tempfile
@@ -96,17 +97,35 @@ def write_together(contents: Mapping[str | os.PathLike[str], Content]) -> None:
 
 
 def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None = 2) -> None:
-    """Write `content` as JSON, atomically; text stays as it is, not escaped to ASCII.
+    """Write `content` as `json_text` has it, atomically.
 
     Raises:
         WriteError: the system refused to write; what stood at `path` is intact.
     """
-    text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
-    try:
-        data = text.encode()
-    except UnicodeEncodeError:  # a file name that is not UTF-8
-        data = (json.dumps(content, indent=indent) + "\n").encode()
-    write_atomically(path, data)
+    write_atomically(path, (json_text(content, indent=indent) + "\n").encode())
+
+
+def json_text(content: Any, *, indent: int | None = 2, ascii_only: bool = False) -> str:
+    """Write JSON that every reader takes: null for a float that is no number or infinite, which JSON does not have.
+
+    Args:
+        content: what `json.dumps` takes.
+        indent: spaces a level; None: one line.
+        ascii_only: escape all other letters. File names that are not UTF-8 are escaped anyway.
+    """
+    text = json.dumps(finite(content), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return json.dumps(finite(content), indent=indent, allow_nan=False)
+    return text
+
+
+def finite(content: Any) -> Any:
+    """Copy lists and dicts with None for each float that is no number or infinite."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def sweep_leftovers(folder: str | os.PathLike[str]) -> None:

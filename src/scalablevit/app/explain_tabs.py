@@ -1,6 +1,5 @@
 """The page's tabs that explain: heatmaps of classes and objects, and where a pixel looks."""
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from html import escape
@@ -15,7 +14,7 @@ from scalablevit.app.models import Model
 from scalablevit.app.results import Row, error_html, note_html, status_html, table_html
 from scalablevit.app.training_report import metrics_table
 from scalablevit.printable import printable
-from scalablevit.safe_write import write_atomically
+from scalablevit.safe_write import write_json
 
 _FOUND = -1
 """Value of the choice of classes that stands for what the network finds."""
@@ -163,8 +162,7 @@ class ExplainTabs:
         folder = Path(tempfile.mkdtemp(dir=self.page.folder))
         stem = f"{Path(found.row['path']).stem[:100]}-{found.explanation.method}"
         files = {"json": folder / f"{stem}.json", "png": folder / f"{stem}.png"}
-        text = json.dumps(dict(found.row), indent=2, ensure_ascii=False) + "\n"
-        write_atomically(files["json"], text.encode("utf-8", "surrogateescape"))
+        write_json(files["json"], dict(found.row))
         found.explanation.draw().save(files["png"], format="PNG")
         return files
 

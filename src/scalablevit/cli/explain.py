@@ -1,7 +1,6 @@
 """`scalablevit explain`."""
 
 import argparse
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from scalablevit.cli.terminal import print_json, show_warnings, tell
 from scalablevit.cli.trained_run import is_exported_file
 from scalablevit.cli.words import Parser, add_flags, device, parser_of
 from scalablevit.explain.methods import CLASS, METHODS, Method
+from scalablevit.safe_write import json_text
 from scalablevit.tasks import entries, load
 
 SUMMARY = "Show what a trained network sees in images"
@@ -207,9 +207,8 @@ class Report:
         row.update(explanation.numbers)
         if self.folder is not None:
             stem = Path("images") if explanation.path is None else self._stems[explanation.path]
-            content = json.dumps(row, indent=2, ensure_ascii=False)
             ending = f"-{explanation.method}"
-            document = {f"{ending}.json": (content + "\n").encode("utf-8", "surrogateescape")}
+            document = {f"{ending}.json": f"{json_text(row)}\n".encode()}
             paths = save({ending: explanation.draw()}, self.folder, stem, documents=document)
             self.num_saved += 1
             row["saved"] = [str(path) for path in paths]

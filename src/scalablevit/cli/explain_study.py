@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from scalablevit.cli.terminal import print_json, show_warnings, tell
 from scalablevit.cli.trained_run import is_exported_file
 from scalablevit.explain.methods import METHODS
 from scalablevit.printable import markdown_table, printable
+from scalablevit.safe_write import json_text
 from scalablevit.tasks import Flag, TaskEntry, entries, load
 
 DEFAULT_IMAGES = 50
@@ -86,9 +86,8 @@ def run_study(args: argparse.Namespace) -> int:
         "differences_to_first": [_differences(studies[0], study) for study in studies[1:]],
     }
     if folder is not None:
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         rows = markdown_table(table(studies))
-        documents = {".json": text.encode("utf-8", "surrogateescape"), ".md": rows.encode("utf-8", "surrogateescape")}
+        documents = {".json": f"{json_text(content)}\n".encode(), ".md": rows.encode("utf-8", "surrogateescape")}
         save({"": draw_studies(studies)}, folder, Path("study"), documents=documents)
         tell(f"plot, table and numbers are in {folder}")
     if args.json:

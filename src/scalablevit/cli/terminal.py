@@ -2,13 +2,13 @@
 
 import codecs
 import io
-import json
 import logging
 import math
 import sys
 from typing import Any, TextIO
 
 from scalablevit.printable import printable, real_name
+from scalablevit.safe_write import json_text
 
 
 def tolerate_any_character() -> None:
@@ -25,11 +25,8 @@ def print_json(content: Any, *, indent: int | None = None, file: TextIO | None =
     """
     file = file or sys.stdout
     encoding = getattr(file, "encoding", None) or "utf-8"
-    text = json.dumps(_exact(content), indent=indent, ensure_ascii=False, allow_nan=False)
     is_utf8 = codecs.lookup(encoding).name == "utf-8"
-    if not is_utf8 or any("\ud800" <= character <= "\udfff" for character in text):
-        text = json.dumps(_exact(content), indent=indent, allow_nan=False)
-    print(text, file=file, flush=True)
+    print(json_text(_exact(content), indent=indent, ascii_only=not is_utf8), file=file, flush=True)
 
 
 def has_no_number(content: Any) -> bool:
@@ -64,6 +61,4 @@ def _exact(content: Any) -> Any:
         return {_exact(key): _exact(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [_exact(value) for value in content]
-    if isinstance(content, str):
-        return real_name(content)
-    return None if has_no_number(content) else content
+    return real_name(content) if isinstance(content, str) else content

@@ -233,14 +233,10 @@ class PretrainingTask(TrainingModule):
         if not count:
             raise ValueError(f"none of the {unreadable} held-out images can be read")
         loss = total / count
-        results: dict[str, Any] = {
-            "loss": loss if math.isfinite(loss) else None,
-            "count": count,
-            "unreadable": unreadable,
-        }
+        results: dict[str, Any] = {"loss": loss, "count": count, "unreadable": unreadable}
         figures = f"loss {loss:.4f}"
         if (near := self._neighbours(network)) is not None:
-            results |= {"knn_top1": None if math.isnan(near.top1) else near.top1, "knn_k": NUM_NEIGHBOURS}
+            results |= {"knn_top1": near.top1, "knn_k": NUM_NEIGHBOURS}
             results |= {"knn_bank": near.num_bank, "knn_queries": near.num_queries}
             figures += f", {NUM_NEIGHBOURS}-NN top-1 {near.top1:.2%}"
         return Evaluation(results, figures, count, lambda: self.draw(network, folder))
