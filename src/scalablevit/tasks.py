@@ -1,7 +1,7 @@
 """The list of tasks, and what an entry tells of one. Imports nothing heavy: the command line's help is made from it."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -97,6 +97,8 @@ class DataCheck:
         flags: of this check alone.
         recognizes: reference to a function (folder, flags) that says whether the folder has this layout;
             empty: the layout of folders that no other task recognizes.
+        shards: reference to a function (root, **flags) that lists what goes into shards of the data; empty: they
+            cannot be sharded.
     """
 
     kind: str
@@ -104,6 +106,7 @@ class DataCheck:
     function: str
     flags: tuple[Flag, ...] = ()
     recognizes: str = ""
+    shards: str = ""
 
     def matches(self, folder: Path, given: Mapping[str, Any]) -> bool:
         """Whether the folder has this layout; `given` are values of flags."""
@@ -224,6 +227,37 @@ class PretrainingEntry:
 def entries() -> dict[str, TaskEntry]:
     """Every task's entry by name."""
     return {name: load(f"scalablevit.{name}.entry:ENTRY") for name in TASKS}
+
+
+def data_checks() -> dict[str, DataCheck]:
+    """Title of a layout -> its check."""
+    found = [check for entry in entries().values() for check in (entry.check, *entry.other_checks)]
+    return {check.title: check for check in found}
+
+
+def layout_of(root: str, kind: str | None, given: Mapping[str, Any]) -> str:
+    """Title of the layout of a data folder: the one of `kind`, or the one that recognizes the folder.
+
+    Args:
+        root: the data folder.
+        kind: of the layout; None: it is detected.
+        given: values of flags.
+    """
+    checks = data_checks()
+    if kind is not None:
+        return next(title for title, check in checks.items() if check.kind == kind)
+    folder = Path(root).expanduser()
+    used = {flag.dest for check in checks.values() for flag in check.flags if flag.dest in given}
+    # Those that have every flag go first: masks may lie beside annotations of boxes.
+    ordered = sorted(checks.items(), key=lambda item: not used <= {flag.dest for flag in item[1].flags})
+    otherwise = next(title for title, check in checks.items() if not check.recognizes)
+    return next((title for title, check in ordered if check.matches(folder, given)), otherwise)
+
+
+def flags_accepted_by(reference: str, flags: Sequence[Flag]) -> tuple[Flag, ...]:
+    """Keep the flags that fill an argument of a function."""
+    names = inspect.signature(load(reference)).parameters
+    return tuple(flag for flag in flags if flag.argument in names)
 
 
 @cache

@@ -13,11 +13,14 @@ from torch import Tensor
 from scalablevit.abridged import abridged
 from scalablevit.classification.class_names import read_class_names
 from scalablevit.classification.image_folder import ClassFiles, FolderScan, class_name, folders_by_class, scan_folder
+from scalablevit.classification.sharded import scan_stream
 from scalablevit.data.builtin import data_root
 from scalablevit.data.image_files import ImageFiles
 from scalablevit.data.image_transforms import Augmentation, Preprocessing
 from scalablevit.data.input_settings import height_and_width, per_channel
 from scalablevit.data.split import check_val_fraction
+from scalablevit.data.stream.opened import open_stream
+from scalablevit.data.stream.settings import StreamSettings
 from scalablevit.training.data_module import TaskData
 
 _log = logging.getLogger(__name__)
@@ -29,6 +32,7 @@ NOTHING_READABLE_TARGET = -2
 """Target of a training image that stands for a folder in which no image at all could be read."""
 
 _IMAGENET_AUGMENTATION = Augmentation()
+_STREAM = StreamSettings()
 _PROBED_IMAGES = 32
 
 
@@ -130,6 +134,7 @@ class ClassifierInput:
             null: see `read_image`.
         augmentation: how training images are varied; null: not at all.
         trained_class_names: set by `scalablevit validate`: classes of the network that is evaluated, by index.
+        stream: how shards are read, where the data are shards.
 
     Raises:
         ValueError: a value is out of range.
@@ -144,6 +149,7 @@ class ClassifierInput:
     value_range: tuple[float, float] | None = None
     augmentation: Augmentation | None = _IMAGENET_AUGMENTATION
     trained_class_names: list[str] | None = None
+    stream: StreamSettings = _STREAM
 
     def preprocessing(self) -> Preprocessing:
         """Settings of the network's input."""
@@ -185,27 +191,28 @@ class ImageFolderSettings(ClassifierInput):
         if self.sampling not in ("all", "balanced"):
             raise ValueError(f"sampling must be 'all' or 'balanced', got {self.sampling!r}")
 
-    def scan(self, root: Path) -> FolderScan:
-        """Find the images of a data folder."""
-        return scan_folder(
-            root,
-            train=self.train,
-            val=self.val,
-            val_fraction=self.val_fraction,
-            trained_class_names=self.trained_class_names,
-            class_names_file=self.class_names_file,
-        )
+    def scan(self, root: str | Path) -> FolderScan:
+        """Find the images of a data folder, or of shards."""
+        options: dict[str, Any] = {
+            "train": self.train,
+            "val": self.val,
+            "val_fraction": self.val_fraction,
+            "trained_class_names": self.trained_class_names,
+            "class_names_file": self.class_names_file,
+        }
+        stream = open_stream(root, self.stream, task="classification")
+        return scan_folder(root, **options) if stream is None else scan_stream(stream, **options)
 
 
 class ImageFolderData(TaskData):
     """Training and validation images from a folder per class.
 
     Known layouts: `root/train/CLASS/*` with `root/val/CLASS/*` (ImageNet's), and `root/CLASS/*`, from which
-    a share is set aside for validation. The folder is searched at once, as a network needs to know the
-    classes before it is made.
+    a share is set aside for validation; or shards of either (see `scalablevit shard`). The folder is searched at once,
+    as a network needs to know the classes before it is made.
 
     Args:
-        root: the data folder.
+        root: the data folder, or a folder or address of shards.
         batch_size: images a device and batch.
         num_workers: processes that load images for each loader; "auto" leaves one core a device to the
             training, and takes 8 at most.

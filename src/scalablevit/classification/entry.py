@@ -8,6 +8,7 @@ ENTRY = TaskEntry(
     data="scalablevit.classification.data:ImageFolderData",
     settings=(
         "scalablevit.data.image_transforms:Augmentation",
+        "scalablevit.data.stream.settings:StreamSettings",
         "scalablevit.classification.task:MixupSettings",
         "scalablevit.training.mesa:MesaSettings",
         "scalablevit.training.teacher:TeacherSettings",
@@ -44,6 +45,7 @@ ENTRY = TaskEntry(
             Flag("--val", "name of the validation folder", metavar="NAME"),
             VALUE_RANGE,
         ),
+        shards="scalablevit.classification.sharded:shard_source",
     ),
     other_tasks=("scalablevit.classification.multi_label_task:MultiLabelTask",),
     other_data=("scalablevit.classification.table_data:ImageTableData",),

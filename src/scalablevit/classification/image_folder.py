@@ -5,7 +5,7 @@ Imports neither torch nor lightning, so that checking data starts at once.
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -121,21 +121,31 @@ def scan_folder(
             )
     train_folder = train_folder or root
     scan = FolderScan(root, train_folder, val_folder or train_folder)
-    _find_files(scan, val_fraction, is_trained=is_trained)
-    if trained_class_names is None:
-        scan.problems.extend(_layout_problems(scan))
-    else:
-        scan.problems.extend(_evaluation_problems(scan, trained_class_names, class_names_file))
+    find_files(scan, val_fraction, is_trained=is_trained, class_files=class_files)
+    scan.problems.extend(class_problems(scan, trained_class_names, class_names_file))
     scan.problems.extend(_remarks(scan))
     layout = _other_layout(scan)
     return scan if layout is None else _faulty(root, "other-layout", layout)
 
 
-def _find_files(scan: FolderScan, val_fraction: float, *, is_trained: bool) -> None:
-    """Fill in the images of a scan, by class."""
+def find_files(
+    scan: FolderScan,
+    val_fraction: float,
+    *,
+    is_trained: bool,
+    class_files: Callable[[Path, WalkReport], ClassFiles],
+) -> None:
+    """Fill in the images of a scan, by class.
+
+    Args:
+        scan: of the folder.
+        val_fraction: as for `scan_folder`.
+        is_trained: whether a network is trained on the images.
+        class_files: lists the images of a folder by class, and notes what it leaves out.
+    """
     own: dict[str, str] = {}
     if scan.is_split:
-        for folder, files in _class_files(scan.train_folder, scan.train_walk).items():
+        for folder, files in class_files(scan.train_folder, scan.train_walk).items():
             # Of training, folders whose names look the same are refused.
             name = folder if is_trained else own.setdefault(normalised(folder), folder)
             train, val = split_by_hash(files, val_fraction, name=str)
@@ -143,13 +153,13 @@ def _find_files(scan: FolderScan, val_fraction: float, *, is_trained: bool) -> N
             scan.val.setdefault(name, []).extend(val)
         return
     if is_trained:
-        scan.train.update(_class_files(scan.train_folder, scan.train_walk))
+        scan.train.update(class_files(scan.train_folder, scan.train_walk))
     if scan.train_folder == scan.root:
         # An explicit val folder beside the class folders is not a class itself.
         scan.train.pop(scan.val_folder.name, None)
     # The same name may be written in two ways: one by macOS, the other by the rest.
     own.update({normalised(name): name for name in scan.train})
-    for name, files in _class_files(scan.val_folder, scan.val_walk).items():
+    for name, files in class_files(scan.val_folder, scan.val_walk).items():
         scan.val.setdefault(own.setdefault(normalised(name), name), []).extend(files)
 
 
@@ -200,7 +210,8 @@ def _images_directly_in(folder: Path) -> list[str]:
     return sorted(name for name in names if not name.startswith("."))
 
 
-def _class_files(folder: Path, walk: WalkReport) -> ClassFiles:
+def class_files(folder: Path, walk: WalkReport) -> ClassFiles:
+    """List the images of class folders, and note what is left out."""
     files: ClassFiles = {name: [] for name in _subfolders(folder)}
     for path in walk_images(folder, walk):
         top, _, below = path.partition(os.sep)
@@ -228,6 +239,15 @@ def _find_part(root: Path, name: str, usual: tuple[str, ...]) -> Path | None:
                 return None
             return folder
     return None
+
+
+def class_problems(
+    scan: FolderScan, trained_class_names: Sequence[str] | None, class_names_file: str | Path | None
+) -> list[Problem]:
+    """What keeps a network from being trained, or evaluated, on the classes that were found."""
+    if trained_class_names is None:
+        return _layout_problems(scan)
+    return _evaluation_problems(scan, trained_class_names, class_names_file)
 
 
 def _layout_problems(scan: FolderScan) -> list[Problem]:

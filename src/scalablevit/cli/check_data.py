@@ -1,29 +1,20 @@
 """`scalablevit check-data`."""
 
-from pathlib import Path
-from typing import Any
-
 from scalablevit.cli.errors import UsageError
 from scalablevit.cli.progress import progress
 from scalablevit.cli.terminal import print_json, show_warnings
 from scalablevit.cli.trained_run import is_run
 from scalablevit.cli.words import Parser, add_flags, given_arguments, parser_of
 from scalablevit.printable import printable
-from scalablevit.tasks import DataCheck, entries, load
+from scalablevit.tasks import data_checks, layout_of, load
 
 SUMMARY = "Check a data folder and report every bad file"
-
-
-def _checks() -> dict[str, DataCheck]:
-    """Title of a layout -> its check."""
-    found = [check for entry in entries().values() for check in (entry.check, *entry.other_checks)]
-    return {check.title: check for check in found}
 
 
 def parser() -> Parser:
     """The command's arguments."""
     found = parser_of("check-data", SUMMARY)
-    checks = _checks()
+    checks = data_checks()
     found.add_argument("root", help=f"data folder ({'; '.join(checks)}), or a file of COCO annotations")
     kinds = [check.kind for check in checks.values()]
     found.add_argument("--kind", choices=kinds, help="layout of the data (default: detected)")
@@ -41,10 +32,10 @@ def main(words: list[str]) -> int:
     """Run the command."""
     args = parser().parse_args(words)
     show_warnings()
-    checks = _checks()
+    checks = data_checks()
     if is_run(args.root):
         raise UsageError(f"{args.root} is a run, not data; its recipe.yaml names its data as data.root")
-    title = _layout(args.root, args.kind, vars(args))
+    title = layout_of(args.root, args.kind, vars(args))
     flags = {title: check.flags for title, check in checks.items()}
     given = given_arguments(args, flags, title, f"{args.root} looks like {title}; --kind names another layout")
     check = load(checks[title].function)
@@ -55,16 +46,3 @@ def main(words: list[str]) -> int:
     else:
         print(printable(report.to_text(), multiline=True))
     return 0 if report.ok else 1
-
-
-def _layout(root: str, kind: str | None, given: dict[str, Any]) -> str:
-    """Title of the layout: the one of `kind`, or the one that recognizes the folder."""
-    checks = _checks()
-    if kind is not None:
-        return next(title for title, check in checks.items() if check.kind == kind)
-    folder = Path(root).expanduser()
-    used = {flag.dest for check in checks.values() for flag in check.flags if flag.dest in given}
-    # Those that have every flag go first: masks may lie beside annotations of boxes.
-    ordered = sorted(checks.items(), key=lambda item: not used <= {flag.dest for flag in item[1].flags})
-    otherwise = next(title for title, check in checks.items() if not check.recognizes)
-    return next((title for title, check in ordered if check.matches(folder, given)), otherwise)

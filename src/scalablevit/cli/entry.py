@@ -27,6 +27,7 @@ COMMANDS = (
     "info",
     "bench",
     "check-data",
+    "shard",
     "recipes",
 )
 """Each is a module of this package with a `SUMMARY` and a `main(words)` that returns the exit code."""

@@ -163,7 +163,7 @@ class Look(NamedTuple):
     losses: tuple[tuple[str, Loss], ...] = ()
 
 
-def look_at_image(path: str, *, value_range: ValueRange | None = None) -> Look | ImageError:
+def look_at_image(path: str | Path, *, value_range: ValueRange | None = None) -> Look | ImageError:
     """Decode an image as `read_image` does; an error is handed back."""
     try:
         upright = read_upright(path, value_range=value_range)

@@ -8,12 +8,14 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from PIL import Image, UnidentifiedImageError
 
 from scalablevit.data.png_metadata import without_large_metadata
+from scalablevit.data.stored_path import StoredPath, as_path
 from scalablevit.data.unread_formats import unread_format
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
@@ -36,7 +38,7 @@ _IRREGULAR: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISBLK, "device"),
 )
 
-ImageErrorKind = Literal["missing", "empty", "not-an-image", "truncated", "huge", "unreadable", "not-a-mask"]
+ImageErrorKind = Literal["missing", "empty", "not-an-image", "truncated", "huge", "unreadable", "not-a-mask", "cache"]
 
 
 class ImageError(ValueError):
@@ -78,7 +80,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     Raises:
         ImageError: the file is missing, no regular file, empty, of no known format, damaged, too large or unreadable.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         with regular_file(path) as file, _identified(path, file) as image:
             _refuse_too_large(image)
@@ -124,7 +126,13 @@ def _identified(path: Path, file: BinaryIO) -> Image.Image:
 
 @contextmanager
 def regular_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file that is not empty, without waiting for whoever writes to a pipe."""
+    """Open a regular file that is not empty, without waiting for whoever writes to a pipe; or one in shards."""
+    if isinstance(path, StoredPath):
+        content = path.read_bytes()
+        if not content:
+            raise _empty(path)
+        yield BytesIO(content)
+        return
     try:
         _refuse_irregular(path, path.stat())
         # By name, Pillow would map plain TIFF files into memory and get the turned ones wrong.
@@ -150,7 +158,11 @@ def _refuse_irregular(path: Path, status: os.stat_result) -> None:
             path, kind="not-an-image", reason=f"this is a {what}, not a file", remedy="remove it, or name a file"
         )
     if status.st_size == 0:
-        raise ImageError(path, kind="empty", reason="the file is empty (0 bytes)", remedy="copy it again or remove it")
+        raise _empty(path)
+
+
+def _empty(path: Path) -> ImageError:
+    return ImageError(path, kind="empty", reason="the file is empty (0 bytes)", remedy="copy it again or remove it")
 
 
 def _refuse_too_large(image: Image.Image) -> None:

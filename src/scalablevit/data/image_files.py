@@ -15,7 +15,8 @@ from scalablevit.data.image_file import ImageError
 from scalablevit.data.image_transforms import Transform
 from scalablevit.data.images import read_image
 from scalablevit.data.pixel_values import ValueRange
-from scalablevit.data.unreadable import read_or_substitute
+from scalablevit.data.stored_path import StoredPath, shards_of
+from scalablevit.data.unreadable import in_words, read_or_substitute
 
 Sample = TypeVar("Sample", covariant=True)
 
@@ -74,6 +75,10 @@ class ImageFiles(Dataset[Sample]):
         """File of a sample."""
         return self.folder / os.fsdecode(self._files[index])
 
+    def shards(self) -> Sequence[int] | None:
+        """Which shard holds each sample; None: the images lie in a plain folder."""
+        return shards_of(self.folder, self._files)
+
     def read(self, index: int) -> Image.Image:
         """Decode the image of a sample.
 
@@ -90,7 +95,7 @@ class ImageFiles(Dataset[Sample]):
             count=len(self),
             max_substitutes=self.max_substitutes,
             errors=(ImageError,),
-            describe=attrgetter("path"),
+            describe=in_words if isinstance(self.folder, StoredPath) else attrgetter("path"),
         )
         return Found(image, failed, image is None and self.max_substitutes > 0 and len(failed) == len(self))
 

@@ -8,6 +8,8 @@ from PIL import Image
 from scalablevit.data.image_file import ImageError, open_image
 from scalablevit.data.orientation import UprightImage, load_upright
 from scalablevit.data.pixel_values import ValueRange, stored_in_memory, stored_pixels, to_rgb
+from scalablevit.data.stored_path import as_path
+from scalablevit.data.unreadable import Explained
 
 
 def read_image(path: str | Path, *, value_range: ValueRange | None = None) -> Image.Image:
@@ -47,7 +49,7 @@ def read_upright(
             admit(image.width * image.height)
         stored = stored_pixels(image)
         upright = load_upright(image)
-        rgb, losses = to_rgb(Path(path), upright.image, stored, value_range)
+        rgb, losses = to_rgb(as_path(path), upright.image, stored, value_range)
         return upright._replace(image=rgb, losses=tuple(losses))
 
 
@@ -78,6 +80,8 @@ def upright_in_memory(image: Image.Image, name: str | Path, *, value_range: Valu
 
 def why_unreadable(path: str) -> str:
     """Why an image could not be read, for people."""
+    if isinstance(path, Explained):
+        return str(path)
     # Read again rather than carry the words through the workers: it also shows a disk that fails at times.
     try:
         read_image(path)

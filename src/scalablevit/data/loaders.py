@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker_info
 
 from scalablevit.data.randomness import isolated_cpu_randomness, seed_cpu, seed_for
+from scalablevit.data.stream.shard_order import windowed_order
 from scalablevit.data.workers import (
     hear_of_ended_workers,
     prepare_worker,
@@ -50,6 +51,8 @@ class ShardedSampler(DistributedSampler[Any]):
             (samples of rare classes come several times); None: each sample once.
         batches_per_step: how many batches of a rank make an optimizer step. With `drop_last`, batches at the end
             that make no whole step are dropped too, unless there is no whole one.
+        shards: the shard of each sample, of which `window` are read at once; None: all samples are as near.
+        window: see `windowed_order`.
 
     Raises:
         ValueError: a number out of range, or no samples.
@@ -69,6 +72,8 @@ class ShardedSampler(DistributedSampler[Any]):
         groups: Sequence[int] | None = None,
         classes: Sequence[int] | None = None,
         batches_per_step: int = 1,
+        shards: Sequence[int] | None = None,
+        window: int = 1,
     ) -> None:
         if num_samples < 1:
             raise ValueError("the data set holds no samples: check its path and that no class folder is empty")
@@ -93,6 +98,8 @@ class ShardedSampler(DistributedSampler[Any]):
         self._dataset_size = num_samples
         self._groups = None if groups is None else torch.as_tensor(groups)
         self._classes = None if classes is None else torch.as_tensor(classes)
+        self._shards = None if shards is None else torch.as_tensor(shards)
+        self._window = window
         if drop_last:
             batches = num_samples // (world_size * batch_size)
             if batches > batches_per_step:
@@ -124,8 +131,8 @@ class ShardedSampler(DistributedSampler[Any]):
         generator = torch.Generator().manual_seed(seed_for(self.seed, self.epoch))
         size = self._dataset_size
         if self._classes is not None and self.shuffle:
-            return _balanced_order(self._classes, generator)
-        order = torch.randperm(size, generator=generator) if self.shuffle else None
+            return self._near(_balanced_order(self._classes, generator), generator)
+        order = self._near(None, generator) if self.shuffle else None
         if self._groups is None:
             return order
         order = torch.arange(size) if order is None else order
@@ -137,12 +144,26 @@ class ShardedSampler(DistributedSampler[Any]):
             steps += members[:full].split(per_step)
             rest.append(members[full:])
         if self.shuffle:  # or all batches of one group would come first
-            steps = [steps[i] for i in torch.randperm(len(steps), generator=generator).tolist()]
+            steps = [steps[i] for i in self._order_of_steps(steps, order, generator)]
         # in the order of the epoch, so that what drop_last drops is not always of one group
         left = torch.cat(rest)
         place = torch.empty(size, dtype=torch.int64)
         place[order] = torch.arange(size)
         return torch.cat([*steps, left[place[left].argsort()]])
+
+    def _near(self, order: torch.Tensor | None, generator: torch.Generator) -> torch.Tensor:
+        """An order of shuffled samples in which those of a shard come near each other."""
+        if self._shards is not None:
+            return windowed_order(self._shards, self._window, generator, order)
+        return torch.randperm(self._dataset_size, generator=generator) if order is None else order
+
+    def _order_of_steps(self, steps: list[torch.Tensor], order: torch.Tensor, generator: torch.Generator) -> list[int]:
+        """Shuffle batches of groups; those of shards stay near to where their samples would come."""
+        if self._shards is None or self._window > int(self._shards.max()):
+            return torch.randperm(len(steps), generator=generator).tolist()
+        place = torch.empty(self._dataset_size, dtype=torch.int64)
+        place[order] = torch.arange(self._dataset_size)
+        return sorted(range(len(steps)), key=lambda i: int(place[steps[i][0]]))
 
     def __len__(self) -> int:
         """How many samples this rank draws in an epoch."""
@@ -265,6 +286,8 @@ def train_loader(
     groups: Sequence[int] | None = None,
     classes: Sequence[int] | None = None,
     batches_per_step: int = 1,
+    shards: Sequence[int] | None = None,
+    window: int = 1,
 ) -> ResumableLoader:
     """Shuffled, augmented and resumable: the loader to train from.
 
@@ -284,6 +307,8 @@ def train_loader(
         groups: as for `ShardedSampler`, as are `classes` and `batches_per_step`.
         classes: see `groups`.
         batches_per_step: see `groups`.
+        shards: see `groups`.
+        window: see `groups`.
     """
     sampler = ShardedSampler(
         len(cast(Sized, dataset)),
@@ -297,6 +322,8 @@ def train_loader(
         groups=groups,
         classes=classes,
         batches_per_step=batches_per_step,
+        shards=shards,
+        window=window,
     )
     return ResumableLoader(SeededDataset(dataset, seed=seed), **_options(sampler, num_workers, collate_fn))
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from scalablevit.data.image_file import ImageError, open_image
+from scalablevit.data.image_file import ImageError, open_image, regular_file
 from scalablevit.data.orientation import load_upright
 from scalablevit.data.pixel_values import Loss, Stored, stored_pixels
+from scalablevit.data.stored_path import as_path
 
 _HEAD_BYTES = 2**20
 
@@ -61,7 +62,7 @@ def read_upright_mask(path: str | Path, *, in_colours: bool = False) -> UprightM
         ImageError: as for `read_mask`; with `in_colours` of kind "not-a-mask" if the file has more than 8 bits a
             channel.
     """
-    path = Path(path)
+    path = as_path(path)
     with open_image(path) as image:
         stored = stored_pixels(image)
         lossy = lossy_format(path, image)
@@ -98,7 +99,7 @@ def lossy_format(path: Path, image: Image.Image) -> str:
 
 
 def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with regular_file(path) as file:
         return file.read(_HEAD_BYTES)
 
 

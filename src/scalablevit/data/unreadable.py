@@ -6,7 +6,22 @@ from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+class Explained(str):
+    """Says all of a file that cannot be read: path, reason, remedy."""
+
+
+class OutOfRoom(Explained):
+    """Says why no file at all can be read any more, so that training stops at once."""
+
+
 CHECK_DATA = "`scalablevit check-data` lists every bad file; remove or replace them"
+
+
+def in_words(error: Exception) -> Explained:
+    """What is told of a file: all that its error says."""
+    return (OutOfRoom if getattr(error, "kind", None) == "cache" else Explained)(error)
 
 
 def read_or_substitute(
@@ -16,7 +31,7 @@ def read_or_substitute(
     count: int,
     max_substitutes: int,
     errors: tuple[type[Exception], ...],
-    describe: Callable[[Any], str] = str,
+    describe: Callable[[Any], str] = in_words,
 ) -> tuple[T | None, tuple[str, ...]]:
     """Read a sample, or the next one that can be read.
 
@@ -41,6 +56,8 @@ def read_or_substitute(
             return read((index + offset) % count), tuple(failed)
         except errors as error:
             failed.append(describe(error))
+            if isinstance(failed[-1], OutOfRoom):
+                break
     return None, tuple(failed)
 
 
@@ -71,6 +88,8 @@ class UnreadableFiles:
         Raises:
             ValueError: more than `max_files` distinct files failed by now, or all there are to train on.
         """
+        if (stop := next((file for file in unreadable if isinstance(file, OutOfRoom)), None)) is not None:
+            raise ValueError(str(stop))
         new = [file for file in dict.fromkeys(unreadable) if file not in self.files]
         self.files += new
         if nothing_left:

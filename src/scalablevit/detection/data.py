@@ -88,7 +88,7 @@ class CocoData(TaskData):
         self.augmentation = self.settings.augmentation
         self._preprocessing = self.settings.preprocessing()
 
-        root = data_root(root, builtin, form="coco")
+        root = Path(data_root(root, builtin, form="coco"))
         self._split = read_split(root, self.settings)
         self.train_annotations, self.val_annotations = self._split.train, self._split.val
         for annotations in dict.fromkeys([self.train_annotations, self.val_annotations]):

@@ -124,7 +124,7 @@ class MaskFolderData(TaskData):
         self.crop_size = self.settings.crop
         pair_transform = preprocessing.train_transform(self.settings.augmentation, self.crop_size)
 
-        root = data_root(root, builtin, form="ade20k")
+        root = Path(data_root(root, builtin, form="ade20k"))
         self._scan = scan_pairs(root, self.settings)
         self._scan.raise_for_errors()
         for sentence in self._scan.unpaired_summary():

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from scalablevit.data.check import evenly_spread, look_at_image, losses_of
 from scalablevit.data.cores import available_cores
 from scalablevit.data.loaders import eval_loader, train_loader
+from scalablevit.data.stored_path import StoredPath
 
 _log = logging.getLogger(__name__)
 
@@ -94,10 +95,11 @@ class TaskData(LightningDataModule):
         return self.trainer.world_size if self.trainer is not None else 1
 
     def example_inputs(self) -> list[str]:
-        """A few validation images, for the command that the user may try next."""
+        """A few validation images, for the command that the user may try next; in shards, which hold no files, none."""
         dataset: Any = self.val_dataset
         count = len(dataset)
-        return [str(dataset.path(i * count // 4)) for i in range(min(3, count))]
+        paths = [dataset.path(i * count // 4) for i in range(min(3, count))]
+        return ["IMAGE"] if any(isinstance(path, StoredPath) for path in paths) else [str(path) for path in paths]
 
     def warn_of_losses(self, dataset: Any, *, most: int) -> None:
         """Read a few images, and warn of what their files hold and the network will not see.
@@ -106,7 +108,7 @@ class TaskData(LightningDataModule):
             dataset: with a length, `path(index)` and `value_range`.
             most: images to read.
         """
-        paths = [str(dataset.path(i)) for i in evenly_spread(len(dataset), most)]
+        paths = [dataset.path(i) for i in evenly_spread(len(dataset), most)]
         for problem in losses_of(look_at_image(path, value_range=dataset.value_range) for path in paths):
             _log.warning(problem.message)
 
@@ -117,6 +119,16 @@ class TaskData(LightningDataModule):
     def balanced_classes(self) -> Sequence[int] | None:
         """A class for each training sample, of which an epoch draws equally many; None: each sample once."""
         return None
+
+    def train_shards(self) -> Sequence[int] | None:
+        """The shard of each training sample; None: the data lie in a plain folder."""
+        find: Callable[[], Sequence[int] | None] | None = getattr(self.train_dataset, "shards", None)
+        return None if find is None else find()
+
+    def stream_window(self) -> int:
+        """Within how many shards samples are shuffled."""
+        settings = getattr(getattr(self, "settings", None), "stream", None)
+        return 1 if settings is None else int(settings.window)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled and augmented; the same number of batches on all ranks, and whole optimizer steps of them."""
@@ -131,6 +143,8 @@ class TaskData(LightningDataModule):
             groups=self.batch_groups(),
             classes=self.balanced_classes(),
             batches_per_step=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
+            shards=self.train_shards(),
+            window=self.stream_window(),
         )
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scalablevit.data.stream.index import is_remote
 from scalablevit.training.recipe_errors import RecipeError
 
 _MAY_CHANGE = re.compile(
@@ -202,7 +203,7 @@ def absolute_paths(recipe: dict[str, Any]) -> dict[str, Any]:
     root = arguments.get("root")
     for name in _PATHS:
         path = arguments.get(name)
-        if not isinstance(path, str) or os.path.isabs(path):
+        if not isinstance(path, str) or os.path.isabs(path) or is_remote(path):
             continue
         in_root = name != "root" and isinstance(root, str) and (Path(root).expanduser() / path).exists()
         if name == "root" or (not in_root and Path(path).expanduser().exists()):

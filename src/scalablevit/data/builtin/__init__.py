@@ -4,21 +4,26 @@ from pathlib import Path
 from typing import Literal
 
 from scalablevit.data.builtin import digits, scene_folders
+from scalablevit.data.stream.index import is_remote
 
 Form = Literal["class folders", "coco", "ade20k"]
 
 
-def data_root(root: str | Path, builtin: str | None, *, form: Form) -> Path:
+def data_root(root: str | Path, builtin: str | None, *, form: Form) -> str | Path:
     """Find a data folder, and write a built-in data set into it where that is wished; see `write_builtin`.
 
     Args:
-        root: the data folder; a leading ~ is the home folder.
+        root: the data folder; a leading ~ is the home folder. A remote address stays as it is.
         builtin: name of the built-in data set; None: none.
         form: how it is laid out.
 
     Raises:
         ValueError: there is no such data set in this form.
     """
+    if is_remote(root):
+        if builtin is not None:
+            raise ValueError(f"builtin {builtin!r} is written into a folder, and {root} is an address; set it to null")
+        return root
     root = Path(root).expanduser()
     if builtin is not None:
         write_builtin(builtin, root, form=form)

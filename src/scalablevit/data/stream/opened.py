@@ -1,0 +1,377 @@
+"""A folder of shards, or a remote address, that is open for reading."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalablevit.data.image_file import ImageError
+from scalablevit.data.stored_path import StoredPath, stored_path
+from scalablevit.data.stream.cache import CacheError, ShardCache
+from scalablevit.data.stream.download import check_credentials, download
+from scalablevit.data.stream.index import (
+    INDEX_NAME,
+    FileTable,
+    Shard,
+    ShardsError,
+    StoredPart,
+    StreamIndex,
+    check_task,
+    digest,
+    file_digest,
+    files_name,
+    is_remote,
+    is_stream,
+)
+from scalablevit.data.stream.settings import StreamSettings
+from scalablevit.data.stream.shard_file import ShardDamageError, ShardFiles
+
+_log = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_ATTEMPTS = 60.0
+
+
+class StoredFiles:
+    """Files of a part, read from its shards; a `FileSource`.
+
+    Args:
+        address: of the folder of the part, for messages.
+        part: what the index says of it.
+        table: of its files.
+        folder: of the part on this machine; None: shards are downloaded to `cache`.
+        cache: of downloaded shards.
+        name: of the part.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        part: StoredPart,
+        table: FileTable,
+        *,
+        folder: Path | None,
+        cache: ShardCache | None,
+        name: str,
+    ) -> None:
+        self.address = address
+        self.part = part
+        self.table = table
+        self.folder = folder
+        self.cache = cache
+        self.name = name
+        self._sorted = np.argsort(table.names, kind="stable")
+        self._files = ShardFiles()
+        self._failed: dict[int, tuple[float, ImageError]] = {}
+        self._last: tuple[tuple[int, int], list[bytes]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_failed": {}, "_last": None}
+
+    def _rows(self, names: np.ndarray) -> np.ndarray:
+        """(N,) rows of the table; -1 where there is no such file."""
+        places = np.searchsorted(self.table.names, names, sorter=self._sorted)
+        rows = self._sorted[np.minimum(places, len(self._sorted) - 1)]
+        found: np.ndarray = np.where(self.table.names[rows] == names, rows, -1)
+        return found
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return bool(self._rows(np.array([os.fsencode(name)]))[0] >= 0)
+
+    def shards_of(self, names: np.ndarray) -> np.ndarray:
+        """(N,) which shard holds each of these (N,) files."""
+        return self.table.shard[self._rows(names)]
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            ImageError: there is no such file, or it or its shard cannot be read; the shard is the path then.
+        """
+        row = int(self._rows(np.array([os.fsencode(name)]))[0])
+        if row < 0:
+            raise ImageError(
+                f"{self.address}/{name}", kind="missing", reason="no shard has this file", remedy="check the path"
+            )
+        shard, place = int(self.table.shard[row]), int(self.table.place[row])
+        last = self._last
+        if last is None or last[0] != (shard, place):
+            last = (shard, place), self._values(shard, place)
+            self._last = last
+        values = last[1]
+        leaf = 2 * int(self.table.leaf[row])
+        if values[leaf] != os.fsencode(name):
+            raise self._damage(
+                self.part.shards[shard], f"sample {place} is {os.fsdecode(values[leaf])!r}, not {name!r}"
+            )
+        return values[leaf + 1]
+
+    def _values(self, number: int, place: int) -> list[bytes]:
+        """Names and contents of the files of a sample, by turns."""
+        shard, count = self.part.shards[number], 2 * self.part.files_per_sample
+        try:
+            values = self._files.values(shard.file, place, count)
+            if values is None:
+                self._open(number)
+                values = self._files.values(shard.file, place, count)
+            assert values is not None
+            return values
+        except ShardDamageError as error:
+            raise self._damage(shard, str(error)) from None
+        except CacheError as error:
+            raise self._no_room(error) from None
+        except OSError as error:
+            raise self._damage(shard, error.strerror or str(error)) from None
+
+    def _open(self, number: int) -> None:
+        """Open a shard; one that failed is not tried again for a minute, or each of its samples would wait for it."""
+        failed = self._failed.get(number)
+        if failed is not None and time.monotonic() < failed[0]:
+            raise failed[1]
+        shard = self.part.shards[number]
+        try:
+            self._files.open(shard.file, self.fetched(number), samples=shard.samples, size=shard.bytes)
+        except CacheError:
+            raise
+        except (OSError, ShardDamageError) as error:
+            if self.cache is not None and isinstance(error, ShardDamageError):
+                self.cache.drop(f"{self.name}/{shard.file}")  # to be downloaded again
+            reason = str(error) if isinstance(error, ShardDamageError) else error.strerror or str(error)
+            found = self._damage(shard, reason)
+            self._failed[number] = time.monotonic() + _SECONDS_BETWEEN_ATTEMPTS, found
+            raise found from None
+
+    def fetched(self, number: int) -> Path:
+        """The file of a shard, downloaded where it is not there.
+
+        Raises:
+            CacheError: the cache takes no more.
+            DownloadError: it cannot be downloaded.
+        """
+        shard = self.part.shards[number]
+        if self.folder is not None:
+            return self.folder / shard.file
+        assert self.cache is not None
+        return self.cache.get(f"{self.name}/{shard.file}", shard.bytes)
+
+    def check(self, number: int) -> str | None:
+        """Compare a shard with its hash; tell what is wrong with it."""
+        shard = self.part.shards[number]
+        try:
+            path = self.fetched(number)
+            if path.stat().st_size != shard.bytes or file_digest(path) != shard.digest:
+                return "its content is not what was written (another hash)"
+        except CacheError:
+            raise
+        except OSError as error:
+            return error.strerror or str(error)
+        return None
+
+    def _damage(self, shard: Shard, reason: str) -> ImageError:
+        return ImageError(
+            f"{self.address}/{shard.file}",
+            kind="unreadable",
+            reason=f"this shard of {shard.samples:,} samples cannot be read ({reason})",
+            remedy="copy it again, or shard the data again into another folder",
+        )
+
+    def _no_room(self, error: CacheError) -> ImageError:
+        assert self.cache is not None
+        reason, _, remedy = str(error.strerror).removeprefix(f"{self.cache.root}: ").rpartition("; ")
+        return ImageError(self.cache.root, kind="cache", reason=reason, remedy=remedy)
+
+
+class OpenStream:
+    """Shards that are open for reading.
+
+    Attributes:
+        address: of the folder, as it was given.
+        index: what it holds.
+        settings: how it is read.
+    """
+
+    def __init__(self, address: str, index: StreamIndex, settings: StreamSettings, folder: Path | None) -> None:
+        self.address = address
+        self.index = index
+        self.settings = settings
+        self._folder = folder  # None: at a remote address
+        self._cache: ShardCache | None = None
+        if folder is None:
+            self._cache = _cache(address, settings)
+            self._cache.prepare(needed=_needed(index, settings))
+        self._parts: dict[str, StoredFiles] = {}
+
+    @property
+    def root(self) -> Path:
+        """The folder of all parts, for messages; nothing can be read from it."""
+        return stored_path(_NoFiles(), self.address)
+
+    def has_part(self, name: str) -> bool:
+        """Whether there is such a part."""
+        return name in self.index.parts
+
+    def folder(self, name: str) -> StoredPath:
+        """The folder that the names of the files of a part start from."""
+        return stored_path(self.files(name), f"{self.address}/{name}")
+
+    def files(self, name: str) -> StoredFiles:
+        """Files of a part.
+
+        Raises:
+            ShardsError: their table is damaged.
+        """
+        if name not in self._parts:
+            part = self.index.parts[name]
+            content = self.extra_bytes(files_name(name), part.files_digest)
+            self._parts[name] = StoredFiles(
+                f"{self.address}/{name}",
+                part,
+                FileTable.from_bytes(content),
+                folder=None if self._folder is None else self._folder / name,
+                cache=self._cache,
+                name=name,
+            )
+        return self._parts[name]
+
+    def names(self, name: str) -> list[str]:
+        """Names of the files of a part, in the order of the data set."""
+        return [os.fsdecode(file) for file in self.files(name).table.names]
+
+    def extra(self, name: str) -> Path:
+        """A file on this machine that the index lists as `extra`.
+
+        Raises:
+            ShardsError: it is damaged.
+            DownloadError: it cannot be downloaded.
+        """
+        self.extra_bytes(name, self.index.extra[name])
+        return self._local(name)
+
+    def extra_bytes(self, name: str, expected: str) -> bytes:
+        """Content of a file beside the shards, compared with its digest."""
+        path = self._local(name)
+        try:
+            content = path.read_bytes()
+            if digest(content) == expected:
+                return content
+            if self._folder is None:  # of an earlier version of the data
+                path.unlink()
+                content = self._local(name).read_bytes()
+        except FileNotFoundError:
+            raise ShardsError(f"{self.address}: its file {name} is missing; copy the folder again") from None
+        if digest(content) != expected:
+            raise ShardsError(f"{self.address}: its file {name} is damaged (another hash); copy the folder again")
+        return content
+
+    def _local(self, name: str) -> Path:
+        if self._folder is not None:
+            return self._folder / name
+        path = _own_folder(self.address, self.settings) / name
+        if not path.exists():
+            _download_whole(self.address, name, path, self.settings)
+        return path
+
+
+class _NoFiles:
+    """The source of a folder that holds no files itself."""
+
+    def read(self, name: str) -> bytes:
+        """Refuse."""
+        raise ImageError(name, kind="missing", reason="it is in no part of the shards", remedy="check the path")
+
+    def has(self, name: str) -> bool:
+        """No."""
+        return False
+
+    def shards_of(self, names: np.ndarray) -> np.ndarray:
+        """None."""
+        return np.zeros(len(names), np.int32)
+
+
+def open_stream(
+    root: str | os.PathLike[str],
+    settings: StreamSettings | None = None,
+    *,
+    task: str,
+    layout: Mapping[str, Any] | None = None,
+) -> OpenStream | None:
+    """Open a folder of shards or a remote address; None: `root` is a plain folder.
+
+    Args:
+        root: the data folder or address.
+        settings: how it is read.
+        task: that wants to read it.
+        layout: see `check_task`.
+
+    Raises:
+        ShardsError: there are no shards, or they are damaged or of another task; or LitData is missing.
+        DownloadError: the address does not answer, refuses, or has no shards.
+        CacheError: the cache of downloaded shards cannot be written, or is too small.
+    """
+    if not is_stream(root):
+        return None
+    settings = settings or StreamSettings()
+    stream = _open(os.fspath(root), settings)
+    check_task(stream.index, stream.address, task, layout)
+    return stream
+
+
+def task_of(root: str | os.PathLike[str], settings: StreamSettings | None = None) -> str | None:
+    """The task whose data a folder of shards holds; None: it is a plain folder."""
+    return _open(os.fspath(root), settings or StreamSettings()).index.task if is_stream(root) else None
+
+
+def _open(root: str, settings: StreamSettings) -> OpenStream:
+    if not is_remote(root):
+        folder = Path(root).expanduser()
+        return OpenStream(
+            str(folder), StreamIndex.from_json((folder / INDEX_NAME).read_bytes(), root), settings, folder
+        )
+    address = root.rstrip("/")
+    _cache(address, settings).prepare(needed=0)
+    check_credentials(address, settings.storage_options)
+    path = _own_folder(address, settings) / INDEX_NAME
+    _download_whole(address, INDEX_NAME, path, settings)
+    return OpenStream(address, StreamIndex.from_json(path.read_bytes(), address), settings, None)
+
+
+def _own_folder(address: str, settings: StreamSettings) -> Path:
+    """The folder in the cache for an address."""
+    return settings.cache_folder / hashlib.sha256(address.encode()).hexdigest()[:16]
+
+
+def _cache(address: str, settings: StreamSettings) -> ShardCache:
+    fetch = partial(_fetch, address, settings.storage_options)
+    return ShardCache(
+        _own_folder(address, settings), root=settings.cache_folder, limit=settings.cache_bytes, fetch=fetch
+    )
+
+
+def _fetch(address: str, storage_options: dict[str, Any] | None, name: str, to: Path) -> None:
+    download(address, name, to, storage_options=storage_options)
+
+
+def _download_whole(address: str, name: str, path: Path, settings: StreamSettings) -> None:
+    """Download a small file anew; others may do so at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    incoming = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.in")
+    try:
+        download(address, name, incoming, storage_options=settings.storage_options)
+        os.replace(incoming, path)
+    finally:
+        with contextlib.suppress(OSError):
+            incoming.unlink(missing_ok=True)
+
+
+def _needed(index: StreamIndex, settings: StreamSettings) -> int:
+    """Bytes that lie in the cache at once: the window and what is downloaded ahead of it, or all."""
+    sizes = [shard.bytes for part in index.parts.values() for shard in part.shards]
+    return min(sum(sizes), max(sizes, default=0) * (settings.window + settings.ahead))
