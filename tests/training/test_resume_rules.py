@@ -32,6 +32,8 @@ MAY = [
     "trainer.devices",
     "trainer.precision",
     "threads",
+    "checkpoint_every",
+    "keep_checkpoints",
     "data.root",
     "data.num_workers",
     "data.batch_size",

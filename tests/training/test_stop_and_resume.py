@@ -84,6 +84,14 @@ CASES = {
     "fewer batches than there are": (("step", 6, signal.SIGINT), {"trainer": {"limit_train_batches": 5}}),
     "last of fewer batches": (("step", 4, signal.SIGINT), {"trainer": {"limit_train_batches": 5}}),
     "validation within an epoch": (("validation", 2, signal.SIGINT), {"trainer": {"val_check_interval": 4}}),
+    "last step before a validation within an epoch": (
+        ("step", 3, signal.SIGINT),
+        {"trainer": {"val_check_interval": 4}},
+    ),
+    "validation within an accumulated step": (
+        ("validation", 2, signal.SIGINT),
+        {"trainer": {"accumulate_grad_batches": 3, "val_check_interval": 4}},
+    ),
     "no validation": (("step", 10, signal.SIGINT), {"trainer": {"limit_val_batches": 0}}),
     "max_steps, last step of an epoch": (
         ("step", 10, signal.SIGINT),

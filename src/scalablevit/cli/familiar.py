@@ -48,6 +48,8 @@ KEYS = {
     "--max-epochs": "--trainer.max_epochs",
     "--precision": "--trainer.precision",
     "--seed": "--seed_everything",
+    "--checkpoint-every": "--checkpoint_every",
+    "--keep-checkpoints": "--keep_checkpoints",
     "--lr": "--model.optimizer.lr",
     "--learning-rate": "--model.optimizer.lr",
     "--weight-decay": "--model.optimizer.weight_decay",

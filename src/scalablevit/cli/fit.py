@@ -27,6 +27,9 @@ options:
   --epochs N           short for --trainer.max_epochs
   --precision P        32-true, bf16-mixed or 16-mixed; short for --trainer.precision
   --seed N             short for --seed_everything
+  --checkpoint-every T save within an epoch too: by the clock (90s, 10m, 2h) or by steps (500steps); default: never
+  --keep-checkpoints K keep the K newest of these beside the last and the best (default: 0)
+  --logger NAME        log to wandb, mlflow, comet or a class of your own too; comma between several
   --lr, --batch-size, --weights, --variant, --data FOLDER, --workers   short for the keys of the recipe
   --KEY VALUE          any value of the recipe, such as --data.root images --model.drop_path_rate 0.2
   --allow-class NAME   with --resume: let the run's recipe name this class, given in full; comma between several

@@ -9,7 +9,16 @@ from scalablevit.cli.errors import UsageError
 from scalablevit.cli.familiar import KEYS, did_you_mean, key_of
 from scalablevit.tasks import PretrainingEntry, TaskEntry, entry_of, load
 
-_LIGHTNING = ("--seed_everything", "--threads", "--print_config", "--trainer", "--help")
+_LIGHTNING = (
+    "--seed_everything",
+    "--threads",
+    "--checkpoint_every",
+    "--keep_checkpoints",
+    "--logger",
+    "--print_config",
+    "--trainer",
+    "--help",
+)
 
 
 @dataclass

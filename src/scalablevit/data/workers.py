@@ -77,23 +77,30 @@ def timeout_seconds() -> float:
 
 
 _waiting_since: float | None = None
+_waited = 0.0
 
 
 @contextlib.contextmanager
 def waiting_for_data() -> Iterator[None]:
-    """While a loader waits for a batch: see `seconds_waited`."""
-    global _waiting_since
-    _waiting_since = time.monotonic()
+    """While a loader waits for a batch: see `seconds_waited` and `seconds_waited_in_all`."""
+    global _waiting_since, _waited
+    began = _waiting_since = time.monotonic()
     try:
         yield
     finally:
         _waiting_since = None
+        _waited += time.monotonic() - began
 
 
 def seconds_waited() -> float:
     """How long this process has been waiting for a batch; 0: it is not."""
     since = _waiting_since
     return 0.0 if since is None else time.monotonic() - since
+
+
+def seconds_waited_in_all() -> float:
+    """How long this process has waited for batches since it was started, of training and of validation."""
+    return _waited
 
 
 def kill_workers() -> None:

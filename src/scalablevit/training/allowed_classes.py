@@ -17,6 +17,7 @@ from jsonargparse._common import parsing_settings
 from lightning.pytorch import callbacks
 
 from scalablevit.tasks import TaskEntry, trained_entries
+from scalablevit.training.logger_choice import HARMLESS_ARGUMENTS, known_class_paths, logger_choices
 from scalablevit.training.recipe_errors import RecipeError
 from scalablevit.training.run_folder import RunFolder
 from scalablevit.training.settings import FreezeSettings, OptimizerSettings, ScheduleSettings
@@ -60,6 +61,7 @@ def check_classes(settings: Mapping[str, Any], *, recipe: Path, allowed: Sequenc
             raise RecipeError(f"{recipe}: {key} must be a mapping with class_path, got {callback!r}")
         _check(described, key, {*_CALLBACKS, *_callback_paths()}, recipe, allowed)
     _check(trainer, "trainer", (), recipe, allowed)
+    _check_loggers(settings.get("logger"), recipe, allowed)
     if trainer.get("model_registry") is not None:
         raise RecipeError(
             f"{recipe}: trainer.model_registry {trainer['model_registry']!r} would upload the checkpoints, and a run "
@@ -68,6 +70,23 @@ def check_classes(settings: Mapping[str, Any], *, recipe: Path, allowed: Sequenc
     for name, value in trainer.items():
         if isinstance(value, str) and "." in value and not value.replace(".", "").isdigit() and value not in allowed:
             raise _refusal(f"trainer.{name}", value, recipe)
+
+
+def _check_loggers(setting: Any, recipe: Path, allowed: Sequence[str]) -> None:
+    """Refuse loggers of other classes than the trackers', and arguments that name addresses, files or uploads."""
+    for choice in logger_choices(setting):
+        if choice.name in allowed:
+            continue
+        if choice.name not in known_class_paths():
+            raise _refusal("logger", choice.name, recipe)
+        other = next((name for name in choice.arguments if name not in HARMLESS_ARGUMENTS), None)
+        if other is not None:
+            raise RecipeError(
+                f"{recipe}: logger {choice.name} sets {other}, which can send the run elsewhere, and a run folder "
+                f"may be a stranger's. If you trust it: --allow-class {choice.name}; or set it by the environment "
+                "variable"
+            )
+        _check(choice.arguments, "logger", (), recipe, allowed)
 
 
 def check_paths(resolved: Mapping[str, Any], *, recipe: Path) -> None:

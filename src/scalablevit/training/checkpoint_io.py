@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import pickle
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch import Trainer
 
 from scalablevit.safe_write import WriteError, write_atomically
 from scalablevit.training.invocation import invocation
@@ -36,7 +38,12 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
     Lightning's own writer puts its temporary file into the system's temporary folder, often another, smaller
     disk across which a rename is a copy, and does not wait for the disk.
+
+    Attributes:
+        seconds: that went into writing so far.
     """
+
+    seconds = 0.0
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
@@ -49,7 +56,9 @@ class SafeCheckpointIO(TorchCheckpointIO):
         """
         if storage_options is not None:
             raise TypeError(f"{type(self).__name__} writes to local disks and takes no storage_options")
+        began = time.monotonic()
         write_atomically(path, partial(torch.save, checkpoint))
+        self.seconds += time.monotonic() - began
 
     def load_checkpoint(
         self,
@@ -96,6 +105,12 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 f"{os.fspath(path)} is damaged (the checksum of {part} does not fit): take another file of its folder"
             )
         return checkpoint
+
+
+def seconds_writing(trainer: Trainer) -> float:
+    """How long this process has been writing checkpoints."""
+    checkpoint_io = trainer.strategy.checkpoint_io
+    return checkpoint_io.seconds if isinstance(checkpoint_io, SafeCheckpointIO) else 0.0
 
 
 class RunCheckpointIO(SafeCheckpointIO):

@@ -15,8 +15,10 @@ from scalablevit.data.split import settings_for_evaluation
 from scalablevit.moved import forward_moved_names
 from scalablevit.tasks import entry_of, load
 from scalablevit.training.allowed_classes import check_classes, check_paths, lies_in_a_run, only_allowed_imports
+from scalablevit.training.checkpoint_interval import checkpoint_interval
 from scalablevit.training.checkpoint_io import RunCheckpointIO
 from scalablevit.training.devices import MOST_THREADS, check_devices
+from scalablevit.training.logger_choice import LoggerSetting, logger_choices
 from scalablevit.training.module import TrainingModule
 from scalablevit.training.null_words import says_null, with_nulls
 from scalablevit.training.recipe_errors import RecipeError, lacking, nullable_keys, origin_of, readable
@@ -33,6 +35,7 @@ __all__ = ["TrainingCommand", "quiet_lightning"]
 log = logging.getLogger(__name__)
 
 _LARGEST_SEED = 2**32 - 1  # numpy's
+_MOST_KEPT = 10_000
 
 
 class TrainingCommand(LightningCLI):
@@ -149,6 +152,24 @@ class TrainingCommand(LightningCLI):
             default=None,
             help="CPU threads of each training process; null: the cores that the data workers leave",
         )
+        parser.add_argument(
+            "--checkpoint_every",
+            type=str | int | float | None,
+            default=None,
+            help="save within an epoch too: by the clock (90s, 10m, 2h) or by optimizer steps (500steps); null: never",
+        )
+        parser.add_argument(
+            "--keep_checkpoints",
+            type=int,
+            default=0,
+            help="how many checkpoints of checkpoint_every to keep beside the last and the best",
+        )
+        parser.add_argument(
+            "--logger",
+            type=LoggerSetting,
+            default=None,
+            help="trackers beside metrics.csv and TensorBoard: wandb, mlflow, comet, a class; commas between several",
+        )
 
     def before_instantiate_classes(self) -> None:
         """Check the resolved recipe, then take the run folder."""
@@ -215,13 +236,22 @@ class TrainingCommand(LightningCLI):
         trainer = self.config["trainer"]
         for name in MANAGED_OPTIONS:
             if trainer[name] not in (None, True):
+                other = "; for W&B, MLflow and others use --logger" if name == "logger" else ""
                 raise RecipeError(
-                    f"trainer.{name} is managed by the run folder {self.folder.path}; remove it from the recipe"
+                    f"trainer.{name} is managed by the run folder {self.folder.path}; remove it from the recipe{other}"
                 )
         check_devices(trainer["accelerator"], trainer["devices"])
         threads = self.config["threads"]
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise RecipeError(f"--threads must be 1 to {MOST_THREADS:,} or null, got {threads}")
+        every, keep = checkpoint_interval(self.config["checkpoint_every"]), self.config["keep_checkpoints"]
+        if not 0 <= keep <= _MOST_KEPT:
+            raise RecipeError(f"--keep-checkpoints (keep_checkpoints) must be 0 to {_MOST_KEPT:,}, got {keep}")
+        if keep and every is None:
+            log.warning("keep_checkpoints %d keeps nothing without checkpoint_every: set both, or neither", keep)
+        if self.verb == "fit":
+            for choice in logger_choices(self.config["logger"]):
+                choice.load()
         if trainer["max_epochs"] == 0:
             raise RecipeError("--epochs (trainer.max_epochs) must be at least 1, got 0")
 
@@ -238,7 +268,15 @@ class TrainingCommand(LightningCLI):
         """Build the Trainer with our loggers, checkpoints, progress bar and stopping."""
         options: dict[str, Any] = dict(self._get(self.config_init, "trainer", default={}))
         monitor = type(self.model).monitor
-        return build_trainer(options, folder=self.folder, monitor=monitor, is_training=self.verb == "fit")
+        return build_trainer(
+            options,
+            folder=self.folder,
+            monitor=monitor,
+            is_training=self.verb == "fit",
+            every=checkpoint_interval(self.config["checkpoint_every"]),
+            keep=self.config["keep_checkpoints"],
+            loggers=logger_choices(self.config["logger"]) if self.verb == "fit" else (),
+        )
 
     def fit(self) -> None:
         """Train; then write what the user came for."""

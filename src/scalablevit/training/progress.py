@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from scalablevit.printable import printable
+from scalablevit.training.data_wait import ADVICE, DATA_WAIT, NOTABLE_WAIT
 
 _MOST_METRICS = 5
+_SHORTEST_TO_ADVISE = 10.0  # seconds of an epoch: a shorter one mostly starts its workers
 
 
 class ProgressLine(RichProgressBar):
@@ -54,6 +56,7 @@ class EpochLines(Checkpoint):
     def __init__(self) -> None:
         self._began = 0.0
         self._validated = False
+        self._has_advised = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the time: an epoch that is resumed in its middle does not start again."""
@@ -81,10 +84,22 @@ class EpochLines(Checkpoint):
             chosen = {"val/loss", *trainer.progress_bar_metrics}
             shown = {name: value for name, value in shown.items() if name in chosen}
         parts += [f"{name} {value:.4f}" for name, value in shown.items()]
-        parts.append(f"{time.monotonic() - self._began:.0f} s")
+        seconds = time.monotonic() - self._began
+        parts.append(f"{seconds:.0f} s")
+        if DATA_WAIT in metrics and seconds >= _SHORTEST_TO_ADVISE:
+            parts += self._said_of_waiting(float(metrics[DATA_WAIT]))
         # The live bar's own console puts the line above it.
         console = getattr(trainer.progress_bar_callback, "_console", None) or Console(soft_wrap=True)
         console.print(printable("   ".join(parts)), highlight=False, markup=False, emoji=False)
+
+    def _said_of_waiting(self, share: float) -> list[str]:
+        """What an epoch's line says where it waited much for data; what to do about it, once."""
+        if share <= NOTABLE_WAIT:
+            return []
+        said = f"waited {share:.0%} of the time for data"
+        advice = "" if self._has_advised else f": {ADVICE}"
+        self._has_advised = True
+        return [said + advice]
 
 
 def epoch_of(epoch: int, max_epochs: int | None) -> str:

@@ -14,7 +14,10 @@ from lightning.pytorch import Trainer
 
 from scalablevit.moved import forward_moved_names
 
-TOP_KEYS = ("model", "data", "trainer", "seed_everything", "threads")
+TOP_KEYS = (
+    *("model", "data", "trainer", "seed_everything", "threads"),
+    *("checkpoint_every", "keep_checkpoints", "logger"),
+)
 
 
 class RecipeError(ValueError):
@@ -158,7 +161,11 @@ def nullable_keys(class_paths: Mapping[str, str]) -> dict[str, bool]:
     Args:
         class_paths: "model" and "data" -> class that the recipe names; one that cannot be imported has no keys.
     """
-    found = annotations_of(Trainer, "trainer") | {"threads": int | None}
+    found = annotations_of(Trainer, "trainer") | {
+        "threads": int | None,
+        "checkpoint_every": str | None,
+        "keep_checkpoints": int,
+    }
     for part, class_path in class_paths.items():
         with contextlib.suppress(Exception):  # a class that cannot be imported is reported elsewhere
             module, _, name = class_path.rpartition(".")

@@ -18,7 +18,7 @@ _MAY_CHANGE = re.compile(
             r"trainer\.(check_val_every_n_epoch|val_check_interval|limit_val_batches|num_sanity_val_steps)",
             r"trainer\.(log_every_n_steps|enable_progress_bar|enable_model_summary|deterministic|benchmark)",
             r"trainer\.(inference_mode|detect_anomaly)",
-            r"threads",
+            r"threads|checkpoint_every|keep_checkpoints|logger(\..*)?",
             # where the data lie; that they are the same is checked against the checkpoint
             r"data\.(root|labelled_root|train_annotations|val_annotations|train_images|val_images|class_names_file|builtin)",
             r"data\.(batch_size|val_batch_size|num_workers|max_unreadable)",

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from scalablevit.training.resume_rules import edited, flattened
 from scalablevit.training.run_folder import RunFolder
 from scalablevit.training.stopping import StopOnSignal
 from scalablevit.training.terminal import rank
+from scalablevit.training.trackers import TolerantLogger
 from scalablevit.visualization.curves import plot_curves
 
 log = logging.getLogger(__name__)
@@ -169,6 +171,10 @@ class Run:
         self._has_begun = True
         if trainer.is_global_zero:
             self.write_recipe()
+            for logger in trainer.loggers:
+                if isinstance(logger, TolerantLogger):
+                    parameters = dict(flattened(yaml.safe_load(self._resolved_recipe())))
+                    logger.begin({**parameters, "run_folder": os.path.abspath(self.folder.path)})
             if self.resume is not None and self.resume != self.folder.last and self.folder.last.is_file():
                 aside = self.folder.last.with_name("last.set-aside.ckpt")
                 self.folder.last.replace(aside)
@@ -196,7 +202,8 @@ class Run:
             return
         has_stepped = self.resume is not None or self.trainer.global_step > 0 or self.folder.last.is_file()
         if self._has_begun and not has_stepped:
-            for file in (self.folder.recipe, self.folder.environment, self.folder.metrics, self.folder.timing):
+            names = ("recipe", "environment", "metrics", "timing", "loggers")
+            for file in (getattr(self.folder, name) for name in names):
                 file.unlink(missing_ok=True)
 
     def write_recipe(self) -> None:

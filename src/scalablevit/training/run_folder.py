@@ -30,6 +30,7 @@ class RunFolder:
         self.environment = self.path / "environment.json"
         self.metrics = self.path / "metrics.csv"
         self.timing = self.path / "timing.json"
+        self.loggers = self.path / "loggers.json"
         self.curves = self.path / "curves.png"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"

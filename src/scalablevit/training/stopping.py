@@ -25,8 +25,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from scalablevit.data.workers import seconds_waited
 from scalablevit.printable import printable
 from scalablevit.training.invocation import invocation
-from scalablevit.training.module import max_steps_reached
 from scalablevit.training.run_folder import RunFolder
+from scalablevit.training.step_boundaries import is_before_validation, is_between_steps, mark_validation_due
 from scalablevit.training.weight_averaging import WarmedUpAveraging
 
 _LONGEST_WAIT = 15.0  # seconds that a stop waits for a batch
@@ -157,26 +157,22 @@ class StopOnSignal(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop in the middle of an epoch, after a whole optimizer step."""
-        done = batch_idx + 1
-        # after the last batch validation or the end of the epoch take over: from a checkpoint saved here,
-        # Lightning would resume behind the validation and the end of the epoch
-        if done == trainer.num_training_batches or max_steps_reached(trainer):
-            return
-        if done % trainer.accumulate_grad_batches == 0:
+        # after the last batch, and where a validation is due, that takes over
+        if is_between_steps(trainer):
             self._stop_if_asked(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop between an epoch's training and its validation; in `validate`, take over after Lightning has."""
         if self._is_held:
             self._take_over()
-        if self._training and not max_steps_reached(trainer):  # Lightning would not come back to the validation
+        if self._training and is_before_validation(trainer):
             self._validation_is_due = True
             self._stop_if_asked(trainer)
             self._validation_is_due = False
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         """Stop in the middle of a validation; only with one process, as ranks may differ by a batch."""
-        if self._training and self._signum and trainer.world_size == 1 and not max_steps_reached(trainer):
+        if self._training and self._signum and trainer.world_size == 1 and is_before_validation(trainer):
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, WarmedUpAveraging):
                     callback.on_validation_epoch_end(trainer, pl_module)  # the weights in training come back
@@ -203,12 +199,7 @@ class StopOnSignal(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Where the validation still has to run, say so in Lightning's words."""
         if self._validation_is_due:
-            # a first batch begun and not ended: on resume Lightning goes back to the validation, which starts
-            # afresh. Without it, Lightning takes a checkpoint behind an epoch's last step for one that was
-            # saved after it
-            begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
-            progress.update(total=dict(begun), current=dict(begun), is_last_batch=False)
+            mark_validation_due(checkpoint)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop behind the last epoch; else nothing is left to save: give the signals back, before Lightning does."""

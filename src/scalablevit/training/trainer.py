@@ -1,19 +1,26 @@
 """The Lightning Trainer of a run: loggers, checkpoints, progress and stopping as the run folder needs them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 
+from scalablevit.training.checkpoint_interval import CheckpointInterval
 from scalablevit.training.checkpoint_io import RunCheckpointIO
+from scalablevit.training.data_wait import DataWait
 from scalablevit.training.epoch_times import EpochTimes
+from scalablevit.training.logger_choice import LoggerChoice
 from scalablevit.training.metrics_csv import CSVMetrics
+from scalablevit.training.mid_epoch_checkpoints import MidEpochCheckpoints
 from scalablevit.training.progress import EpochLines, ProgressLine
 from scalablevit.training.run_checkpoints import MovableCheckpoint
 from scalablevit.training.run_folder import RunFolder
 from scalablevit.training.stopping import StopOnSignal
 from scalablevit.training.tensorboard import TolerantTensorBoard
+from scalablevit.training.terminal import rank
+from scalablevit.training.trackers import build_trackers
 
 MANAGED_OPTIONS = (
     "logger",
@@ -26,7 +33,14 @@ MANAGED_OPTIONS = (
 
 
 def build_trainer(
-    options: Mapping[str, Any], *, folder: RunFolder, monitor: tuple[str, str], is_training: bool
+    options: Mapping[str, Any],
+    *,
+    folder: RunFolder,
+    monitor: tuple[str, str],
+    is_training: bool,
+    every: CheckpointInterval | None = None,
+    keep: int = 0,
+    loggers: Sequence[LoggerChoice] = (),
 ) -> Trainer:
     """Build the Trainer of a run.
 
@@ -35,12 +49,17 @@ def build_trainer(
         folder: of the run.
         monitor: metric by which the best checkpoint is chosen, and "max" or "min".
         is_training: write checkpoints and logs into the folder; False: evaluate only.
+        every: save within an epoch too, so often; None: at its end alone.
+        keep: how many checkpoints of within epochs to keep.
+        loggers: trackers beside metrics.csv and TensorBoard.
     """
     kept = {name: value for name, value in options.items() if name not in MANAGED_OPTIONS}
     given = kept.pop("callbacks", None) or []
     callbacks: list[Callback] = [*given] if isinstance(given, list) else [given]
     if is_training:
-        callbacks += [EpochTimes(folder.timing), *_saving(folder, monitor)]
+        callbacks += [DataWait(), EpochTimes(folder.timing), *_saving(folder, monitor)]
+        if every is not None:
+            callbacks.append(MidEpochCheckpoints(folder.last, every, keep=keep))
     if kept.get("enable_progress_bar") is not False:
         callbacks.append(ProgressLine())
         if is_training:
@@ -50,7 +69,7 @@ def build_trainer(
     return Trainer(
         **kept,
         callbacks=callbacks,
-        logger=_loggers(folder) if is_training else False,
+        logger=_loggers(folder, loggers) if is_training else False,
         enable_checkpointing=is_training,
         plugins=[RunCheckpointIO()],
         use_distributed_sampler=False,
@@ -69,8 +88,9 @@ def _saving(folder: RunFolder, monitor: tuple[str, str]) -> list[Callback]:
     ]
 
 
-def _loggers(folder: RunFolder) -> list[Any]:
+def _loggers(folder: RunFolder, choices: Sequence[LoggerChoice]) -> list[Logger]:
     return [
         CSVMetrics(folder.metrics),
         TolerantTensorBoard(folder.path, name="", version="tensorboard", default_hp_metric=False),
+        *(build_trackers(choices, folder=folder) if rank() == 0 else []),
     ]
