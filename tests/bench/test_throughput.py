@@ -312,6 +312,12 @@ def test_a_training_step_trains(dtype: torch.dtype) -> None:
     assert torch.isfinite(model[1].weight).all()
 
 
+def test_a_training_step_has_the_classes_of_its_network() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    model.num_classes = 3
+    passes.training_step(model, torch.randn(8, 3, 2, 2), torch.float32)()
+
+
 def test_modes(monkeypatch: pytest.MonkeyPatch) -> None:
     prepared, compiled = [], []
     monkeypatch.setattr(passes.scalablevit, "optimize", lambda m: prepared.append(m) or m, raising=False)

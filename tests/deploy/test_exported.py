@@ -27,9 +27,10 @@ from torch import Tensor
 
 from scalablevit.classification.predict import Classifier
 from scalablevit.deploy import exported_graphs
-from scalablevit.deploy.exported import ExportedNetwork, is_exported, open_exported
+from scalablevit.deploy.exported import ExportedNetwork, is_exported, open_exported, open_weights
 from scalablevit.deploy.exported_graphs import Graph
 from scalablevit.deploy.exported_metadata import Description, GraphInput
+from scalablevit.segmentation.label_map import LabelMap
 from scalablevit.segmentation.predict import Segmenter
 from scalablevit.weights import WeightsError
 
@@ -189,6 +190,10 @@ def _export_with(**changes: Any) -> dict[str, Any]:
         (_export_with(normalisation={"mean": [0.5], "std": [0]}), "std above 0"),
         (_export_with(normalisation={"mean": [float("nan")], "std": [1]}), "mean holds more than numbers"),
         (_export_with(normalisation={"mean": {}, "std": [1]}), "mean is no list of numbers"),
+        (
+            _export_with(normalisation={"mean": [0.5] * 3, "std": [0.5] * 3}),
+            r"its graph has mean \[0.5, 0.5, 0.5\].*in its preprocessing",
+        ),
     ],
     ids=lambda value: str(value)[:60],
 )
@@ -329,6 +334,28 @@ def test_a_torch_file_that_may_run_code_is_not_opened(
     file = _rewrite(files["torch"], tmp_path / "m.pt2", parts=parts, replaced=replaced)
     with pytest.raises(WeightsError, match=message + ".*as it may run code, it is not opened"):
         open_exported(file)
+
+
+def test_a_segmenter_whose_label_map_lacks_a_class_is_refused(tmp_path: Path) -> None:
+    label_map = LabelMap(3, entries=((1, 0), (2, 1))).to_dict()
+    metadata = {**segmenter_metadata(), "label_map": label_map}
+    file = write_exported(tmp_path, "torch", network=TinySegmenter(), metadata=metadata)
+    with pytest.raises(WeightsError, match=r"no label for class '\[cow\]'"):
+        Segmenter.load(file)
+
+
+def test_a_file_under_another_name_is_told_its_own(files: dict[str, Path], tmp_path: Path) -> None:
+    for form, other, remedy in (("onnx", "model.bin", "ends in .onnx"), ("torch", "model.zip", "ends in .pt2")):
+        path = tmp_path / other
+        path.write_bytes(files[form].read_bytes())
+        with pytest.raises(WeightsError, match=f"exported by scalablevit: rename it to a name that {remedy}"):
+            open_weights(path)
+    (tmp_path / "model.txt").write_text('<?xml version="1.0"?>\n<net name="Model0" version="11">\n</net>')
+    with pytest.raises(WeightsError, match=r"rename it to a name that ends in \.xml"):
+        open_weights(tmp_path / "model.txt")
+    (tmp_path / "model.pt2").write_bytes(files["onnx"].read_bytes())
+    with pytest.raises(WeightsError, match=r"not a file of torch\.export .*; copy it again, or export the run again"):
+        open_weights(tmp_path / "model.pt2")
 
 
 def test_an_archive_without_our_metadata_is_refused(files: dict[str, Path], tmp_path: Path) -> None:

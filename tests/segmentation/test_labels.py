@@ -10,7 +10,7 @@ import pytest
 
 from scalablevit.segmentation.class_names import find_class_file, read_class_names
 from scalablevit.segmentation.label_map import LabelMap, OutsideLabelsError
-from scalablevit.segmentation.labels import count_labels, names_of_labels
+from scalablevit.segmentation.labels import IGNORED, count_labels, names_of_labels
 
 DTYPES = [np.uint8, np.uint16, np.int32]
 
@@ -58,6 +58,15 @@ def test_labels_outside_the_classes_are_named(label_map, label, words, dtype):
 def test_labels_beyond_16_bits_are_outside_too(label):
     with pytest.raises(OutsideLabelsError, match=f"label {label}"):
         LabelMap(3).encode(np.array([[0, label]], np.int32))
+
+
+@pytest.mark.parametrize(
+    ("entry", "in_colours"), [((-1, 0), False), ((65536, 0), False), ((2**24, 0), True), ((-1, 0), True)]
+)
+def test_labels_that_no_mask_can_have_are_refused(entry, in_colours):
+    with pytest.raises(ValueError, match=f"the label map has the label {entry[0]}.*0 to "):
+        LabelMap(1, entries=(entry,), in_colours=in_colours)
+    LabelMap(1, entries=((0, 0), (-1, IGNORED)))  # as that of number plates in Cityscapes
 
 
 @pytest.mark.parametrize("count", [0, 256])

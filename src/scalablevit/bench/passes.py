@@ -141,7 +141,8 @@ def training_step(model: Callable[..., Tensor], images: Tensor, dtype: torch.dty
     """Return a function that runs one training step: forward, cross-entropy, backward, AdamW."""
     assert isinstance(model, nn.Module)
     kind = images.device.type
-    labels = torch.randint(0, CLASSES, images.shape[:1], generator=torch.Generator().manual_seed(0)).to(images.device)
+    classes = int(getattr(model, "num_classes", CLASSES))  # of a run its own
+    labels = torch.randint(0, classes, images.shape[:1], generator=torch.Generator().manual_seed(0)).to(images.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=kind in _FUSED)
     scaler = torch.amp.GradScaler(kind, enabled=dtype == torch.float16)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -159,7 +160,10 @@ def record(network: nn.Module, images: Tensor, shape: InputShape) -> ExportedPro
     dynamic: dict[str, Any] = {INPUT_NAME: dict.fromkeys(shape.free_dims, Dim.DYNAMIC)}
     try:
         # PyTorch would otherwise fix every size that it compares on the way.
-        with symbolic_config.patch(backed_size_oblivious=True), torch.no_grad():  # type: ignore[attr-defined]
+        oblivious = symbolic_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+        with oblivious, torch.no_grad(), warnings.catch_warnings():
+            # torchvision's non-maximum suppression asks torch for free sizes by a name of before
+            warnings.filterwarnings("ignore", message=".*create_unbacked_symint", category=FutureWarning)
             return torch.export.export(
                 network,
                 (images,),

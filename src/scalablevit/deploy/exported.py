@@ -20,12 +20,15 @@ from scalablevit.deploy.exported_metadata import Description, read_description
 from scalablevit.deploy.runtimes import Precision
 from scalablevit.tasks import entries
 from scalablevit.weights.metadata import TrainedWeights, open_trained
-from scalablevit.weights.source import WeightsError, first_line
+from scalablevit.weights.source import WeightsError, first_line, shortened
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 _log = logging.getLogger(__name__)
+
+_SMALLEST_SIDE = 32
+_LARGER = f"free sizes hold from {_SMALLEST_SIDE} pixels up: take larger images, or export the run with --size"
 
 
 class ExportedNetwork(nn.Module):
@@ -136,8 +139,10 @@ class ExportedNetwork(nn.Module):
         try:
             outputs = self._graph.run(images)
         except Exception as error:  # the runtimes' own classes
+            smallest = min(images.shape[1:3] if self.input.takes_bytes else images.shape[2:])
+            advice = f"; {_LARGER}" if smallest < _SMALLEST_SIDE else ""
             raise ValueError(
-                f"{self.path}: {self.runtime} fails on images {tuple(images.shape)} ({first_line(error)})"
+                f"{self.path}: {self.runtime} fails on images {tuple(images.shape)} ({first_line(error)}){advice}"
             ) from error
         if len(outputs) != len(self.output_names):
             raise _other_outputs(self.path, f"{len(outputs)} outputs", f"names {len(self.output_names)}")
@@ -146,8 +151,7 @@ class ExportedNetwork(nn.Module):
             _check_classes(self.path, tuple(outputs[0].shape), len(names))
         if self.task != "detection" and (lost := [len(x) for x in outputs if len(x) != len(images)]):
             raise ValueError(
-                f"{self.path} gives {lost[0]} outputs for {len(images)} images {tuple(images.shape)}; free sizes hold "
-                "from 32 pixels up: take larger images, or export the run with --size"
+                f"{self.path} gives {lost[0]} outputs for {len(images)} images {tuple(images.shape)}; {_LARGER}"
             )
         return [x[:count] for x in outputs] if count < len(images) else outputs
 
@@ -260,6 +264,11 @@ def _check_graph(path: Path, description: Description, graph: Graph) -> None:
         )
     if len(graph.output_shapes) != len(description.outputs):
         raise _other_outputs(path, f"{len(graph.output_shapes)} outputs", f"names {len(description.outputs)}")
+    for name in ("mean", "std"):  # images are normalised by the one, which is taken back by the other
+        own = (description.metadata.get("preprocessing") or {}).get(name)
+        inside = list(getattr(given, name))
+        if own is not None and own != inside:
+            raise _other_outputs(path, f"{name} {inside}", f"{name} {shortened(own, 80)} in its preprocessing")
     names = description.metadata.get("class_names")
     first = graph.output_shapes[0]
     if names is not None and first is not None and description.task in ("classification", "segmentation"):

@@ -59,7 +59,10 @@ def check_archive(content: bytes, path: Path) -> str | None:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return _check(archive, len(content), path)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, KeyError, RecursionError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path} is truncated or not a file of torch.export ({first_line(error)})") from error
+        raise WeightsError(
+            f"{path} is truncated or not a file of torch.export ({first_line(error)}); copy it again, or export the "
+            "run again"
+        ) from error
 
 
 def _check(archive: zipfile.ZipFile, size: int, path: Path) -> str | None:

@@ -44,7 +44,7 @@ class ExportedDetector(nn.Module):
         )
         facts = exported.metadata.get("detections")
         self.score_thresh = self._lowest_score = self._number(facts, "score_threshold")
-        self.nms_thresh = self._nms_iou = self._number(facts, "nms_iou")
+        self.nms_thresh = self._nms_iou = self._number(facts, "nms_iou", above_zero=True)
         self.detections_per_img = int(self._number(facts, "detections_per_image", most=10**6))
         if not {"scores", "labels", "boxes"} <= set(exported.output_names):
             raise WeightsError(f"{exported.path} is no detector: its outputs are {', '.join(exported.output_names)}")
@@ -121,9 +121,10 @@ class ExportedDetector(nn.Module):
         height, width = resized_size(height, width, short_side=None, long_side=None, factor=factor)
         return min(height, fixed[0]), min(width, fixed[1])
 
-    def _number(self, facts: Any, name: str, *, most: float = 1) -> float:
+    def _number(self, facts: Any, name: str, *, most: float = 1, above_zero: bool = False) -> float:
         value = facts.get(name) if isinstance(facts, Mapping) else None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        fits = isinstance(value, int | float) and 0 <= value <= most and not (above_zero and value == 0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not fits:
             raise WeightsError(
                 f"{self.exported.path}: its metadata is damaged: detections.{name} is missing or no number in "
                 f"0..{most:g}; export the run again"

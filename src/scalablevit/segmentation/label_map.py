@@ -62,7 +62,7 @@ class LabelMap:
         in_colours: labels are colours, packed by `pack_colours`.
 
     Raises:
-        ValueError: `num_classes` is out of range, or entries name a class beyond it.
+        ValueError: `num_classes` is out of range, or entries name a class beyond it, or a label that no mask can have.
     """
 
     num_classes: int
@@ -81,6 +81,10 @@ class LabelMap:
         if self.entries is None:
             return
         object.__setattr__(self, "entries", tuple((int(label), int(index)) for label, index in self.entries))
+        largest = 0xFFFFFF if self.in_colours else LARGEST_LABEL
+        impossible = next((label for label, k in self.entries if k != IGNORED and not 0 <= label <= largest), None)
+        if impossible is not None:
+            raise ValueError(f"the label map has the label {impossible}, but labels of classes are 0 to {largest}")
         beyond = sorted({index for _, index in self.entries} - {*range(self.num_classes), IGNORED})
         if beyond:
             raise ValueError(

@@ -386,6 +386,9 @@ def _read_label_map(metadata: Mapping[str, Any]) -> LabelMap | None:
     label_map = LabelMap.from_dict(found)
     if label_map.num_classes != len(metadata["class_names"]):
         raise ValueError(f"label_map has {label_map.num_classes} classes, class_names {len(metadata['class_names'])}")
+    lacks = next((k for k, label in enumerate(label_map.class_labels) if label < 0), None)
+    if lacks is not None:
+        raise ValueError(f"label_map has no label for class {metadata['class_names'][lacks]!r}")
     return label_map
 
 

@@ -35,6 +35,7 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"%PDF", "a PDF document", "give the file with the weights"),
     (b"\x7fELF", "a program or library", "give the file with the weights"),
 )
+_RENAME = "if it was exported by scalablevit: rename it to a name that ends in {}"
 _HTML = (b"<!doctype html", b"<html", b"<head", b"<body", b"<!--")
 _PAGE_REMEDY = (
     "the address led to a page (a login, an error, a preview) instead of the file: download the raw file, such as "
@@ -91,6 +92,8 @@ def _foreign(path: Path, start: bytes) -> tuple[str, str] | None:
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith(_HTML):
         return "a web page", _PAGE_REMEDY
+    if text.startswith(b"<?xml") and b"<net " in text:
+        return "an XML file of OpenVINO", f"{_RENAME.format('.xml')}; or give the weights that it was exported from"
     if text.startswith(b"<?xml"):
         return "an XML file", "give the file with the weights"
     if start[257:262] == b"ustar":
@@ -98,7 +101,7 @@ def _foreign(path: Path, start: bytes) -> tuple[str, str] | None:
     if path.suffix.lower() == ".onnx" or (start[:1] == b"\x08" and start[2:3] == b"\x12"):
         return (
             "an ONNX model",
-            "give the PyTorch checkpoint that it was exported from",
+            f"{_RENAME.format('.onnx')}; to train from it, give the PyTorch checkpoint that it was exported from",
         )
     if text[:1] in (b"{", b"[") and _is_text(start):
         return "a JSON file", "give the file with the weights, which stands beside it"
@@ -129,7 +132,7 @@ def _check_zip(path: Path, size: int) -> None:
         )
     if "archive_format" in inner or "models/model.json" in inner:
         raise WeightsError(
-            f"{path} is a torch.export archive; write its weights alone: "
+            f"{path} is a torch.export archive; {_RENAME.format('.pt2')}; otherwise write its weights alone: "
             f'safetensors.torch.save_file(dict(torch.export.load("{path.name}").state_dict), "x.safetensors")'
         )
     if names and all(name.endswith(".npy") for name in names):
