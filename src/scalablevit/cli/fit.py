@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scalablevit.cli.durations import duration
 from scalablevit.cli.errors import UsageError, memory_advice
 from scalablevit.cli.importing import importing
 from scalablevit.cli.run_words import entry_of_recipes, split
@@ -21,9 +22,10 @@ Train with a recipe. NAME is one of `scalablevit recipes`, FILE your own YAML.
 
 options:
   --config NAME|FILE   recipe; a further --config overrides values of the one before
-  --run FOLDER         run folder to create (default: runs/NAME)
+  --run FOLDER         run folder to create (default: runs/NAME); under torchrun: --run-folder FOLDER
   --resume FOLDER      resume the run in FOLDER from its last checkpoint, or from the checkpoint that is named
   --devices N          GPUs (or CPU processes); short for --trainer.devices
+  --timeout DURATION   how long processes wait for each other, such as 90s, 10m or 1h (default: 30m)
   --epochs N           short for --trainer.max_epochs
   --precision P        32-true, bf16-mixed or 16-mixed; short for --trainer.precision
   --seed N             short for --seed_everything
@@ -44,8 +46,12 @@ def main(words: list[str]) -> int:
         print(USAGE, end="")
         return 0
     first = [] if not words or words[0].startswith("-") else ["--config", recipe_named(words[0])]
-    given = split([*first, *words[len(first) // 2 :]], values=("--run", "--resume", "--allow-class"))
-    run, resume, configs = given.taken.get("--run"), given.taken.get("--resume"), given.configs
+    given = split(
+        [*first, *words[len(first) // 2 :]], values=("--run", "--run-folder", "--resume", "--allow-class", "--timeout")
+    )
+    # torchrun takes --run for a beginning of its own --run-path, wherever it stands
+    run = given.taken.get("--run", given.taken.get("--run-folder"))
+    resume, configs = given.taken.get("--resume"), given.configs
     checkpoint = None
     if resume is not None:
         if run is not None or configs:
@@ -62,18 +68,25 @@ def main(words: list[str]) -> int:
     recipes = [find_recipe(config) for config in configs]
     folder = Path(run) if run is not None else Path("runs") / recipes[0].stem
 
+    text = given.taken.get("--timeout")
+    timeout = None if text is None else duration(text, flag="--timeout")
     with importing():
         from scalablevit.training.command import TrainingCommand, quiet_lightning
+        from scalablevit.training.launch import told_once
 
     quiet_lightning()
     with memory_advice("fit", lambda: entry_of_recipes(recipes)):
-        command = TrainingCommand(
-            *("fit", recipes, given.keys),
-            run=folder,
-            resume=resume is not None,
-            checkpoint=checkpoint,
-            allowed=given.allowed,
-        )
+        try:
+            command = TrainingCommand(
+                *("fit", recipes, given.keys),
+                run=folder,
+                resume=resume is not None,
+                checkpoint=checkpoint,
+                allowed=given.allowed,
+                timeout=timeout,
+            )
+        except (ValueError, OSError) as error:
+            raise told_once(error)  # noqa: B904 - the first process's error as it is
         _fit(command)
     return 0
 

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from scalablevit.training.allowed_classes import check_classes, check_paths, lie
 from scalablevit.training.checkpoint_interval import checkpoint_interval
 from scalablevit.training.checkpoint_io import RunCheckpointIO
 from scalablevit.training.devices import MOST_THREADS, check_devices
+from scalablevit.training.launch import find_launch, launched_options
 from scalablevit.training.logger_choice import LoggerSetting, logger_choices
 from scalablevit.training.module import TrainingModule
 from scalablevit.training.null_words import says_null, with_nulls
@@ -28,7 +30,7 @@ from scalablevit.training.resume_rules import absolute_paths, changes, moved_roo
 from scalablevit.training.run import Run
 from scalablevit.training.run_folder import RunFolder, claim
 from scalablevit.training.terminal import quiet_lightning, rank
-from scalablevit.training.trainer import MANAGED_OPTIONS, build_trainer
+from scalablevit.training.trainer import DEFAULT_TIMEOUT, MANAGED_OPTIONS, build_trainer
 
 __all__ = ["TrainingCommand", "quiet_lightning"]
 
@@ -51,6 +53,7 @@ class TrainingCommand(LightningCLI):
         allowed: full names of classes that the recipe of a run folder may name, beside the known ones.
         class_names: for "validate" without a checkpoint: of the network that will be evaluated.
         label_map: likewise, of the masks that it was trained on.
+        timeout: that the processes of the run wait for each other; None: `DEFAULT_TIMEOUT`.
 
     Raises:
         RecipeError: the recipe or the command line cannot become a run; names file or key, and remedy.
@@ -68,12 +71,14 @@ class TrainingCommand(LightningCLI):
         allowed: Sequence[str] = (),
         class_names: Sequence[str] | None = None,
         label_map: Mapping[str, Any] | None = None,
+        timeout: timedelta | None = None,
     ) -> None:
         self.verb = subcommand
         self.checkpoint = checkpoint
         self._class_names, self._label_map = class_names, label_map
         self.folder = RunFolder(run)
         self.resume = resume
+        self.timeout = timeout or DEFAULT_TIMEOUT
         self.recipe_text = ""
         self.words = args
         self.recipes = settings = {str(recipe): read_recipe(recipe) for recipe in recipes}
@@ -240,7 +245,8 @@ class TrainingCommand(LightningCLI):
                 raise RecipeError(
                     f"trainer.{name} is managed by the run folder {self.folder.path}; remove it from the recipe{other}"
                 )
-        check_devices(trainer["accelerator"], trainer["devices"])
+        self._launch = find_launch()
+        check_devices(trainer["accelerator"], launched_options(trainer, self._launch)["devices"])
         threads = self.config["threads"]
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise RecipeError(f"--threads must be 1 to {MOST_THREADS:,} or null, got {threads}")
@@ -266,13 +272,13 @@ class TrainingCommand(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with our loggers, checkpoints, progress bar and stopping."""
-        options: dict[str, Any] = dict(self._get(self.config_init, "trainer", default={}))
-        monitor = type(self.model).monitor
+        options = launched_options(dict(self._get(self.config_init, "trainer", default={})), self._launch)
         return build_trainer(
             options,
             folder=self.folder,
-            monitor=monitor,
+            monitor=type(self.model).monitor,
             is_training=self.verb == "fit",
+            timeout=self.timeout,
             every=checkpoint_interval(self.config["checkpoint_every"]),
             keep=self.config["keep_checkpoints"],
             loggers=logger_choices(self.config["logger"]) if self.verb == "fit" else (),

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,8 @@ def any_nonfinite(gradients: list[Tensor], *, device: torch.device) -> bool:
         device: where the ranks' answers meet.
     """
     flag = torch.zeros((), device=device)
+    # of a sharded network each process has its part, which may be empty
+    gradients = [part for part in map(_own_part, gradients) if part.numel()]
     if gradients:
         # the largest magnitude: unlike a 2-norm it cannot overflow while all values are finite
         norms = torch.stack([norm.float() for norm in torch._foreach_norm(gradients, float("inf"))])
@@ -104,3 +107,7 @@ def any_nonfinite(gradients: list[Tensor], *, device: torch.device) -> bool:
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
     return bool(flag)
+
+
+def _own_part(gradient: Tensor) -> Tensor:
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient

@@ -40,7 +40,7 @@ _CALLBACKS = (
     *("DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary"),
     *("RichModelSummary", "RichProgressBar", "Timer", "TQDMProgressBar"),
 )
-_PATHS = (
+PATHS = (
     "root",
     "labelled_root",
     "train_annotations",
@@ -201,7 +201,7 @@ def absolute_paths(recipe: dict[str, Any]) -> dict[str, Any]:
             teacher[name] = os.path.abspath(os.path.expanduser(path))
     arguments = (recipe.get("data") or {}).get("init_args") or {}
     root = arguments.get("root")
-    for name in _PATHS:
+    for name in PATHS:
         path = arguments.get(name)
         if not isinstance(path, str) or os.path.isabs(path) or is_remote(path):
             continue

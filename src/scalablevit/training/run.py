@@ -23,10 +23,12 @@ from scalablevit.data.workers import kill_workers
 from scalablevit.printable import printable
 from scalablevit.safe_write import write_atomically
 from scalablevit.tasks import PretrainingEntry, entry_of
+from scalablevit.training.agreement import facts
 from scalablevit.training.checkpoint_io import explained_restoring
 from scalablevit.training.devices import threads_per_process
 from scalablevit.training.early_stopping import why_ended_early
 from scalablevit.training.invocation import invocation
+from scalablevit.training.rank_watch import PeerEndedError
 from scalablevit.training.recipe_errors import RecipeError
 from scalablevit.training.resources import explained_resources
 from scalablevit.training.resume_rules import edited, flattened
@@ -34,6 +36,7 @@ from scalablevit.training.run_folder import RunFolder
 from scalablevit.training.stopping import StopOnSignal
 from scalablevit.training.terminal import rank
 from scalablevit.training.trackers import TolerantLogger
+from scalablevit.training.watched_launcher import WatchedLauncher
 from scalablevit.visualization.curves import plot_curves
 
 log = logging.getLogger(__name__)
@@ -80,19 +83,39 @@ class Run:
             ),
         )
         try:
-            with stop.held(), explained(self.resume):
-                self.module.check_metadata()
-                self.announce(is_training=True)
-                self.share_cores()
-                self.trainer.fit(self.module, self.data, ckpt_path=self.resume)
+            with stop.held():
+                with self._watched(self.resume), explained(self.resume):
+                    self.module.check_metadata()
+                    self.announce(is_training=True)
+                    self.share_cores()
+                    self.trainer.fit(self.module, self.data, ckpt_path=self.resume)
                 if self.trainer.is_global_zero:
-                    self._finish()
+                    with explained(self.resume):
+                        self._finish()
         except BaseException as error:
             self._clean_up(error)
             raise
         finally:
             if rank() == 0:
                 self.folder.release()
+
+    def _watched(self, checkpoint: Path | None) -> contextlib.AbstractContextManager[None]:
+        """Where there are several processes: have them train the same, and end together."""
+        launcher = self.trainer.strategy.launcher
+        if not isinstance(launcher, WatchedLauncher):
+            return contextlib.nullcontext()
+        recipe = yaml.safe_load(self.recipe_text)
+        device_type = self.trainer.strategy.root_device.type
+        found = facts(recipe=recipe, data=self.data, device_type=device_type, checkpoint=checkpoint)
+        return launcher.watching(found, self._way_on)
+
+    def _way_on(self) -> str:
+        """How to go on after another process ended."""
+        last, best = self.folder.last, self.folder.best
+        kept = self.folder.path if last.is_file() else best if best.is_file() else None
+        if kept is None:
+            return "Nothing was saved"
+        return f"To resume from {last if kept != best else best}: {invocation('fit', '--resume', kept)}"
 
     def _finish(self) -> None:
         """Write the results of a run that has all its epochs."""
@@ -118,7 +141,7 @@ class Run:
         stop = StopOnSignal(self.folder.last)
         count = LambdaCallback(on_validation_end=self._count_evaluated)
         self.trainer.callbacks += [count, stop]  # type: ignore[attr-defined]
-        with stop.held(), explained(checkpoint):
+        with stop.held(), self._watched(checkpoint), explained(checkpoint):
             self.announce(is_training=False, checkpoint=checkpoint)
             if self.threads is not None:
                 self.share_cores()
@@ -195,7 +218,8 @@ class Run:
         """End the other processes of a run that failed; remove what a run without a step left behind."""
         kill_workers()
         launcher = self.trainer.strategy.launcher
-        if isinstance(error, Exception) and isinstance(launcher, _SubprocessScriptLauncher):
+        has_ended = isinstance(error, Exception | SystemExit)  # a stop gives the others time for their own
+        if has_ended and isinstance(launcher, _SubprocessScriptLauncher):
             for process in launcher.procs:  # ranks that wait for this one would wait long
                 process.kill()
         if rank() != 0:
@@ -265,7 +289,7 @@ def explained(checkpoint: Path | None) -> Iterator[None]:
         ) from error
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
-            raise ConnectionError("another training process ended; its message gives the reason") from error
+            raise PeerEndedError("another training process ended; its message gives the reason") from error
         if "Error(s) in loading state_dict" not in str(error):
             raise
         reasons = [line.strip() for line in str(error).splitlines()[1:]]

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 
 from scalablevit.printable import printable
+from scalablevit.training.launch import note_rank_of_node
 
 
 def rank() -> int:
@@ -28,6 +29,7 @@ class _Terminal(logging.Handler):
 
 def quiet_lightning() -> None:
     """Keep what a user can act on: hide Lightning's tips and torch's internal deprecations."""
+    note_rank_of_node()
     for name in ("lightning.pytorch", "lightning.fabric", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
     ours = logging.getLogger("scalablevit")
@@ -46,5 +48,7 @@ def quiet_lightning() -> None:
         ".*callbacks used to create the checkpoint need to be provided.*",
         ".*Glyph .* missing from font.*",
         ".*Detected pickle protocol.*",
+        ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged is the same on every rank
+        ".*Grad strides do not match bucket view strides.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -1,6 +1,7 @@
 """The Lightning Trainer of a run: loggers, checkpoints, progress and stopping as the run folder needs them."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -17,10 +18,12 @@ from scalablevit.training.mid_epoch_checkpoints import MidEpochCheckpoints
 from scalablevit.training.progress import EpochLines, ProgressLine
 from scalablevit.training.run_checkpoints import MovableCheckpoint
 from scalablevit.training.run_folder import RunFolder
+from scalablevit.training.sharding import as_ours
 from scalablevit.training.stopping import StopOnSignal
 from scalablevit.training.tensorboard import TolerantTensorBoard
 from scalablevit.training.terminal import rank
 from scalablevit.training.trackers import build_trackers
+from scalablevit.training.watched_launcher import watch_ranks
 
 MANAGED_OPTIONS = (
     "logger",
@@ -30,6 +33,8 @@ MANAGED_OPTIONS = (
     "enable_checkpointing",
 )
 """Trainer options that the run folder manages; recipes that set them are refused."""
+DEFAULT_TIMEOUT = timedelta(minutes=30)
+"""That processes wait for each other: as long as Lightning's and torch's own, for checkpoints on slow disks."""
 
 
 def build_trainer(
@@ -41,6 +46,7 @@ def build_trainer(
     every: CheckpointInterval | None = None,
     keep: int = 0,
     loggers: Sequence[LoggerChoice] = (),
+    timeout: timedelta = DEFAULT_TIMEOUT,
 ) -> Trainer:
     """Build the Trainer of a run.
 
@@ -52,6 +58,7 @@ def build_trainer(
         every: save within an epoch too, so often; None: at its end alone.
         keep: how many checkpoints of within epochs to keep.
         loggers: trackers beside metrics.csv and TensorBoard.
+        timeout: that processes wait for each other.
     """
     kept = {name: value for name, value in options.items() if name not in MANAGED_OPTIONS}
     given = kept.pop("callbacks", None) or []
@@ -66,7 +73,8 @@ def build_trainer(
             callbacks.append(EpochLines())
     if kept.get("enable_model_summary") is None:
         kept["enable_model_summary"] = False  # `scalablevit info` says more
-    return Trainer(
+    kept["strategy"] = as_ours(kept.get("strategy", "auto"))
+    trainer = Trainer(
         **kept,
         callbacks=callbacks,
         logger=_loggers(folder, loggers) if is_training else False,
@@ -75,6 +83,8 @@ def build_trainer(
         use_distributed_sampler=False,
         default_root_dir=folder.path,
     )
+    watch_ranks(trainer, timeout)
+    return trainer
 
 
 def _saving(folder: RunFolder, monitor: tuple[str, str]) -> list[Callback]:

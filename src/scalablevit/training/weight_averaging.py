@@ -1,12 +1,15 @@
 """The exponential moving average of the weights, with a decay that warms up."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
+
+from scalablevit.training.sharding import WholeTensors, copy_into, reshard, sharded_parts, whole
 
 
 class WarmedUpAveraging(WeightAveraging):
@@ -35,10 +38,37 @@ class WarmedUpAveraging(WeightAveraging):
         """Keep the averaged weights where the others are, in evaluation mode: a copy of the task never trains."""
         self.averaged.to(pl_module.device).eval()
 
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Average the weights; where they are sharded, each process keeps the whole average."""
+        super().on_train_batch_end(trainer, _readable(pl_module), *args)
+
+    def _swap_models(self, pl_module: LightningModule) -> None:
+        if not sharded_parts(pl_module):
+            super()._swap_models(pl_module)
+            return
+        reshard(pl_module)
+        for average, current in zip(self._tensors(self.averaged), self._tensors(pl_module), strict=True):
+            kept = average.detach().clone()
+            copy_into(average, whole(current.detach()).to(average.device))
+            copy_into(current, kept)
+
+    def _copy_average_to_current(self, pl_module: LightningModule) -> None:
+        reshard(pl_module)
+        for average, current in zip(self._tensors(self.averaged), self._tensors(pl_module), strict=True):
+            copy_into(current, average.detach())
+
+    @staticmethod
+    def _tensors(module: LightningModule) -> chain[Tensor]:
+        return chain(module.parameters(), module.buffers())
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take up the averaged weights, where they go on being averaged."""
         if self._average_model is not None:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+def _readable(module: LightningModule) -> Any:
+    return WholeTensors(module) if sharded_parts(module) else module
 
 
 def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
