@@ -530,7 +530,7 @@ def compiled_network(setting: Setting, backend: str = "inductor") -> dict[str, A
     return found
 
 
-OPERATORS = ("window_attention", "reduced_attention", "feed_forward", "depthwise", "norm_linear")
+OPERATORS = ("window_attention", "reduced_attention", "feed_forward", "depthwise", "norm_linear", "norm_depthwise")
 """Operators of ours that a compiled network holds where kernels run."""
 
 

@@ -261,6 +261,27 @@ def norm_linear_launches(
     return found
 
 
+def norm_depthwise_launches(
+    capability: int,
+    dtype: torch.dtype,
+    C: int,
+    side: int,
+    *,
+    stream: torch.dtype | None = None,
+    B: int = 1,
+    size: tuple[int, int] = (56, 56),
+) -> list[Launch]:
+    """Record the LayerNorm with SSA's patches behind it."""
+    from scalablevit.ops.norm_depthwise import kernel
+
+    x, norm = torch.empty(B, *size, C, dtype=stream or dtype), torch.empty(C, dtype=stream or dtype)
+    taps, bias = torch.empty(side * side, C, dtype=dtype), torch.empty(C, dtype=dtype)
+    with recorded(capability) as found:
+        kernel.forward(x, norm, norm, taps, bias, side=side, eps=1e-6)
+    assert len(found) == 1
+    return found
+
+
 def depthwise_launches(
     capability: int,
     dtype: torch.dtype,
@@ -294,6 +315,8 @@ FEED_FORWARD = (64, 128, 256)
 """Channels of the stages of S that the kernels of the feed-forward half and of the LayerNorm before qkv serve."""
 DEPTHWISE = ((64, 3, 1), (64, 8, 8), (128, 4, 4), (256, 2, 2), (512, 3, 1))
 """Channels, sides and strides: PEG, and the patches of SSA in three stages of S."""
+PATCHES = tuple((C, side) for C, side, stride in DEPTHWISE if stride > 1)
+"""Channels and sides of the patches that a LayerNorm comes before."""
 
 
 def measure(folder: Path) -> list[dict[str, Any]]:
@@ -318,6 +341,10 @@ def measure(folder: Path) -> list[dict[str, Any]]:
         if dtype.itemsize == 2:  # the kernel multiplies nothing else
             cases += [(f"feed_forward {C} channels", feed_forward_launches(capability, dtype, C)) for C in FEED_FORWARD]
             cases += [(f"norm_linear {C} channels", norm_linear_launches(capability, dtype, C)) for C in FEED_FORWARD]
+            cases += [
+                (f"norm_depthwise {side} x {side}, {C} channels", norm_depthwise_launches(capability, dtype, C, side))
+                for C, side in PATCHES
+            ]
         for case, launches in cases:
             for launch in launches:
                 taken = resources(launch, capability, folder)

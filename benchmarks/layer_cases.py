@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scalablevit.layers import Block, PositionalEncodingGenerator, ScalableSelfAttention
-from scalablevit.ops import depthwise, feed_forward, norm_linear
+from scalablevit.ops import depthwise, feed_forward, norm_depthwise, norm_linear
 from scalablevit.ops.choice import Choice, Implementation
 
 Numbers = Callable[..., Tensor]
@@ -145,11 +145,47 @@ class NormLinearCase:
         )
 
 
-LayerCase = FeedForwardCase | DepthwiseCase | NormLinearCase
+@dataclass(frozen=True)
+class NormDepthwiseCase:
+    """Sizes of a LayerNorm with patches of `side` tokens a side behind it."""
+
+    name: str
+    shape: tuple[int, ...]
+    side: int
+
+    def inputs(self, numbers: Numbers) -> dict[str, Tensor]:
+        """Map and weights."""
+        C = self.shape[-1]
+        return {
+            "x": numbers(*self.shape, seed=0),
+            "norm_weight": numbers(C, seed=1),
+            "norm_bias": numbers(C, seed=2),
+            "weight": numbers(C, 1, self.side, self.side, seed=3) / self.side,
+            "bias": numbers(C, seed=4),
+        }
+
+    def run(self, inputs: dict[str, Tensor], implementation: str) -> Tensor:
+        """The public function."""
+        return norm_depthwise.norm_depthwise(
+            *inputs.values(),
+            eps=1e-6,
+            implementation=implementation,  # type: ignore[arg-type]
+        )
+
+    def choice(self, *, device: torch.device, dtype: torch.dtype, implementation: Implementation) -> Choice:
+        """What the kernel says of the case."""
+        C = self.shape[-1]
+        return norm_depthwise.select_implementation(
+            dim=C, outputs=C, side=self.side, device=device, dtype=dtype, implementation=implementation
+        )
+
+
+LayerCase = FeedForwardCase | DepthwiseCase | NormLinearCase | NormDepthwiseCase
 OPERATORS: dict[type, str] = {
     FeedForwardCase: "feed_forward",
     DepthwiseCase: "depthwise",
     NormLinearCase: "norm_linear",
+    NormDepthwiseCase: "norm_depthwise",
 }
 """Kind of case -> the operator that is under test."""
 
@@ -160,6 +196,7 @@ def layer_cases(*, is_smoke: bool) -> list[LayerCase]:
         FeedForwardCase("width 24, hidden 90", (2, 3, 5, 24), 90, width=37, drop_path=True),
         DepthwiseCase("17 x 11 in patches of 8", (1, 17, 11, 16), 8, 8),
         NormLinearCase("width 24, 90 outputs", (2, 3, 5, 24), 90),
+        NormDepthwiseCase("width 20, 9 x 6 in patches of 4", (2, 9, 6, 20), 4),
     ]
     if is_smoke:
         return odd
@@ -176,6 +213,8 @@ def layer_cases(*, is_smoke: bool) -> list[LayerCase]:
         DepthwiseCase("patches of 2", (4, 14, 14, 256), 2, 2),
         NormLinearCase("qkv of stage 1", (4, 56, 56, 64), 192),
         NormLinearCase("qkv of stage 3", (4, 14, 14, 256), 768),
+        NormDepthwiseCase("normalised patches of 8", (4, 56, 56, 64), 8),
+        NormDepthwiseCase("normalised patches of 2", (4, 14, 14, 256), 2),
     ]
 
 

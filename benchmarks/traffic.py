@@ -161,6 +161,13 @@ def _lower(graph: Any, inputs: Any) -> None:
     from torch._inductor.virtualized import V
     from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
+    class Propagated(FakeTensorProp):
+        """A convolution has another layout on a GPU than on the CPU, where its result could be viewed."""
+
+        def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+            is_view = target is torch.ops.aten.view.default
+            return super().call_function(torch.ops.aten.reshape.default if is_view else target, args, kwargs)
+
     for node in graph.graph.nodes:
         if node.op == "call_function" and "device" in node.kwargs:
             node.kwargs = {**node.kwargs, "device": _GPU}
@@ -168,7 +175,7 @@ def _lower(graph: Any, inputs: Any) -> None:
     mode = detect_fake_mode(inputs)
     moved = [_fake(x, mode, _GPU) if isinstance(x, Tensor) else x for x in inputs]
     with mode, torch.no_grad(), V.set_fake_mode(mode):
-        FakeTensorProp(graph, mode).propagate_dont_convert_inputs(*moved)
+        Propagated(graph, mode).propagate_dont_convert_inputs(*moved)
         try:
             compile_fx_inner(graph, moved)
         except Exception as error:

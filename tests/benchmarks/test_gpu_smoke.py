@@ -14,7 +14,7 @@ import torch
 
 import gpu
 from scalablevit.bench import throughput
-from scalablevit.ops import choice, depthwise, feed_forward, layer_choice, norm_linear
+from scalablevit.ops import choice, depthwise, feed_forward, layer_choice, norm_depthwise, norm_linear
 from scalablevit.ops import reduced_attention as reduced_room
 from scalablevit.ops import window_attention as window_room
 
@@ -40,13 +40,14 @@ def test_smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "feed_forward",
         "depthwise",
         "norm_linear",
+        "norm_depthwise",
     ]
     assert set(agree["cases"][0]["excess"]) == {"out", "d qkv", "d lim_weight", "d lim_bias", "d fill"}
     assert len(result["sections"]["kernels"]["rows"]) == 4
     for task in ("inference", "training"):
         assert all(found["images_per_second"] > 0 for found in result["sections"][task]["best"].values())
     printed = capsys.readouterr().out
-    assert "7 of 7 cases within twice" in printed
+    assert "8 of 8 cases within twice" in printed
     assert "images/s at batch 1" in printed
     # the test's own time limit goes on
     assert (signal.getitimer(signal.ITIMER_REAL)[0] > 0) == (timer[0] > 0)
@@ -88,7 +89,7 @@ def test_a_compiled_network_is_known_by_its_operators(serves: bool, monkeypatch:
         monkeypatch.setattr(choice, "_HAS_TRITON", True)
         monkeypatch.setattr(choice, "IS_INTERPRETED", True)  # kernels are chosen on a CPU
         monkeypatch.setattr(layer_choice, "IS_INTERPRETED", True)
-        for room in (window_room, reduced_room, feed_forward, depthwise, norm_linear):
+        for room in (window_room, reduced_room, feed_forward, depthwise, norm_linear, norm_depthwise):
             monkeypatch.setattr(room.operators, "kernel_or_plain", lambda kernel, plain, **_: plain())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="our attention kernels do not run")

@@ -220,10 +220,10 @@ def test_opcheck(M: int) -> None:
     for needs_grad in (False, True):
         q = randn((1, 20, 16), seed=2).float().requires_grad_(needs_grad)
         k, v = (x.detach().requires_grad_(needs_grad) for x in kv.split((16, 16), dim=-1))
-        torch.library.opcheck(operators.reduced_attention, (q, k, v, 2, 0.3))
+        torch.library.opcheck(torch.ops.scalablevit.reduced_attention.default, (q, k, v, 2, 0.3))
     out, log_sums = operators.reduced_attention(q.detach(), k.detach(), v.detach(), 2, 0.3)
     inputs = (x.detach() for x in (out, q, k, v, out, log_sums))
-    torch.library.opcheck(operators.reduced_attention_backward, (*inputs, 2, 0.3))
+    torch.library.opcheck(torch.ops.scalablevit.reduced_attention_backward.default, (*inputs, 2, 0.3))
 
 
 @pytest.mark.parametrize("M", [9, 70])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
@@ -22,12 +23,14 @@ from scalablevit.layers.block import Block
 from scalablevit.layers.convolution import is_square
 from scalablevit.layers.iwsa import InteractiveWindowSelfAttention
 from scalablevit.layers.norm_linear import are_fusible
+from scalablevit.layers.norm_reduce import can_reduce
 from scalablevit.layers.peg import PositionalEncodingGenerator
 from scalablevit.layers.ssa import ScalableSelfAttention
-from scalablevit.ops import depthwise, feed_forward, measured, norm_linear
+from scalablevit.ops import depthwise, feed_forward, measured, norm_depthwise, norm_linear
 from scalablevit.ops.choice import Resolved
 from scalablevit.ops.convolution import convolution
 from scalablevit.ops.measured import Case, Task, Times
+from scalablevit.ops.windows import pad_to_least
 from scalablevit.safe_write import WriteError, write_json
 
 try:
@@ -36,6 +39,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 Run = Callable[[], object]
+Form = Callable[..., Tensor | tuple[Tensor, Tensor]]
 SecondsOf = Callable[[Run, torch.device], float]
 """Times calls of a function on a device: seconds of one."""
 
@@ -54,7 +58,7 @@ class Layer(NamedTuple):
     """
 
     case: Case
-    forms: dict[Resolved, Callable[..., Tensor]]
+    forms: dict[Resolved, Form]
     make: Callable[[], tuple[Tensor, ...]]
 
 
@@ -76,8 +80,8 @@ def measure_forms(
         model: a network of images, on the device where it will run.
         images: (B, C, H, W), as it will get them.
         task: "training" times forward and backward.
-        dtype: of the products; None: that of the images. Where it differs, as under autocast, the stream of maps keeps
-            the dtype of the images.
+        dtype: of the products; None: that of the images. Where it differs, the network runs under autocast, and its
+            maps have the dtype that they have there.
         seconds_of: times a function on a device; None: by events of a CUDA device, elsewhere by the clock.
         environment: what times are kept under; None: that of the device.
 
@@ -93,8 +97,8 @@ def measure_forms(
     found: dict[str, Times] = {}
     layers: dict[str, Layer] = {}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for module, shape in _maps(model, images, dtype):
-            for layer in _layers(module, shape, images.dtype, dtype, device, task):
+        for module, shape, stream in _maps(model, images, dtype):
+            for layer in _layers(module, shape, stream, dtype, device, task):
                 layers.setdefault(layer.case.key(task), layer)
         tensors: tuple[Tensor, ...] = ()
         for key, layer in layers.items():
@@ -142,12 +146,12 @@ def _alone(file: Path) -> Iterator[None]:
         yield
 
 
-def _maps(model: nn.Module, images: Tensor, dtype: torch.dtype) -> list[tuple[nn.Module, tuple[int, ...]]]:
-    """The modules that have layers with two forms, and the shapes of the maps that reach them, (B, H, W, C)."""
-    found: list[tuple[nn.Module, tuple[int, ...]]] = []
+def _maps(model: nn.Module, images: Tensor, dtype: torch.dtype) -> list[tuple[nn.Module, tuple[int, ...], torch.dtype]]:
+    """The modules that have layers with two forms; shape, (B, H, W, C), and dtype of the maps that reach them."""
+    found: list[tuple[nn.Module, tuple[int, ...], torch.dtype]] = []
 
     def see(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        found.append((module, tuple(inputs[0].shape)))
+        found.append((module, tuple(inputs[0].shape), inputs[0].dtype))
 
     kinds = Block | PositionalEncodingGenerator | ScalableSelfAttention
     handles = [m.register_forward_pre_hook(see) for m in model.modules() if isinstance(m, kinds)]
@@ -188,12 +192,16 @@ def _layers(
         if feed_forward.select_implementation(dim=C, hidden_dim=hidden, **where).implementation == "triton":
             yield _feed_forward(weights, module.norm2.eps, shape, stream)
         # Together with what follows the attention, as the block computes it; in training it does not, unasked.
-        if task == "training" or not isinstance(attn, InteractiveWindowSelfAttention):
+        if task == "training":
             return
-        if are_fusible(module.norm1, attn.qkv):
+        if isinstance(attn, InteractiveWindowSelfAttention) and are_fusible(module.norm1, attn.qkv):
             outputs = attn.qkv.out_features
             if norm_linear.select_implementation(dim=C, outputs=outputs, **where).implementation == "triton":
                 yield _norm_linear(module.norm1, attn.qkv, shape, stream, dtype)
+        if isinstance(attn, ScalableSelfAttention) and attn.has_trunk and can_reduce(module.norm1, attn.q, attn.reduce):
+            patches: dict[str, Any] = {"outputs": attn.q.out_features, "side": attn.reduction}
+            if norm_depthwise.select_implementation(dim=C, **patches, **where).implementation == "triton":
+                yield _norm_reduce(module.norm1, attn.q, attn.reduce, shape, stream, dtype)
     conv = {PositionalEncodingGenerator: "conv", ScalableSelfAttention: "reduce"}.get(type(module))
     layer = None if conv is None else getattr(module, conv, None)
     if isinstance(layer, nn.Conv2d) and is_square(layer):
@@ -205,7 +213,7 @@ def _layers(
             "padding": layer.padding[0],
         }
         if depthwise.select_implementation(dim=shape[-1], **sizes, **where).implementation == "triton":
-            yield _depthwise(layer, shape, dtype, residual=isinstance(module, PositionalEncodingGenerator))
+            yield _depthwise(layer, shape, stream, dtype, residual=isinstance(module, PositionalEncodingGenerator))
 
 
 def _feed_forward(weights: feed_forward.Weights, eps: float, shape: tuple[int, ...], stream: torch.dtype) -> Layer:
@@ -224,7 +232,7 @@ def _feed_forward(weights: feed_forward.Weights, eps: float, shape: tuple[int, .
 
         return run
 
-    case = Case("feed_forward", feed_forward.sizes_in_words(C, hidden), dtype)
+    case = _case("feed_forward", feed_forward.sizes_in_words(C, hidden), shape, stream, dtype)
     return Layer(case, {"triton": form("triton"), "torch": _compiled(form("torch"), device)}, make)
 
 
@@ -252,35 +260,87 @@ def _norm_linear(
         parts = (part.to(dtype) for part in (linear.weight, linear.bias) if part is not None)
         return torch.randn(shape, dtype=stream, device=device), norm.weight, norm.bias, *parts
 
-    case = Case("norm_linear", norm_linear.sizes_in_words(linear.in_features, linear.out_features), dtype)
+    sizes = norm_linear.sizes_in_words(linear.in_features, linear.out_features)
+    case = _case("norm_linear", sizes, shape, stream, dtype)
     return Layer(case, {"triton": form("triton"), "torch": _compiled(form("torch"), device)}, make)
 
 
-def _compiled(form: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
+def _compiled(form: Form, device: torch.device) -> Form:
     """PyTorch's form as it is in a compiled network, where norms and sums join what is around them."""
     return torch.compile(form, dynamic=False) if device.type == "cuda" else form
 
 
-def _depthwise(conv: nn.Conv2d, shape: tuple[int, ...], dtype: torch.dtype, *, residual: bool) -> Layer:
+def _norm_reduce(
+    norm: nn.LayerNorm,
+    linear: nn.Linear,
+    conv: nn.Conv2d,
+    shape: tuple[int, ...],
+    stream: torch.dtype,
+    dtype: torch.dtype,
+) -> Layer:
+    def ours(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
+        weight, bias, taps, conv_bias = _with_biases(parts, linear, conv)
+        return (
+            norm_linear.by_kernel(x, norm_weight, norm_bias, weight, bias, eps=norm.eps),
+            norm_depthwise.by_kernel(x, norm_weight, norm_bias, taps, conv_bias, eps=norm.eps),
+        )
+
+    def theirs(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
+        weight, bias, taps, conv_bias = _with_biases(parts, linear, conv)
+        x = F.layer_norm(x, norm_weight.shape, norm_weight.to(x.dtype), norm_bias.to(x.dtype), norm.eps).to(dtype)
+        patches = pad_to_least(x, conv.kernel_size[0])
+        reduced = depthwise.depthwise_convolution(patches, taps, conv_bias, stride=conv.kernel_size[0])
+        return F.linear(x, weight, bias), reduced
+
+    device = linear.weight.device
+
+    def make() -> tuple[Tensor, ...]:
+        parts = (linear.weight, linear.bias, conv.weight, conv.bias)
+        weights = (part.to(dtype) for part in parts if part is not None)
+        return torch.randn(shape, dtype=stream, device=device), norm.weight, norm.bias, *weights
+
+    sizes = norm_depthwise.sizes_in_words(linear.in_features, linear.out_features, conv.kernel_size[0])
+    case = _case("norm_reduce", sizes, shape, stream, dtype)
+    return Layer(case, {"triton": ours, "torch": _compiled(theirs, device)}, make)
+
+
+def _with_biases(parts: tuple[Tensor, ...], *layers: nn.Linear | nn.Conv2d) -> list[Any]:
+    """Weight and bias of each layer, None for a bias that it has not, from those that there are."""
+    found: list[Any] = []
+    left = list(parts)
+    for layer in layers:
+        found += [left.pop(0), None if layer.bias is None else left.pop(0)]
+    return found
+
+
+def _case(operator: str, sizes: str, shape: tuple[int, ...], stream: torch.dtype, dtype: torch.dtype) -> Case:
+    return Case(operator, sizes, measured.most_tokens(torch.empty(shape, device="meta")), stream, dtype)
+
+
+def _depthwise(
+    conv: nn.Conv2d, shape: tuple[int, ...], stream: torch.dtype, dtype: torch.dtype, *, residual: bool
+) -> Layer:
     assert not isinstance(conv.padding, str)
     side, stride, padding, C = conv.kernel_size[0], conv.stride[0], conv.padding[0], shape[-1]
 
     def make() -> tuple[Tensor, ...]:
-        x = torch.randn(shape, dtype=dtype, device=conv.weight.device)
-        return x, *(part.to(dtype) for part in (conv.weight, conv.bias) if part is not None)
+        x = torch.randn(shape, dtype=stream, device=conv.weight.device)
+        return x, *(part for part in (conv.weight, conv.bias) if part is not None)
 
     def ours(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return depthwise.convolve_by_kernel(x, weight, bias, stride=stride, padding=padding, residual=residual)
+        out = depthwise.convolve_by_kernel(x, weight, bias, stride=stride, padding=padding, residual=residual)
+        return out if residual else out.to(dtype)
 
     def theirs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        out: Tensor = convolution(x, weight, bias, stride, padding, C)
+        bias = None if bias is None else bias.to(dtype)
+        out: Tensor = convolution(x.to(dtype), weight.to(dtype), bias, stride, padding, C)
         return x + out if residual else out
 
-    case = Case("depthwise", depthwise.sizes_in_words(C, side, stride), dtype)
+    case = _case("depthwise", depthwise.sizes_in_words(C, side, stride), shape, stream, dtype)
     return Layer(case, {"triton": ours, "torch": theirs}, make)
 
 
-def _call(function: Callable[..., Tensor], tensors: tuple[Tensor, ...], task: Task) -> Run:
+def _call(function: Form, tensors: tuple[Tensor, ...], task: Task) -> Run:
     """One call of a form for a task."""
     if task == "inference":
 
@@ -294,6 +354,7 @@ def _call(function: Callable[..., Tensor], tensors: tuple[Tensor, ...], task: Ta
     def train() -> None:
         with torch.enable_grad():
             out = function(*leaves)
+            assert isinstance(out, Tensor)  # of several no case is for training
             torch.autograd.grad(out, leaves, torch.ones_like(out))
 
     return train

@@ -67,6 +67,7 @@ def _by_kernel(conv: nn.Module, x: Tensor, *, residual: bool, implementation: Im
         padding=padding,
         device=x.device,
         dtype=dtype,
+        x=x,
         implementation=implementation,
     )
     if choice.implementation != "triton":

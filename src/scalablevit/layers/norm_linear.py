@@ -31,6 +31,7 @@ def normalise_and_project(
             outputs=linear.out_features,
             device=x.device,
             dtype=dtype,
+            x=x,
             implementation=implementation,
         )
         if choice.implementation == "triton" and (implementation == "triton" or not torch.is_grad_enabled()):

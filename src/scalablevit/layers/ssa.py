@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalablevit.layers.convolution import convolve
+from scalablevit.layers.norm_reduce import normalise_project_and_reduce
 from scalablevit.layers.plain import is_plain_convolution
 from scalablevit.ops.choice import Choice, Implementation, check_implementation
 from scalablevit.ops.layout import channels_first, channels_last
@@ -120,24 +121,46 @@ class ScalableSelfAttention(nn.Module):
         elif is_plain_convolution(self.expand, kernel_size=1, is_depthwise=False) and not is_symbolic(x):
             # A 1x1 convolution is a Linear, and as such takes no detour over the convolution's layouts.
             x = convolve(self.reduce, x, implementation=self.reduce_implementation)  # (B, H // R, W // R, C)
-            x = F.linear(x, self.expand.weight.flatten(1), self.expand.bias)
+            x = _multiplied(self.expand, x)
         else:
             x = channels_last(self.expand(self.reduce(x)))
         return x
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), for any H and W of at least 1."""
-        return self.proj_drop(self.proj(self.attend(x)))
+        if torch.jit.is_scripting():
+            x = self._attend(self.q(x), self.reduced(x))
+        else:
+            x = self.attend(x)
+        return self.proj_drop(self.proj(x))
 
-    def attend(self, x: Tensor) -> Tensor:
-        """Compute the attention: (B, H, W, C) -> (B, H, W, width of the values), not projected."""
-        _, H, W, _ = x.shape
-        source = self.reduced(x).flatten(1, 2)  # (B, M, C')
+    def attend(self, x: Tensor, *, norm: nn.Module | None = None, implementation: Implementation = "auto") -> Tensor:
+        """Compute the attention: (B, H, W, C) -> (B, H, W, width of the values), not projected.
+
+        Args:
+            x: map, (B, H, W, C).
+            norm: what comes before queries and keys, if it has not been computed.
+            implementation: of `norm` with what reads its output, see `scalablevit.ops.norm_depthwise`.
+        """
+        found = None
+        is_open = self.has_trunk and self.reduce_implementation in ("auto", "triton")
+        if is_open and is_plain_convolution(self.expand, kernel_size=1, is_depthwise=False) and not is_symbolic(x):
+            found = normalise_project_and_reduce(norm, self.q, self.reduce, x, implementation=implementation)
+        if found is None:
+            x = x if norm is None else norm(x)
+            return self._attend(self.q(x), self.reduced(x))
+        q, x = found  # (B, H, W, C'), (B, H // R, W // R, C)
+        return self._attend(q, F.gelu(self.norm(_multiplied(self.expand, x))))
+
+    def _attend(self, q: Tensor, source: Tensor) -> Tensor:
+        """Attend from queries, (B, H, W, C'), to keys and values of what was reduced, (B, H // R, W // R, C')."""
+        _, H, W, _ = q.shape
+        source = source.flatten(1, 2)  # (B, M, C')
         if self.fused_kv:
             k, v = self.kv(source).split([self.key_dim, self.value_dim], dim=-1)
         else:
             k, v = self.k(source), self.v(source)
-        q = self.q(x).flatten(1, 2)  # (B, N, C')
+        q = q.flatten(1, 2)  # (B, N, C')
         dropout = self.attn_drop if self.training else 0.0
         if torch.jit.is_scripting():
             x = fused.reduced_attention(q, k, v, num_heads=self.num_heads, scale=self.scale, dropout=dropout)
@@ -152,3 +175,9 @@ class ScalableSelfAttention(nn.Module):
                 implementation=self.implementation,
             )
         return x.unflatten(1, (H, W))
+
+
+def _multiplied(conv: nn.Module, x: Tensor) -> Tensor:
+    """A 1x1 convolution of (B, H, W, C) as the Linear that it is."""
+    assert isinstance(conv, nn.Conv2d)
+    return F.linear(x, conv.weight.flatten(1), conv.bias)

@@ -11,6 +11,7 @@ from typing import Literal, cast
 
 import torch
 from torch import cuda
+from torch.autograd import forward_ad
 
 from scalablevit.ops import probe
 from scalablevit.ops.recording import is_exporting
@@ -142,7 +143,7 @@ def _obstacle(device: torch.device | None, dtype: torch.dtype | None, dropout: f
         if _IS_ROCM:
             return 'the kernels were never tried on ROCm, and run there only where "triton" is asked for'
     if _is_transformed():
-        return "the kernels have no rules for the transforms of torch.func"
+        return "the kernels have no rules for the transforms of torch.func and for forward-mode derivatives"
     return None
 
 
@@ -152,8 +153,8 @@ def _obstacle(device: torch.device | None, dtype: torch.dtype | None, dropout: f
 
 @torch.compiler.assume_constant_result
 def _is_transformed() -> bool:
-    """Tell whether a transform of torch.func is active, which torch.compile guards on."""
-    return torch._C._are_functorch_transforms_active()
+    """Tell whether a transform of torch.func is active, which torch.compile guards on, or a forward-mode derivative."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 @torch.compiler.assume_constant_result

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scalablevit.ops.layout import channels_first, channels_last, convolved_size
+from scalablevit.ops.operator import custom_op
 
 
-@torch.library.custom_op(
+@custom_op(
     "scalablevit::convolution",
     mutates_args=(),
     schema="(Tensor x, Tensor weight, Tensor? bias, SymInt stride, SymInt padding, SymInt groups) -> Tensor",
@@ -41,7 +42,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int,
     return x.new_empty((B, rows, columns, weight.shape[0]))
 
 
-@torch.library.custom_op(
+@custom_op(
     "scalablevit::convolution_backward",
     mutates_args=(),
     schema="(Tensor grad, Tensor x, Tensor weight, SymInt stride, SymInt padding, SymInt groups, bool needs_x, "

@@ -24,6 +24,7 @@ def choose_for_layer(
     cannot: Callable[[], str | None],
     operator: str,
     sizes: str,
+    x: Tensor | None = None,
 ) -> Choice:
     """Choose the implementation of a layer, by the rules that hold for the attentions (`choice.py`).
 
@@ -35,13 +36,17 @@ def choose_for_layer(
         dtype: in which PyTorch would multiply; None likewise.
         cannot: tells why the kernel does not support these sizes, or None.
         operator, sizes: of the layer, as in `measured.Case`.
+        x: the map, (B, ..., C), whose size and dtype a measurement holds for; None: none is asked for.
     """
     found = choose(wanted, device=device, dtype=dtype, dropout=0.0, cannot=cannot, default=DEFAULT)
     is_free = wanted == "auto" and DEFAULT == "auto"
     if found.implementation != "triton" or not is_free or device is None or dtype is None or device.type != "cuda":
         return found
+    if x is None or not measured.is_anything_known():
+        return found
     task: measured.Task = "training" if torch.is_grad_enabled() else "inference"
-    slower = measured.slower_kernel(operator, sizes, dtype, task, device.index)
+    tokens = measured.most_tokens(x)
+    slower = measured.slower_kernel(operator, sizes, tokens, x.dtype, dtype, task, device.index)
     return found if slower is None else Choice("torch", slower)
 
 

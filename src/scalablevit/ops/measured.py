@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import cuda
+from torch import Tensor, cuda
 
 Task = Literal["inference", "training"]
 Times = dict[str, float]
@@ -34,21 +34,37 @@ _FORMS = ("triton", "torch")
 
 
 class Case(NamedTuple):
-    """What is measured once: the batch and the size of the map decide little beside it.
+    """What is measured once.
 
     Attributes:
-        operator: "feed_forward", "norm_linear" or "depthwise".
+        operator: "feed_forward", "norm_linear", "norm_reduce" or "depthwise".
         sizes: of the layer, in words.
+        most_tokens: of the map, all images together, as `most_tokens` rounds them.
+        stream: dtype of the map.
         dtype: of the products.
     """
 
     operator: str
     sizes: str
+    most_tokens: int
+    stream: torch.dtype
     dtype: torch.dtype
 
     def key(self, task: Task) -> str:
         """Its name in the file."""
-        return f"{self.operator}, {self.sizes}, {str(self.dtype).removeprefix('torch.')}, {task}"
+        stream, dtype = (str(found).removeprefix("torch.") for found in (self.stream, self.dtype))
+        return f"{self.operator}, {self.sizes}, up to {self.most_tokens} tokens of {stream}, {dtype}, {task}"
+
+
+def most_tokens(x: Tensor) -> int:
+    """Round up the number of tokens of a map, (B, ..., C), to a power of two: maps that share one share a measurement.
+
+    Of symbolic sizes it is a number too; torch.compile guards on the range.
+    """
+    tokens, most = x.shape[:-1].numel(), 1
+    while most < tokens:
+        most *= 2
+    return most
 
 
 _here: dict[int, str] = {}  # CUDA device -> its environment: asked for at each call of a layer
@@ -161,21 +177,35 @@ def forget() -> None:
 
 
 # torch.compile would break its graph at what follows: see `choice.py`.
+
+
 @torch.compiler.assume_constant_result
-def slower_kernel(operator: str, sizes: str, dtype: torch.dtype, task: Task, index: int | None) -> str | None:
+def is_anything_known() -> bool:
+    """Tell whether there are times at all: the first question, before any about the map or the device."""
+    return bool(known())
+
+
+@torch.compiler.assume_constant_result
+def slower_kernel(
+    operator: str,
+    sizes: str,
+    most_tokens: int,
+    stream: torch.dtype,
+    dtype: torch.dtype,
+    task: Task,
+    index: int | None,
+) -> str | None:
     """Say that our kernel was measured to be slower than PyTorch on a CUDA device, in words; None: it was not.
 
     Args:
-        operator, sizes, dtype: of the case.
+        operator, sizes, most_tokens, stream, dtype: of the case.
         task: what it is computed for.
         index: of the device; None: the current one.
     """
-    if not known():  # before any question about the device
-        return None
     index = cuda.current_device() if index is None else index
     if index not in _here:
         _here[index] = environment(torch.device("cuda", index))
-    times = known().get(_here[index], {}).get(Case(operator, sizes, dtype).key(task))
+    times = known().get(_here[index], {}).get(Case(operator, sizes, most_tokens, stream, dtype).key(task))
     if times is None or times["triton"] <= times["torch"]:
         return None
     return f"PyTorch was measured to be {times['triton'] / times['torch']:.2f} times as fast on this device"

@@ -19,6 +19,7 @@ def select_implementation(
     padding: int,
     device: torch.device | None,
     dtype: torch.dtype | None,
+    x: Tensor | None = None,
     implementation: Implementation = "auto",
 ) -> Choice:
     """Choose the implementation that computes a depthwise convolution.
@@ -29,6 +30,7 @@ def select_implementation(
         stride, padding: of the convolution, in tokens.
         device: of the map; None while torch.fx records symbols that have none.
         dtype: in which PyTorch would multiply: the map's, or autocast's; None likewise.
+        x: the map, for whose size and dtype it may have been measured; None: no measurement is asked for.
         implementation: the one that the caller asked for.
     """
     return choose_for_layer(
@@ -38,6 +40,7 @@ def select_implementation(
         cannot=lambda: cannot_serve(side=side, stride=stride, padding=padding),
         operator="depthwise",
         sizes=sizes_in_words(dim, side, stride),
+        x=x,
     )
 
 
@@ -92,6 +95,7 @@ def depthwise_convolution(
         padding=padding,
         device=x.device,
         dtype=x.dtype,
+        x=x,
         implementation=implementation,
     )
     if choice.implementation == "triton":

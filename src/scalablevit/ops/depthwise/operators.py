@@ -13,6 +13,7 @@ from torch import Tensor
 from scalablevit.ops.depthwise import reference
 from scalablevit.ops.fallback import kernel_or_plain
 from scalablevit.ops.layout import channels_first, channels_last, convolved_size
+from scalablevit.ops.operator import custom_op
 
 
 def _case(x: Tensor, side: int, stride: int) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def _as_weight(taps: Tensor, side: int, dtype: torch.dtype) -> Tensor:
     return taps.t().reshape(-1, 1, side, side).to(dtype)
 
 
-@torch.library.custom_op(
+@custom_op(
     "scalablevit::depthwise",
     mutates_args=(),
     schema="(Tensor x, Tensor taps, Tensor? bias, SymInt side, SymInt stride, SymInt padding, bool residual) -> Tensor",
@@ -62,7 +63,7 @@ def _(x: Tensor, taps: Tensor, bias: Tensor | None, side: int, stride: int, padd
     return _empty_output(x, side, stride, padding)
 
 
-@torch.library.custom_op(
+@custom_op(
     "scalablevit::depthwise_backward",
     mutates_args=(),
     schema="(Tensor grad, Tensor x, Tensor taps, SymInt side, SymInt stride, SymInt padding, bool residual, "

@@ -21,6 +21,7 @@ def select_implementation(
     hidden_dim: int,
     device: torch.device | None,
     dtype: torch.dtype | None,
+    x: Tensor | None = None,
     implementation: Implementation = "auto",
 ) -> Choice:
     """Choose the implementation that computes the feed-forward half of a block.
@@ -30,6 +31,7 @@ def select_implementation(
         hidden_dim: channels between the two linear layers.
         device: of the map; None while torch.fx records symbols that have none.
         dtype: of the products: the map's, or autocast's; None likewise.
+        x: the map, for whose size and dtype it may have been measured; None: no measurement is asked for.
         implementation: the one that the caller asked for.
     """
 
@@ -44,6 +46,7 @@ def select_implementation(
         cannot=cannot,
         operator="feed_forward",
         sizes=sizes_in_words(dim, hidden_dim),
+        x=x,
     )
 
 
@@ -89,6 +92,7 @@ def feed_forward(
         hidden_dim=weights.weight_1.shape[0],
         device=x.device,
         dtype=weights.weight_1.dtype,
+        x=x,
         implementation=implementation,
     )
     if choice.implementation == "triton":

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from scalablevit.ops.fallback import kernel_or_plain
 from scalablevit.ops.feed_forward import gradient, reference
 from scalablevit.ops.feed_forward.gradient import Gradients
 from scalablevit.ops.feed_forward.weights import Weights
+from scalablevit.ops.operator import custom_op
 
 
-@torch.library.custom_op(
+@custom_op(
     "scalablevit::feed_forward",
     mutates_args=(),
     schema="(Tensor x, Tensor? branch, Tensor? proj_weight, Tensor? proj_bias, Tensor? branch_scale, "
@@ -81,7 +81,7 @@ def _(
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op(
+@custom_op(
     "scalablevit::feed_forward_backward",
     mutates_args=(),
     schema="(Tensor grad, Tensor x, Tensor? branch, Tensor? proj_weight, Tensor? proj_bias, Tensor? branch_scale, "

@@ -17,6 +17,7 @@ def select_implementation(
     outputs: int,
     device: torch.device | None,
     dtype: torch.dtype | None,
+    x: Tensor | None = None,
     implementation: Implementation = "auto",
 ) -> Choice:
     """Choose the implementation that normalises and multiplies.
@@ -26,6 +27,7 @@ def select_implementation(
         outputs: of the linear layer.
         device: of the map; None while torch.fx records symbols that have none.
         dtype: of the products: the map's, or autocast's; None likewise.
+        x: the map, for whose size and dtype it may have been measured; None: no measurement is asked for.
         implementation: the one that the caller asked for.
     """
 
@@ -40,6 +42,7 @@ def select_implementation(
         cannot=cannot,
         operator="norm_linear",
         sizes=sizes_in_words(dim, outputs),
+        x=x,
     )
 
 
@@ -81,6 +84,7 @@ def norm_linear(
         outputs=weight.shape[0],
         device=x.device,
         dtype=weight.dtype,
+        x=x,
         implementation=implementation,
     )
     if choice.implementation == "triton":
@@ -92,6 +96,13 @@ def norm_linear(
             )
         if bias is not None and bias.shape != weight.shape[:1]:
             raise ValueError(f"bias {tuple(bias.shape)} does not fit weight {tuple(weight.shape)}")
-        out: Tensor = operators.norm_linear(x, norm_weight, norm_bias, weight, bias, eps)
-        return out
+        return by_kernel(x, norm_weight, norm_bias, weight, bias, eps=eps)
     return reference.norm_linear(x, norm_weight, norm_bias, weight, bias, eps=eps)
+
+
+def by_kernel(
+    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor | None, *, eps: float
+) -> Tensor:
+    """Run the kernel where `select_implementation` chose it; arguments as in `norm_linear`."""
+    out: Tensor = operators.norm_linear(x, norm_weight, norm_bias, weight, bias, eps)
+    return out

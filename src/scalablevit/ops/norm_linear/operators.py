@@ -13,9 +13,10 @@ from torch import Tensor
 
 from scalablevit.ops.fallback import kernel_or_plain
 from scalablevit.ops.norm_linear import reference
+from scalablevit.ops.operator import custom_op
 
 
-@torch.library.custom_op(
+@custom_op(
     "scalablevit::norm_linear",
     mutates_args=(),
     schema="(Tensor x, Tensor norm_weight, Tensor norm_bias, Tensor weight, Tensor? bias, float eps) -> Tensor",

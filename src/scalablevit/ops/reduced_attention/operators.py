@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scalablevit.ops.fallback import kernel_or_plain
+from scalablevit.ops.operator import custom_op
 from scalablevit.ops.reduced_attention import fused
 from scalablevit.ops.reduced_attention.limits import is_one_block
 
@@ -53,7 +54,7 @@ def _empty_log_sums(q: Tensor, v: Tensor, num_heads: int) -> Tensor:
     return q.new_empty((q.shape[0], num_heads, q.shape[1]), dtype=torch.float32)
 
 
-@torch.library.custom_op(
+@custom_op(
     "scalablevit::reduced_attention",
     mutates_args=(),
     schema="(Tensor q, Tensor k, Tensor v, SymInt num_heads, float scale) -> (Tensor, Tensor)",
@@ -82,7 +83,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, num_heads: int, scale: float) -> tuple[Te
     return q.new_empty((*q.shape[:2], v.shape[-1])), _empty_log_sums(q, v, num_heads)
 
 
-@torch.library.custom_op(
+@custom_op(
     "scalablevit::reduced_attention_backward",
     mutates_args=(),
     schema="(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? out, Tensor log_sums, SymInt num_heads, float scale) "

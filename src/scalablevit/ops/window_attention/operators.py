@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scalablevit.ops.fallback import kernel_or_plain
+from scalablevit.ops.operator import custom_op
 from scalablevit.ops.window_attention import fused, gradient
 from scalablevit.ops.window_attention.tiles import SUM_ROWS
 
@@ -21,7 +22,7 @@ def _case(qkv: Tensor, num_heads: int, rows: int, columns: int) -> dict[str, Any
     return {"device": qkv.device, "dtype": qkv.dtype, "sizes": sizes}
 
 
-@torch.library.custom_op(
+@custom_op(
     "scalablevit::window_attention",
     mutates_args=(),
     schema="(Tensor qkv, Tensor? lim_weight, Tensor? lim_bias, Tensor? fill, SymInt num_heads, SymInt rows, "
@@ -73,7 +74,7 @@ def _(
     return _empty_output(qkv)
 
 
-@torch.library.custom_op(
+@custom_op(
     "scalablevit::window_attention_backward",
     mutates_args=(),
     schema="(Tensor grad, Tensor qkv, Tensor? lim_weight, Tensor? fill, SymInt num_heads, SymInt rows, "
