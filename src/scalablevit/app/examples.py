@@ -7,6 +7,7 @@ import yaml
 
 from scalablevit.app.models import Model
 from scalablevit.data.check import evenly_spread
+from scalablevit.data.stored_path import StoredPath
 from scalablevit.tasks import load
 
 _LARGEST_RECIPE = 500_000  # bytes
@@ -47,6 +48,8 @@ def examples_of(model: Model, count: int) -> Examples:
         return Examples([], f"No examples: no validation images were found in {root}.")
     if not paths:
         return Examples([], f"No examples: no validation images were found in {root}.")
+    if any(isinstance(path, StoredPath) for path in paths):
+        return Examples([], f"No examples: the images of {root} lie in shards.")
     return Examples([paths[i] for i in evenly_spread(len(paths), count)], f"Examples: validation images of {root.name}")
 
 

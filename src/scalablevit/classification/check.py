@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from scalablevit.classification.image_folder import FolderScan, scan_folder
+from scalablevit.classification.sharded import scan_stream
 from scalablevit.data.check import (
     DataReport,
     ImageFile,
@@ -16,6 +17,8 @@ from scalablevit.data.check import (
     size_range,
 )
 from scalablevit.data.pixel_values import checked_value_range
+from scalablevit.data.stored_path import StoredPath
+from scalablevit.data.stream.opened import open_stream
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def check_folder(
     by decoded pixels; tiny images; class folders whose files are none by their name.
 
     Args:
-        root: the data folder, laid out as for `ImageFolderData`.
+        root: the data folder, laid out as for `ImageFolderData`, or shards of one, whose hashes are compared, too.
         train: as for `ImageFolderData`.
         val: as for `ImageFolderData`.
         val_fraction: as for `ImageFolderData`.
@@ -73,10 +76,14 @@ def check_folder(
         ValueError: an argument is out of range.
     """
     check_num_workers(num_workers)
-    scan = scan_folder(root, train=train, val=val, val_fraction=val_fraction)
-    problems = list(scan.problems)
-    files = [ImageFile("training", str(scan.train_folder / f), name) for name, fs in scan.train.items() for f in fs]
-    files += [ImageFile("validation", str(scan.val_folder / f), name) for name, fs in scan.val.items() for f in fs]
+    stream = open_stream(root, task="classification")
+    if stream is None:
+        scan = scan_folder(root, train=train, val=val, val_fraction=val_fraction)
+    else:
+        scan = scan_stream(stream, train=train, val=val, val_fraction=val_fraction)
+    problems = [*scan.problems, *(stream.problems() if stream is not None else ())]
+    files = [_file("training", scan.train_folder / f, name) for name, fs in scan.train.items() for f in fs]
+    files += [_file("validation", scan.val_folder / f, name) for name, fs in scan.val.items() for f in fs]
 
     looked = look_at_files(
         files,
@@ -107,6 +114,10 @@ def check_folder(
         problems=problems,
         ignored=dict(scan.left_out_by_ending().most_common()),
     )
+
+
+def _file(part: Literal["training", "validation"], path: Path, class_folder: str) -> ImageFile:
+    return ImageFile(part, str(path), class_folder, path if isinstance(path, StoredPath) else None)
 
 
 def _unreadable_classes(scan: FolderScan, unreadable: Mapping[tuple[str, str], list[ImageFile]]) -> Iterator[Problem]:

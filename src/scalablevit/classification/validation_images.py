@@ -6,7 +6,9 @@ from typing import Any
 
 from scalablevit.classification.image_folder import scan_folder
 from scalablevit.classification.label_table import TableColumns
+from scalablevit.classification.sharded import scan_stream
 from scalablevit.classification.table_scan import scan_table
+from scalablevit.data.stream.opened import open_stream
 from scalablevit.tasks import accepted_by
 
 
@@ -27,6 +29,8 @@ def validation_images(root: Path, settings: Mapping[str, Any]) -> list[Path]:
         table = scan_table(root, columns=columns, **accepted_by(scan_table, settings))
         table.raise_for_errors()
         return [table.root / image.file for image in table.val]
-    scan = scan_folder(root, **accepted_by(scan_folder, settings))
+    stream = open_stream(root, settings.get("stream"), task="classification")
+    options = accepted_by(scan_folder, settings)
+    scan = scan_folder(root, **options) if stream is None else scan_stream(stream, **options)
     scan.raise_for_errors()
     return [scan.val_folder / file for files in scan.val.values() for file in files]

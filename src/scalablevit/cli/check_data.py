@@ -5,8 +5,9 @@ from scalablevit.cli.progress import progress
 from scalablevit.cli.terminal import print_json, show_warnings
 from scalablevit.cli.trained_run import is_run
 from scalablevit.cli.words import Parser, add_flags, given_arguments, parser_of
+from scalablevit.data.stream.opened import task_of
 from scalablevit.printable import printable
-from scalablevit.tasks import data_checks, layout_of, load
+from scalablevit.tasks import data_checks, entries, layout_of, load
 
 SUMMARY = "Check a data folder and report every bad file"
 
@@ -35,7 +36,8 @@ def main(words: list[str]) -> int:
     checks = data_checks()
     if is_run(args.root):
         raise UsageError(f"{args.root} is a run, not data; its recipe.yaml names its data as data.root")
-    title = layout_of(args.root, args.kind, vars(args))
+    task = task_of(args.root)
+    title = layout_of(args.root, args.kind or (None if task is None else entries()[task].check.kind), vars(args))
     flags = {title: check.flags for title, check in checks.items()}
     given = given_arguments(args, flags, title, f"{args.root} looks like {title}; --kind names another layout")
     check = load(checks[title].function)

@@ -270,11 +270,13 @@ class ImageFile(NamedTuple):
         part: training or validation.
         path: of the file.
         class_folder: that it lies in; "" where images do not lie in classes.
+        stored: where it is read from, if that is not the path.
     """
 
     part: Literal["training", "validation"]
     path: str
     class_folder: str = ""
+    stored: Path | None = None
 
 
 class Looked(NamedTuple):
@@ -312,7 +314,11 @@ def look_at_files(
         on_progress: as for `look_at_all`.
     """
     look_at = partial(look_at_image, value_range=value_range)
-    looks = list(look_at_all(look_at, [file.path for file in files], num_workers=num_workers, on_progress=on_progress))
+    looks = list(
+        look_at_all(
+            look_at, [file.stored or file.path for file in files], num_workers=num_workers, on_progress=on_progress
+        )
+    )
     found = Looked([], [], set(), [])
     digests = []
     for file, look in zip(files, looks, strict=True):

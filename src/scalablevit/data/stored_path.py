@@ -31,6 +31,10 @@ class FileSource(Protocol):
         """(N,) which shard holds each of the files with these (N,) encoded names."""
         ...
 
+    def names(self) -> list[str]:
+        """Names of all files."""
+        ...
+
 
 class StoredPath(_PlainPath):
     """A file in shards, or the folder that their names start from.

@@ -25,6 +25,8 @@ from scalablevit.data.check import (
 from scalablevit.data.find_images import has_image_suffix
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.pixel_values import ValueRange, checked_value_range
+from scalablevit.data.stored_path import StoredPath
+from scalablevit.data.stream.opened import open_stream
 from scalablevit.detection.coco import (
     AnnotationFrame,
     AnnotationSource,
@@ -94,7 +96,7 @@ def check_coco(
     in one, compared by decoded pixels; images whose EXIF orientation leaves open what the boxes count in.
 
     Args:
-        root: the data folder, or one annotation file, as for `CocoData`.
+        root: the data folder, or one annotation file, as for `CocoData`; or shards, whose hashes are compared, too.
         masks: check the masks, too. Annotations without any are no error: they do for boxes.
         value_range: as for `CocoData`.
         min_size: images whose shorter side has fewer pixels are reported.
@@ -107,7 +109,6 @@ def check_coco(
     """
     check_num_workers(num_workers)
     value_range = checked_value_range(value_range)
-    root = Path(root).expanduser()
     try:
         where = AnnotationSource(masks=masks, **source)
         split = read_split(root, where)
@@ -115,12 +116,13 @@ def check_coco(
         problem = Problem("error", error.kind, error.path, str(error))
         return CheckReport(str(root), counts={error.kind: 1}, problems=[problem])
 
+    stream = open_stream(root, where.stream, task="detection")
     has_masks = _note_masks(split) if masks else None
     images = [_Image("training", split.train, int(i)) for i in split.train_indices]
     images += [_Image("validation", split.val, int(i)) for i in split.val_indices]
-    return _report(
-        split, _examine(images, where.annotation_frame, min_size, num_workers, on_progress, value_range), has_masks
-    )
+    found = _examine(images, where.annotation_frame, min_size, num_workers, on_progress, value_range)
+    found.problems.extend(stream.problems() if stream is not None else ())
+    return _report(split, found, has_masks)
 
 
 def _report(split: CocoSplit, found: "_Findings", has_masks: bool | None) -> CheckReport:
@@ -193,7 +195,9 @@ def _examine(
     seen: list[tuple[bytes, ImageFile]] = []
     paths = [image.path for image in images]
     look_at = partial(look_at_image, value_range=value_range)
-    looks = list(look_at_all(look_at, paths, num_workers=num_workers, on_progress=on_progress))
+    files = [image.annotations.file(image.position) for image in images]
+    places = [file if isinstance(file, StoredPath) else str(file) for file in files]
+    looks = list(look_at_all(look_at, places, num_workers=num_workers, on_progress=on_progress))
     for image, path, look in zip(images, paths, looks, strict=True):
         if isinstance(look, ImageError):
             found.problems.append(Problem("error", look.kind, path, str(look)))

@@ -38,7 +38,7 @@ class CocoData(TaskData):
     Single annotations that cannot be used are left out, counted and logged; `check_coco` lists them.
 
     Args:
-        root: the data folder, or one annotation file.
+        root: the data folder, one annotation file, or a folder or address of shards.
         batch_size: images a device and batch.
         val_batch_size: the same in validation; None: `batch_size`.
         num_workers: processes that load images for each loader; "auto" leaves one core a device to the
@@ -88,7 +88,7 @@ class CocoData(TaskData):
         self.augmentation = self.settings.augmentation
         self._preprocessing = self.settings.preprocessing()
 
-        root = Path(data_root(root, builtin, form="coco"))
+        root = data_root(root, builtin, form="coco")
         self._split = read_split(root, self.settings)
         self.train_annotations, self.val_annotations = self._split.train, self._split.val
         for annotations in dict.fromkeys([self.train_annotations, self.val_annotations]):

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from scalablevit.data.split import split_by_hash
+from scalablevit.data.stream.opened import open_stream
 from scalablevit.detection.coco import AnnotationSource, CocoAnnotations, CocoError, CocoPart, read_annotations
 from scalablevit.detection.formats import find_parts
+from scalablevit.detection.sharded import stream_parts
 
 
 @dataclass(frozen=True)
@@ -39,20 +41,26 @@ class CocoSplit:
         return self.train is self.val and len(self.val_indices) < int(self.val.present.sum())
 
 
-def read_split(root: Path, source: AnnotationSource) -> CocoSplit:
+def read_split(root: str | Path, source: AnnotationSource) -> CocoSplit:
     """Find and read the annotations of a data folder.
 
     Where there is no validation part, a share of the training images is set aside, chosen by a hash of the file
     names: the same on every machine and in every run.
 
     Args:
-        root: the data folder, or one annotation file.
+        root: the data folder, or one annotation file, or shards.
         source: where the parts are, and what to read of them.
 
     Raises:
         CocoError: as `find_parts` and `read_annotations`; or there is only one image, too few to set one aside.
     """
-    train, val = find_parts(root, source)
+    stream = open_stream(root, source.stream, task="detection")
+    if stream is None:
+        root = Path(root).expanduser()
+        train, val = find_parts(root, source)
+    else:
+        root = stream.root
+        train, val = stream_parts(stream, source)
     if source.trained_class_names is not None:
         return _evaluated(root, source, val or train, is_whole=val is not None)
     train_set = _read(train, source)

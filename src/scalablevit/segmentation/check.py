@@ -22,6 +22,7 @@ from scalablevit.data.check import (
 )
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.pixel_values import Loss
+from scalablevit.data.stream.opened import open_stream
 from scalablevit.segmentation.label_map import LabelMap, OutsideLabelsError
 from scalablevit.segmentation.labels import IGNORED
 from scalablevit.segmentation.mask_classes import ClassSource
@@ -35,8 +36,9 @@ from scalablevit.segmentation.mask_facts import (
     refuse_lossy,
 )
 from scalablevit.segmentation.mask_settings import MaskSettings
-from scalablevit.segmentation.pairs import Pair, scan_pairs
+from scalablevit.segmentation.pairs import Pair
 from scalablevit.segmentation.read_pair import PairError, copied_image, is_copy, read_pair, unclear_orientation
+from scalablevit.segmentation.sharded import find_pairs
 
 Part = Literal["training", "validation"]
 
@@ -93,7 +95,7 @@ def check_masks(
     compared by pixels.
 
     Args:
-        root: the data folder, laid out as for `MaskFolderData`.
+        root: the data folder, laid out as for `MaskFolderData`, or shards of one, whose hashes are compared, too.
         num_workers: processes that decode; 0 decodes in this one; "auto" takes all cores, 16 at most.
         on_progress: called with (pairs done, all pairs) now and then.
         settings: fields of `MaskSettings`.
@@ -103,11 +105,12 @@ def check_masks(
     """
     check_num_workers(num_workers)
     options = MaskSettings(**settings)
-    scan = scan_pairs(root, options)
-    problems = [*scan.problems, *scan.unpaired]
+    stream = open_stream(root, options.stream, task="segmentation")
+    scan, class_folder = find_pairs(root, options)
+    problems = [*scan.problems, *scan.unpaired, *(stream.problems() if stream is not None else ())]
     source = None
     try:
-        source = ClassSource(scan.root, options)
+        source = ClassSource(class_folder, options)
     except ValueError as error:
         problems.append(_class_problem(scan.root, Path(options.label_map or scan.root), error))
     found: list[_Found] = []
@@ -117,7 +120,7 @@ def check_masks(
     in_colours = source is not None and source.in_colours
     looks = look_at_all(
         partial(_look_at, options, in_colours),
-        paths,
+        paths if stream is None else [(scan.root / pair.image, scan.root / pair.mask) for _, pair in pairs],
         num_workers=num_workers,
         on_progress=on_progress,
         images_each=2,
@@ -201,7 +204,7 @@ class _Counted(NamedTuple):
     problems: list[Problem]
 
 
-def _look_at(options: MaskSettings, in_colours: bool, paths: tuple[str, str]) -> _Look | Problem:
+def _look_at(options: MaskSettings, in_colours: bool, paths: tuple[str | Path, str | Path]) -> _Look | Problem:
     """Decode an image and its mask."""
     try:
         pair = read_pair(
@@ -213,7 +216,7 @@ def _look_at(options: MaskSettings, in_colours: bool, paths: tuple[str, str]) ->
         )
     except (ImageError, PairError) as error:
         return Problem("error", error.kind, error.path, str(error))
-    facts, copied = facts_of(paths[1], pair.mask), is_copy(pair, in_colours=in_colours)
+    facts, copied = facts_of(str(paths[1]), pair.mask), is_copy(pair, in_colours=in_colours)
     bands = None
     if isinstance(pair.image, np.ndarray):
         values = pair.image.reshape(-1, pair.image.shape[2]).astype(np.float32) / 255

@@ -14,8 +14,8 @@ from scalablevit.segmentation.dataset import MaskDataset, collate
 from scalablevit.segmentation.label_map import LabelMap
 from scalablevit.segmentation.mask_classes import ClassSource, MaskClasses
 from scalablevit.segmentation.mask_settings import MaskSettings
-from scalablevit.segmentation.pairs import scan_pairs
 from scalablevit.segmentation.probe import probe
+from scalablevit.segmentation.sharded import find_pairs
 from scalablevit.segmentation.survey import CHECK_DATA, survey_masks
 from scalablevit.segmentation.transforms import Augmentation, Preprocessing
 from scalablevit.training.data_module import TaskData
@@ -81,7 +81,7 @@ class MaskFolderData(TaskData):
     numbered after the labels found in all masks. Without such a file every mask is read for that before each run.
 
     Args:
-        root: the data folder.
+        root: the data folder, or a folder or address of shards.
         batch_size: training crops a device and batch.
         num_workers: processes that load images for each loader; "auto" leaves one core a device to the training,
             and takes 8 at most.
@@ -124,8 +124,8 @@ class MaskFolderData(TaskData):
         self.crop_size = self.settings.crop
         pair_transform = preprocessing.train_transform(self.settings.augmentation, self.crop_size)
 
-        root = Path(data_root(root, builtin, form="ade20k"))
-        self._scan = scan_pairs(root, self.settings)
+        root = data_root(root, builtin, form="ade20k")
+        self._scan, self._class_folder = find_pairs(root, self.settings)
         self._scan.raise_for_errors()
         for sentence in self._scan.unpaired_summary():
             _log.warning("%s; %s", sentence, CHECK_DATA)
@@ -139,7 +139,7 @@ class MaskFolderData(TaskData):
             "num_bands": self.settings.num_bands,
         }
         self.train_dataset = MaskDataset(
-            root,
+            self._scan.root,
             self._scan.train,
             pair_transform=pair_transform,
             blank_shape=(preprocessing.in_chans, *self.crop_size),
@@ -148,7 +148,7 @@ class MaskFolderData(TaskData):
         )
         # A substitute would count one image twice in the figures.
         self.val_dataset = MaskDataset(
-            root,
+            self._scan.root,
             self._scan.val,
             image_transform=preprocessing.eval_transform(),
             blank_shape=(preprocessing.in_chans, *_UNREADABLE_SIZE),
@@ -162,7 +162,7 @@ class MaskFolderData(TaskData):
 
     def _find_classes(self) -> MaskClasses:
         root, pairs, trained = self._scan.root, [*self._scan.train, *self._scan.val], self.settings.trained_class_names
-        source = ClassSource(root, self.settings)
+        source = ClassSource(self._class_folder, self.settings)
         if trained is not None:
             self._survey = survey_masks(self._scan, in_colours=source.in_colours, everything=False)
             self._survey.warn(None)

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.pixel_values import ValueRange
+from scalablevit.data.stored_path import shards_of
 from scalablevit.data.unreadable import read_or_substitute
 from scalablevit.segmentation.label_map import LabelMap, OutsideLabelsError
 from scalablevit.segmentation.labels import IGNORED
@@ -124,6 +125,10 @@ class MaskDataset(Dataset[SegmentationSample]):
     def mask_path(self, index: int) -> Path:
         """Mask of a sample."""
         return self.root / os.fsdecode(self._masks[index])
+
+    def shards(self) -> Sequence[int] | None:
+        """Which shard holds each sample; None: the files lie in a plain folder."""
+        return shards_of(self.root, self._images)
 
     def read(self, index: int) -> ReadPair:
         """Image and mask of a sample as their files have them, upright; labels are class indices.

@@ -24,6 +24,7 @@ ENTRY = TaskEntry(
     settings=(
         "scalablevit.segmentation.transforms:Augmentation",
         "scalablevit.segmentation.inference:InferenceSettings",
+        "scalablevit.data.stream.settings:StreamSettings",
     ),
     predictor="scalablevit.segmentation.predict:Segmenter",
     validation_images="scalablevit.segmentation.validation_images:validation_images",
@@ -50,6 +51,7 @@ ENTRY = TaskEntry(
         title="images and masks",
         function="scalablevit.segmentation.check:check_masks",
         recognizes="scalablevit.segmentation.entry:recognizes",
+        shards="scalablevit.segmentation.sharded:shard_source",
         flags=(
             Flag("--train", "name of the training folder", metavar="NAME"),
             Flag("--val", "name of the validation folder", metavar="NAME"),

@@ -10,10 +10,13 @@ from typing import Any
 from scalablevit.data.bands import MOST_BANDS, reads_bands
 from scalablevit.data.pixel_values import checked_value_range
 from scalablevit.data.split import check_val_fraction
+from scalablevit.data.stream.settings import StreamSettings
 from scalablevit.segmentation.label_map import LabelMap
 from scalablevit.segmentation.labels import IGNORED
 from scalablevit.segmentation.pair_names import NamePattern
 from scalablevit.segmentation.read_pair import MaskFrame
+
+_STREAM = StreamSettings()
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class MaskSettings:
         trained_class_names: set by `scalablevit validate`: classes of the network that is evaluated, by index.
         trained_label_map: set by `scalablevit validate`: what the labels of its masks stood for, as `LabelMap.to_dict`
             gives it. Masks with neither label map nor class file of their own have the same labels.
+        stream: how shards are read, where the data are shards.
 
     Raises:
         ValueError: a value is out of range.
@@ -69,6 +73,7 @@ class MaskSettings:
     value_range: list[float] | None = None
     trained_class_names: list[str] | None = None
     trained_label_map: dict[str, Any] | None = None
+    stream: StreamSettings = _STREAM
 
     def __post_init__(self) -> None:
         check_val_fraction(self.val_fraction, trained_class_names=self.trained_class_names)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scalablevit.segmentation.mask_settings import MaskSettings
-from scalablevit.segmentation.pairs import scan_pairs
+from scalablevit.segmentation.sharded import find_pairs
 from scalablevit.tasks import accepted_by
 
 
@@ -19,6 +19,6 @@ def validation_images(root: Path, settings: Mapping[str, Any]) -> list[Path]:
     Raises:
         ValueError: the folder is not laid out as `scan_pairs` knows it.
     """
-    scan = scan_pairs(root, MaskSettings(**accepted_by(MaskSettings, settings)))
+    scan, _ = find_pairs(root, MaskSettings(**accepted_by(MaskSettings, settings)))
     scan.raise_for_errors()
     return [scan.root / pair.image for pair in scan.val]

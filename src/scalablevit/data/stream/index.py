@@ -181,14 +181,30 @@ def is_stream(root: str | os.PathLike[str]) -> bool:
     return is_remote(root) or (Path(root).expanduser() / INDEX_NAME).is_file()
 
 
-def check_task(index: StreamIndex, place: str, task: str, layout: Mapping[str, Any] | None = None) -> None:
+def refuse_changed_layout(place: str, given: Mapping[str, Any]) -> None:
+    """Refuse settings that say where files lie in a folder.
+
+    Args:
+        place: address of the shards, for messages.
+        given: such settings that the user gave.
+
+    Raises:
+        ShardsError: there are any.
+    """
+    for key, value in given.items():
+        raise ShardsError(
+            f"{place}: data.{key} {str(value)!r} says where files lie in a folder, and shards have the files and parts "
+            f"that they were written with; give --{key.replace('_', '-')} to `scalablevit shard`, and leave it out here"
+        )
+
+
+def check_task(index: StreamIndex, place: str, task: str) -> None:
     """Refuse shards of another task.
 
     Args:
         index: of the shards.
         place: their address, for messages.
         task: that wants to read them.
-        layout: values that `index.layout` must have.
 
     Raises:
         ShardsError: they are of another task.

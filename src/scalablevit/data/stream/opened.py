@@ -6,13 +6,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scalablevit.data.check import Problem
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.stored_path import StoredPath, stored_path
 from scalablevit.data.stream.cache import CacheError, ShardCache
@@ -37,31 +38,36 @@ from scalablevit.data.stream.shard_file import ShardDamageError, ShardFiles
 _log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_ATTEMPTS = 60.0
+_OPENED: "dict[tuple[str, str, str], StoredFiles]" = {}  # forked processes have it
 
 
 class StoredFiles:
     """Files of a part, read from its shards; a `FileSource`.
 
     Args:
-        address: of the folder of the part, for messages.
         part: what the index says of it.
         table: of its files.
         folder: of the part on this machine; None: shards are downloaded to `cache`.
         cache: of downloaded shards.
         name: of the part.
+        root: address of all parts.
+        settings: how they are read.
     """
 
     def __init__(
         self,
-        address: str,
         part: StoredPart,
         table: FileTable,
         *,
         folder: Path | None,
         cache: ShardCache | None,
         name: str,
+        root: str,
+        settings: StreamSettings,
     ) -> None:
-        self.address = address
+        self._root = root
+        self._settings = settings
+        self.address = f"{root}/{name}"
         self.part = part
         self.table = table
         self.folder = folder
@@ -72,10 +78,15 @@ class StoredFiles:
         self._failed: dict[int, tuple[float, ImageError]] = {}
         self._last: tuple[tuple[int, int], list[bytes]] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_failed": {}, "_last": None}
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The table of a large data set is not sent along with each path.
+        return _reopened, (self._root, self._settings, self.name, self.part.files_digest)
 
-    def _rows(self, names: np.ndarray) -> np.ndarray:
+    def names(self) -> list[str]:
+        """Names of the files, in the order of the data set."""
+        return [os.fsdecode(file) for file in self.table.names]
+
+    def rows(self, names: np.ndarray) -> np.ndarray:
         """(N,) rows of the table; -1 where there is no such file."""
         places = np.searchsorted(self.table.names, names, sorter=self._sorted)
         rows = self._sorted[np.minimum(places, len(self._sorted) - 1)]
@@ -84,11 +95,11 @@ class StoredFiles:
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
-        return bool(self._rows(np.array([os.fsencode(name)]))[0] >= 0)
+        return bool(self.rows(np.array([os.fsencode(name)]))[0] >= 0)
 
     def shards_of(self, names: np.ndarray) -> np.ndarray:
         """(N,) which shard holds each of these (N,) files."""
-        return self.table.shard[self._rows(names)]
+        return self.table.shard[self.rows(names)]
 
     def read(self, name: str) -> bytes:
         """The bytes of a file.
@@ -96,7 +107,7 @@ class StoredFiles:
         Raises:
             ImageError: there is no such file, or it or its shard cannot be read; the shard is the path then.
         """
-        row = int(self._rows(np.array([os.fsencode(name)]))[0])
+        row = int(self.rows(np.array([os.fsencode(name)]))[0])
         if row < 0:
             raise ImageError(
                 f"{self.address}/{name}", kind="missing", reason="no shard has this file", remedy="check the path"
@@ -232,18 +243,46 @@ class OpenStream:
             part = self.index.parts[name]
             content = self.extra_bytes(files_name(name), part.files_digest)
             self._parts[name] = StoredFiles(
-                f"{self.address}/{name}",
                 part,
                 FileTable.from_bytes(content),
                 folder=None if self._folder is None else self._folder / name,
                 cache=self._cache,
                 name=name,
+                root=self.address,
+                settings=self.settings,
             )
+            _OPENED[self.address, name, part.files_digest] = self._parts[name]
         return self._parts[name]
+
+    def folder_of_all(self) -> StoredPath:
+        """The folder that the names of the files of all parts start from, where no two have the same."""
+        return stored_path(_JoinedFiles([self.files(name) for name in self.index.parts]), self.address)
+
+    @property
+    def class_folder(self) -> Path:
+        """The folder on this machine in which extra files lie by their names."""
+        for name in self.index.extra:
+            self.extra(name)
+        return self._folder if self._folder is not None else _own_folder(self.address, self.settings)
+
+    def problems(self) -> list[Problem]:
+        """Compare all shards with their hashes; tell which are damaged."""
+        found = []
+        for name, part in self.index.parts.items():
+            files = self.files(name)
+            for number, shard in enumerate(part.shards):
+                why = files.check(number)
+                if why is not None:
+                    path = f"{files.address}/{shard.file}"
+                    message = (
+                        f"{path}: {why}; copy it again, or shard the data again: it holds {shard.samples:,} samples"
+                    )
+                    found.append(Problem("error", "damaged-shard", path, message))
+        return found
 
     def names(self, name: str) -> list[str]:
         """Names of the files of a part, in the order of the data set."""
-        return [os.fsdecode(file) for file in self.files(name).table.names]
+        return self.files(name).names()
 
     def extra(self, name: str) -> Path:
         """A file on this machine that the index lists as `extra`.
@@ -280,6 +319,34 @@ class OpenStream:
         return path
 
 
+class _JoinedFiles:
+    """Files of several parts, whose names differ."""
+
+    def __init__(self, parts: Sequence[StoredFiles]) -> None:
+        self.parts = parts
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file of any part."""
+        return next((part for part in self.parts if part.has(name)), self.parts[0]).read(name)
+
+    def has(self, name: str) -> bool:
+        """Whether a part has such a file."""
+        return any(part.has(name) for part in self.parts)
+
+    def shards_of(self, names: np.ndarray) -> np.ndarray:
+        """(N,) shards; those of the first part are numbered first."""
+        found, before = np.zeros(len(names), np.int64), 0
+        for part in self.parts:
+            rows = part.rows(names)
+            found = np.where(rows >= 0, part.table.shard[rows] + before, found)
+            before += len(part.part.shards)
+        return found
+
+    def names(self) -> list[str]:
+        """Names of all files."""
+        return [name for part in self.parts for name in part.names()]
+
+
 class _NoFiles:
     """The source of a folder that holds no files itself."""
 
@@ -295,21 +362,29 @@ class _NoFiles:
         """None."""
         return np.zeros(len(names), np.int32)
 
+    def names(self) -> list[str]:
+        """None."""
+        return []
+
+
+def _reopened(root: str, settings: StreamSettings, part: str, files_digest: str) -> StoredFiles:
+    """Find the files of a part that the process, or the one that it was forked from, has open; else open them."""
+    found = _OPENED.get((root, part, files_digest))
+    return _open(root, settings).files(part) if found is None else found
+
 
 def open_stream(
     root: str | os.PathLike[str],
-    settings: StreamSettings | None = None,
+    settings: StreamSettings | Mapping[str, Any] | None = None,
     *,
     task: str,
-    layout: Mapping[str, Any] | None = None,
 ) -> OpenStream | None:
     """Open a folder of shards or a remote address; None: `root` is a plain folder.
 
     Args:
         root: the data folder or address.
-        settings: how it is read.
+        settings: how it is read; also as a recipe has them.
         task: that wants to read it.
-        layout: see `check_task`.
 
     Raises:
         ShardsError: there are no shards, or they are damaged or of another task; or LitData is missing.
@@ -318,9 +393,10 @@ def open_stream(
     """
     if not is_stream(root):
         return None
-    settings = settings or StreamSettings()
+    if not isinstance(settings, StreamSettings):
+        settings = StreamSettings(**(settings or {}))
     stream = _open(os.fspath(root), settings)
-    check_task(stream.index, stream.address, task, layout)
+    check_task(stream.index, stream.address, task)
     return stream
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from scalablevit.data.find_images import is_file, walk_images
 from scalablevit.data.path_names import folded, path_parts
+from scalablevit.data.stored_path import StoredPath
 
 _SAMPLE = 50
 _MOST_LOOKED_AT = 20_000
@@ -49,6 +50,9 @@ def locate_images(names: list[str], folders: Sequence[Path]) -> FoundFiles:
     """
     sample = names[:: max(1, len(names) // _SAMPLE)]
     disk = _Disk()
+    for stored in folders:
+        if isinstance(stored, StoredPath):
+            disk.list_stored(stored)
     scores = {}
     for folder in folders:
         depths = [disk.find(folder, name)[1] for name in sample]
@@ -116,6 +120,14 @@ class _Disk:
     def __init__(self) -> None:
         self._listings: dict[str, dict[str, str]] = {}
         self._folded: dict[str, dict[str, str]] = {}
+
+    def list_stored(self, folder: StoredPath) -> None:
+        """List a folder of files in shards, and those in it."""
+        for name in folder.source.names():
+            parts = name.split("/")
+            for depth, part in enumerate(parts):
+                place = os.path.join(str(folder), *parts[:depth])
+                self._listings.setdefault(place, {})[part] = "f" if depth == len(parts) - 1 else "d"
 
     def find(self, folder: Path, name: str) -> tuple[str, int]:
         """Path in the folder as it is on disk, and how many parts of the name it fits, at most all; 0: not there."""

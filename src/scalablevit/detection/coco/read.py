@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from scalablevit.data.image_size import sizes_in_headers
+from scalablevit.data.stored_path import StoredPath
 from scalablevit.detection.coco.agreement import off_masks, strange_objects
 from scalablevit.detection.coco.annotations import CocoAnnotations
 from scalablevit.detection.coco.class_numbers import number_classes_like
@@ -191,7 +192,7 @@ class _Reader:
             into.present = np.ones(len(images.ids), bool)
             return
         given = [image_folder] if isinstance(image_folder, str | Path) else image_folder
-        folders = list(dict.fromkeys(Path(folder).expanduser() for folder in given))
+        folders = list(dict.fromkeys(_as_folder(folder) for folder in given))
         found = locate_images(images.names, folders)
         into.image_folder, into.present = found.folder, found.present
         for i in np.flatnonzero(found.ambiguous):
@@ -479,3 +480,7 @@ def _area(value: Any) -> float:
         return float(value) if isinstance(value, int | float) and 0 < value < math.inf else math.nan
     except OverflowError:  # a number of hundreds of digits
         return math.nan
+
+
+def _as_folder(folder: str | Path) -> Path:
+    return folder if isinstance(folder, StoredPath) else Path(folder).expanduser()

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from scalablevit.data.split import check_val_fraction
+from scalablevit.data.stream.settings import StreamSettings
 from scalablevit.detection.coco.orientation import AnnotationFrame
 
 DataFormat = Literal["auto", "coco", "yolo", "voc", "csv"]
+_STREAM = StreamSettings()
 FORMATS: tuple[DataFormat, ...] = ("auto", "coco", "yolo", "voc", "csv")
 
 
@@ -32,6 +34,7 @@ class AnnotationSource:
         format: of the annotations: "coco", "yolo", "voc" or "csv"; "auto" goes by the files that are there.
         trained_class_names: set by `scalablevit validate`: classes of the network that is evaluated, by index. Then
             no training part is needed, and `val_fraction` may be 1: all images are evaluated.
+        stream: how shards are read, where the data are shards.
 
     Raises:
         ValueError: a value is out of range.
@@ -46,6 +49,7 @@ class AnnotationSource:
     annotation_frame: AnnotationFrame = "auto"
     format: DataFormat = "auto"
     trained_class_names: list[str] | None = None
+    stream: StreamSettings = _STREAM
 
     def __post_init__(self) -> None:
         if not (self.val_fraction == 1 and self.only_evaluates):
