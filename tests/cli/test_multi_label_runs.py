@@ -1,7 +1,10 @@
 """Several labels an image from end to end: check, fit, resume, validate, predict, export."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,18 @@ def test_validation_of_the_run_of_other_data_and_of_another_kind(labelled: Path,
     refused = scalablevit("validate", tagger, "--data.root", write_images(tmp_path / "folders"))
     assert refused.code == 1
     assert "there is no table of labels" in refused.err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
+def test_two_processes_find_what_one_does(labelled: Path, tagger: Path) -> None:
+    """The mean average precision ranks all images together, whichever process saw them."""
+    alone = json.loads(scalablevit("validate", tagger, "--json").out)
+    words = [sys.executable, "-m", "scalablevit", "validate", str(tagger), "--devices", "2", "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    together = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=240)
+    assert together.returncode == 0, together.stderr
+    assert json.loads(together.stdout) == pytest.approx(alone, abs=1e-6)
 
 
 def test_predictions_in_every_form(labelled: Path, tagger: Path, tmp_path: Path) -> None:
