@@ -27,6 +27,7 @@ from scalablevit.training.agreement import facts
 from scalablevit.training.checkpoint_io import explained_restoring
 from scalablevit.training.devices import threads_per_process
 from scalablevit.training.early_stopping import why_ended_early
+from scalablevit.training.freed_memory import keep_freed_memory
 from scalablevit.training.invocation import invocation
 from scalablevit.training.rank_watch import PeerEndedError
 from scalablevit.training.recipe_errors import RecipeError
@@ -182,8 +183,9 @@ class Run:
         _print("\n".join(lines), stderr=not is_training)
 
     def share_cores(self) -> None:
-        """On a CPU, leave the data workers their cores."""
+        """On a CPU, leave the data workers their cores, and keep the memory of each step for the next."""
         if self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
             if self.threads is None:
                 workers = int(getattr(self.data, "num_workers", 0))
                 self.threads = threads_per_process(self.trainer.num_devices, workers)
