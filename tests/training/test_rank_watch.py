@@ -100,6 +100,18 @@ def test_one_that_does_not_come_is_named_in_time() -> None:
     assert isinstance(other, SystemExit)
 
 
+def test_one_that_cannot_begin_says_so_to_the_first() -> None:
+    watches = make(3)
+    with ThreadPoolExecutor(2) as pool:
+        excused = pool.submit(watches[2].excuse, "the data folder is missing")
+        waiting = pool.submit(meet, watches[:2])
+        assert excused.result(20)
+        first, other = waiting.result(20)
+    assert f"rank 2 on {HOST}" in str(first)
+    assert str(first).endswith("cannot begin: the data folder is missing")
+    assert isinstance(other, SystemExit)
+
+
 def test_a_stranger_is_not_taken_up() -> None:
     watches = make(2, timeout=1.5)
     stranger = threading.Thread(target=send_nonsense, args=(watches[0],))

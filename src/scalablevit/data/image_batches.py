@@ -149,7 +149,9 @@ class _Reader:
         elif isinstance(source, Image.Image):
             file = self._from_pillow(Path(f"image {number}"), source)
         else:
-            file = self._from_file(Path(source), admit)
+            file = self._from_file(
+                source if isinstance(source, Path) else Path(source), admit
+            )  # one in shards stays one
         if file.image is None or self.convert is None:
             return file
         converted = self.convert(file.image)

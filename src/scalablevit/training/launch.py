@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from scalablevit.training.recipe_errors import RecipeError
 
 _FIRST_SECONDS = 5.0  # for the first process to end before the others speak
+_LONGEST_EXCUSE = 60.0  # seconds that a process which cannot begin waits for the first one, to tell it so
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,35 @@ def told_once(error: ValueError | OSError) -> ValueError | OSError:
     """What a process says that cannot begin: beside the first one, only what that one does not say too.
 
     A launcher ends the others as soon as the first one has ended, which has the same recipe and mostly the same fault.
+
+    Raises:
+        SystemExit: the first process prints it.
     """
     rank = getattr(rank_zero_only, "rank", 0)
     if rank == 0:
         return error
     time.sleep(_FIRST_SECONDS)
+    if _is_told_to_the_first(rank, str(error)):
+        raise SystemExit(1) from error
     return ValueError(f"rank {rank} on {socket.gethostname()} cannot begin: {error}")
+
+
+def _is_told_to_the_first(rank: int, why: str) -> bool:
+    """Whether the first process, which would wait for this one, has heard why it does not come."""
+    if find_launch() is None:
+        return False
+    from scalablevit.training.rank_watch import RankWatch
+
+    environment = TorchElasticEnvironment() if TorchElasticEnvironment.detect() else SLURMEnvironment()
+    watch = RankWatch(
+        rank=rank,
+        world_size=environment.world_size(),
+        is_first_of_node=False,
+        address=(environment.main_address, environment.main_port),
+        timeout=_LONGEST_EXCUSE,
+        facts={},
+    )
+    return watch.excuse(why)
 
 
 def note_rank_of_node() -> None:

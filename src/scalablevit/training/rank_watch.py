@@ -117,8 +117,13 @@ class RankWatch:
         """
         deadline = time.monotonic() + self._timeout
         if self.rank == 0:
-            self._gather(deadline)
-            self._compare()
+            try:
+                self._gather(deadline)
+                self._compare()
+            except BaseException:
+                for peer in self._peers.values():
+                    peer.line.send(refused=True)
+                raise
         else:
             self._report(deadline)
         self._thread = threading.Thread(target=self._watch, name="rank-watch", daemon=True)
@@ -174,6 +179,9 @@ class RankWatch:
             line.close()
             return
         peer = Peer(int(hello["rank"]), str(hello["host"]), int(hello["pid"]), line, hello["facts"])
+        if "absent" in hello:
+            line.send(heard=True)
+            raise ValueError(f"{peer} cannot begin: {hello['absent']}")
         self._peers[peer.rank] = peer
 
     def _check_children(self) -> None:
@@ -187,8 +195,6 @@ class RankWatch:
         for peer in sorted(self._peers.values(), key=lambda peer: peer.rank):
             differs = differences(peer.facts, self._facts)
             if differs:
-                for each in self._peers.values():
-                    each.line.send(refused=True)
                 raise ValueError(
                     f"{peer} is not about to train what rank 0 on {self._host} is: {differs}. Start every node with "
                     "the same command, recipe, data and versions"
@@ -209,6 +215,18 @@ class RankWatch:
         if answer is None or "begin" not in answer:  # the first process says why
             raise SystemExit(1)
         self._first = Peer(0, str(answer["host"]), int(answer["pid"]), line)
+
+    def excuse(self, why: str) -> bool:
+        """Instead of `meet`: tell the first process that this one cannot begin.
+
+        Returns:
+            whether the first one prints it.
+        """
+        with contextlib.suppress(ValueError, SystemExit, TimeoutError):
+            line, password = self._call(time.monotonic() + self._timeout)
+            line.send(password=password, rank=self.rank, host=self._host, pid=os.getpid(), facts={}, absent=why)
+            return line.receive_one(self._timeout) is not None
+        return False
 
     def _call(self, deadline: float) -> tuple[Line, str]:
         parent = os.getppid()

@@ -90,11 +90,14 @@ class FullyShardedStrategy(ModelParallelStrategy):
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
         """Validate with whole weights: processes may differ by a batch, and must not wait for each other in one."""
         for part in sharded_parts(self._network):
+            part.set_reshard_after_forward(False, recurse=False)
             part.unshard()
         return super().validation_step(*args, **kwargs)
 
     def on_validation_end(self) -> None:
         """Go on with a part of the weights."""
+        for part in sharded_parts(self._network):
+            part.set_reshard_after_forward(part is not self._network, recurse=False)  # as `fully_shard` sets it
         reshard(self._network)
 
     def on_train_end(self) -> None:

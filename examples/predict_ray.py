@@ -1,0 +1,249 @@
+"""Run inference on an archive of images through Ray Data: on this machine, or on a cluster. Restartable.
+
+    pip install 'scalablevit[ray,stream]'
+    python predict_ray.py photos --weights runs/mine --output found
+    python predict_ray.py s3://bucket/shards --weights runs/mine --output found
+    python predict_ray.py photos --weights model.onnx --output found --format parquet --actors 8 --address auto
+
+The images are listed, sorted, and cut into parts of `--part-size`. An actor holds the network, predicts a part, and
+writes its file, whole or not at all. Run it again after it was stopped, killed, or lost a machine: parts whose files
+are there are left out, so that no image comes twice and none is missing. An image that cannot be read has a row with
+the reason.
+
+Images are files, folders, patterns, or one folder or address of shards that `scalablevit shard` wrote. `--weights` is a
+run folder, its model.safetensors, or a file of `scalablevit export` (.onnx, .xml). On a cluster, images, weights and
+output lie on a disk that all machines share.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from scalablevit.data.find_images import find_images, has_image_suffix
+from scalablevit.data.stream.index import is_stream
+from scalablevit.data.stream.opened import OpenStream, open_stream, task_of
+from scalablevit.safe_write import json_text, sweep_leftovers, write_atomically, write_json
+
+Row = dict[str, Any]
+
+
+class Archive:
+    """The images to predict: files, or what lies in shards.
+
+    Args:
+        inputs: files, folders and patterns, or one folder or address of shards.
+    """
+
+    def __init__(self, inputs: Sequence[str]) -> None:
+        self.shards: OpenStream | None = None
+        if len(inputs) == 1 and is_stream(inputs[0]):
+            self.shards = open_stream(inputs[0], task=str(task_of(inputs[0])))
+
+    def list(self, inputs: Sequence[str]) -> list[str]:
+        """Every image, sorted, as its rows name it."""
+        if self.shards is None:
+            return [str(path.absolute()) for path in find_images(inputs)]
+        parts = {part: self.shards.names(part) for part in self.shards.index.parts}
+        return sorted(
+            f"{self.shards.address}/{part}/{name}" for part in parts for name in parts[part] if has_image_suffix(name)
+        )
+
+    def open(self, names: Sequence[str]) -> list[Path]:
+        """What a predictor reads, for images of `list`."""
+        if self.shards is None:
+            return [Path(name) for name in names]
+        inside = (name.removeprefix(f"{self.shards.address}/").partition("/") for name in names)
+        return [self.shards.folder(part) / name for part, _, name in inside]
+
+
+class PartPredictor:
+    """Holds the network in an actor, and predicts part after part.
+
+    Args:
+        inputs: what the command line names.
+        weights: what `--weights` names.
+        output: folder of the parts.
+        kind: "jsonl" or "parquet".
+        batch_size: images that are computed at a time.
+        device: such as "cuda"; None: a GPU if the actor has one.
+    """
+
+    def __init__(
+        self, inputs: Sequence[str], weights: str, output: str, kind: str, batch_size: int, device: str | None
+    ) -> None:
+        from scalablevit.deploy.exported import open_weights
+        from scalablevit.tasks import entries, load
+
+        trained = open_weights(weights)
+        self.predictor = load(entries()[trained.task].predictor).load(trained, device=device)
+        self.predictor.prepare()
+        self.archive = Archive(inputs)
+        self.output, self.kind, self.batch_size = Path(output), kind, batch_size
+
+    def __call__(self, batch: Row) -> Row:
+        """Predict the parts of a batch, each a list of paths, and write their files."""
+        counts: Row = {"part": [], "images": [], "unreadable": []}
+        for number, text in zip(batch["part"], batch["paths"], strict=True):
+            paths = self.archive.open(json.loads(text))
+            predictions = self.predictor.predict(paths, keep_images=False, batch_size=self.batch_size)
+            rows = [prediction.to_dict() for prediction in predictions]
+            write_part(self.output, int(number), self.kind, rows)
+            counts["part"].append(int(number))
+            counts["images"].append(len(rows))
+            counts["unreadable"].append(sum("error" in row for row in rows))
+        return counts
+
+
+def part_file(output: Path, number: int, kind: str) -> Path:
+    """Where the rows of a part stand."""
+    return output / f"part-{number:06d}.{kind}"
+
+
+def write_part(output: Path, number: int, kind: str, rows: Sequence[Row]) -> None:
+    """Write the rows of a part: complete, or not at all."""
+    file = part_file(output, number, kind)
+    if kind == "jsonl":
+        write_atomically(file, "".join(f"{json_text(row, indent=None)}\n" for row in rows).encode())
+        return
+    import pyarrow
+    import pyarrow.parquet
+
+    text = pyarrow.string()
+    schema = pyarrow.schema([("path", text), ("error", text), ("prediction", text)])
+    columns = [
+        {
+            "path": row["path"],
+            "error": row.get("error"),
+            "prediction": None if "error" in row else json_text(row, indent=None),
+        }
+        for row in rows
+    ]
+    write_atomically(file, partial(pyarrow.parquet.write_table, pyarrow.Table.from_pylist(columns, schema=schema)))
+
+
+def read_part(file: Path) -> Iterator[Row]:
+    """The rows of a part: path, and error where the image could not be read."""
+    if file.suffix == ".jsonl":
+        yield from map(json.loads, file.read_text(encoding="utf-8").splitlines())
+        return
+    import pyarrow.parquet
+
+    for row in pyarrow.parquet.read_table(file).to_pylist():
+        yield {"path": row["path"], **({} if row["error"] is None else {"error": row["error"]})}
+
+
+def begin(output: Path, plan: Row) -> None:
+    """Make the output folder, or check that it was begun with the same images and weights.
+
+    Raises:
+        ValueError: it was not; names what differs and the remedy.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    sweep_leftovers(output)
+    file = output / "plan.json"
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        for key in plan:
+            if before.get(key) != plan[key]:
+                raise ValueError(
+                    f"{output} was begun with {key} {before.get(key)}, and it is {plan[key]} now: give what it was "
+                    "begun with, or another --output"
+                )
+    elif any(output.glob("part-*")):
+        raise ValueError(f"{output} holds parts and no plan.json: name another --output")
+    write_json(file, plan)
+
+
+def file_hash(path: Path) -> str:
+    """Of the weights: a run folder's model.safetensors, or the file."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    found = argparse.ArgumentParser(description="Run inference on many images through Ray Data; restartable.")
+    found.add_argument("inputs", nargs="+", help="images, folders (at any depth), patterns; or shards")
+    found.add_argument("--weights", required=True, help="run folder, model.safetensors, .onnx or .xml")
+    found.add_argument("--output", required=True, type=Path, help="folder for the parts; run again to complete it")
+    found.add_argument("--format", choices=("jsonl", "parquet"), default="jsonl", help="of the parts (default: jsonl)")
+    found.add_argument("--address", default="local", help="of a Ray cluster, or auto (default: one on this machine)")
+    found.add_argument("--actors", type=int, default=1, help="copies of the network (default: 1)")
+    found.add_argument("--cpus", type=float, default=1, help="cores of each (default: 1)")
+    found.add_argument("--gpus", type=float, default=0, help="GPUs of each, also a share such as 0.5 (default: 0)")
+    found.add_argument("--batch-size", type=int, default=32, help="images that are computed at a time (default: 32)")
+    found.add_argument("--part-size", type=int, default=512, help="images of a part (default: 512)")
+    return found
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Predict what is missing, then tell counts.
+
+    Returns:
+        0; 1 where images could not be read.
+    """
+    args = parser().parse_args(words)
+    for name in ("actors", "batch_size", "part_size"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    args.inputs = [given if "://" in given else str(Path(given).expanduser().absolute()) for given in args.inputs]
+    paths = Archive(args.inputs).list(args.inputs)
+    weights = Path(args.weights).absolute()
+    listed = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape")).hexdigest()
+    plan = {"images": len(paths), "list": listed, "weights": file_hash(weights)}
+    begin(args.output, {**plan, "part_size": args.part_size, "format": args.format})
+    parts = [paths[i : i + args.part_size] for i in range(0, len(paths), args.part_size)]
+    files = [part_file(args.output, number, args.format) for number in range(len(parts))]
+    missing = [number for number, file in enumerate(files) if not file.is_file()]
+    print(f"{len(paths):,} images in {len(parts):,} parts, of which {len(parts) - len(missing):,} are there")
+    if missing:
+        predict(args, weights, {number: parts[number] for number in missing})
+    rows = unreadable = 0
+    for file, part in zip(files, parts, strict=True):
+        found = list(read_part(file))
+        if [row["path"] for row in found] != part:
+            raise ValueError(f"{file} does not hold the images of its part: remove it and run this again")
+        rows += len(found)
+        unreadable += sum("error" in row for row in found)
+    print(f"{rows:,} images in {args.output}, of which {unreadable:,} could not be read")
+    return 1 if unreadable else 0
+
+
+def predict(args: argparse.Namespace, weights: Path, parts: dict[int, list[str]]) -> None:
+    """Predict parts in a pool of actors."""
+    ray.init(address=args.address, include_dashboard=False, log_to_driver=False)
+    try:
+        ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
+        items = [{"part": number, "paths": json.dumps(paths)} for number, paths in parts.items()]
+        done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            PartPredictor,
+            fn_constructor_args=(
+                *(args.inputs, str(weights), str(args.output.absolute()), args.format, args.batch_size),
+                "cuda" if args.gpus else "cpu",
+            ),
+            batch_size=1,
+            concurrency=min(args.actors, len(items)),
+            num_cpus=args.cpus,
+            num_gpus=args.gpus,
+        )
+        count = 0
+        for row in done.iter_rows():
+            count += int(row["images"])
+            print(f"part {row['part']}: {row['images']} images, {row['unreadable']} could not be read; {count:,} now")
+    finally:
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, OSError) as error:
+        sys.exit(f"predict_ray.py: error: {error}")
