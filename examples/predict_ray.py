@@ -18,6 +18,7 @@ output lie on a disk that all machines share.
 import argparse
 import hashlib
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -46,7 +47,7 @@ class Archive:
         if len(inputs) == 1 and is_stream(inputs[0]):
             self.shards = open_stream(inputs[0], task=str(task_of(inputs[0])))
 
-    def list(self, inputs: Sequence[str]) -> list[str]:
+    def names(self, inputs: Sequence[str]) -> list[str]:
         """Every image, sorted, as its rows name it."""
         if self.shards is None:
             return [str(path.absolute()) for path in find_images(inputs)]
@@ -56,7 +57,7 @@ class Archive:
         )
 
     def open(self, names: Sequence[str]) -> list[Path]:
-        """What a predictor reads, for images of `list`."""
+        """What a predictor reads, for images of `names`."""
         if self.shards is None:
             return [Path(name) for name in names]
         inside = (name.removeprefix(f"{self.shards.address}/").partition("/") for name in names)
@@ -195,7 +196,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
     args.inputs = [given if "://" in given else str(Path(given).expanduser().absolute()) for given in args.inputs]
-    paths = Archive(args.inputs).list(args.inputs)
+    paths = Archive(args.inputs).names(args.inputs)
     weights = Path(args.weights).absolute()
     listed = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape")).hexdigest()
     plan = {"images": len(paths), "list": listed, "weights": file_hash(weights)}
@@ -219,7 +220,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def predict(args: argparse.Namespace, weights: Path, parts: dict[int, list[str]]) -> None:
     """Predict parts in a pool of actors."""
-    ray.init(address=args.address, include_dashboard=False, log_to_driver=False)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    here = {"include_dashboard": False} if args.address == "local" else {}
+    ray.init(address=args.address, log_to_driver=False, logging_level=logging.ERROR, **here)
     try:
         ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
         items = [{"part": number, "paths": json.dumps(paths)} for number, paths in parts.items()]

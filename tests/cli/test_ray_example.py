@@ -67,7 +67,7 @@ def example() -> ModuleType:
 def test_images_in_shards(kind: str, example: ModuleType, run: Path, image_folder: Path, tmp_path: Path) -> None:
     shards = str(tmp_path / "shards")
     assert scalablevit("shard", image_folder, shards).code == 0
-    names = example.Archive([shards]).list([shards])
+    names = example.Archive([shards]).names([shards])
     assert names == sorted(f"{shards}/{path.relative_to(image_folder)}" for path in image_folder.glob("*/*/*.png"))
     predictor = example.PartPredictor([shards], str(run), str(tmp_path), kind, 4, "cpu")
     part = [*names[:3], f"{shards}/val/red/none.png"]
