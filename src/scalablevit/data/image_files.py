@@ -15,7 +15,7 @@ from scalablevit.data.image_file import ImageError
 from scalablevit.data.image_transforms import Transform
 from scalablevit.data.images import read_image
 from scalablevit.data.pixel_values import ValueRange
-from scalablevit.data.stored_path import StoredPath, shards_of
+from scalablevit.data.stored_path import StoredPath, StoredSamples, shards_of
 from scalablevit.data.unreadable import in_words, read_or_substitute
 
 Sample = TypeVar("Sample", covariant=True)
@@ -75,7 +75,7 @@ class ImageFiles(Dataset[Sample]):
         """File of a sample."""
         return self.folder / os.fsdecode(self._files[index])
 
-    def shards(self) -> Sequence[int] | None:
+    def shards(self) -> StoredSamples | None:
         """Which shard holds each sample; None: the images lie in a plain folder."""
         return shards_of(self.folder, self._files)
 

@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker_info
 
 from scalablevit.data.randomness import isolated_cpu_randomness, seed_cpu, seed_for
+from scalablevit.data.stream.ahead import ShardsAhead
 from scalablevit.data.stream.shard_order import windowed_order
 from scalablevit.data.workers import (
     hear_of_ended_workers,
@@ -51,8 +52,10 @@ class ShardedSampler(DistributedSampler[Any]):
             (samples of rare classes come several times); None: each sample once.
         batches_per_step: how many batches of a rank make an optimizer step. With `drop_last`, batches at the end
             that make no whole step are dropped too, unless there is no whole one.
-        shards: the shard of each sample, of which `window` are read at once; None: all samples are as near.
+        shards: the shard of each sample, of which `window` are read at once, without shuffling one after the other;
+            None, or no more shards than that: all samples are as near.
         window: see `windowed_order`.
+        ahead: downloads shards before they are needed; None: they are there.
 
     Raises:
         ValueError: a number out of range, or no samples.
@@ -74,6 +77,7 @@ class ShardedSampler(DistributedSampler[Any]):
         batches_per_step: int = 1,
         shards: Sequence[int] | None = None,
         window: int = 1,
+        ahead: ShardsAhead | None = None,
     ) -> None:
         if num_samples < 1:
             raise ValueError("the data set holds no samples: check its path and that no class folder is empty")
@@ -98,8 +102,9 @@ class ShardedSampler(DistributedSampler[Any]):
         self._dataset_size = num_samples
         self._groups = None if groups is None else torch.as_tensor(groups)
         self._classes = None if classes is None else torch.as_tensor(classes)
-        self._shards = None if shards is None else torch.as_tensor(shards)
+        self._shards = None if shards is None else torch.as_tensor(shards).long()
         self._window = window
+        self._ahead = ahead
         if drop_last:
             batches = num_samples // (world_size * batch_size)
             if batches > batches_per_step:
@@ -117,11 +122,24 @@ class ShardedSampler(DistributedSampler[Any]):
         start, self.skip_batches = self.skip_batches * self.batch_size, 0
         epoch, size = self.epoch, self._dataset_size
         order = self._order()
+        used: dict[int, None] = {}
+        if self._ahead is not None:
+            self._ahead.begin(self._first_uses(order, start))
         for i in range(start, self.num_samples):
             position = (i * self.num_replicas + self.rank) % size
             drawn = position if order is None else int(order[position])
+            if self._ahead is not None and self._shards is not None:
+                used.setdefault(int(self._shards[drawn % size]))
+                self._ahead.use(len(used))
             # A sample that comes again in an epoch is augmented in another way.
             yield SampleKey(drawn % size, epoch + _MOST_EPOCHS * (drawn // size))
+
+    def _first_uses(self, order: torch.Tensor | None, start: int) -> list[int]:
+        """Shards of this rank's samples from a place on, in the order of the first ones."""
+        assert self._shards is not None
+        positions = (torch.arange(start, self.num_samples) * self.num_replicas + self.rank) % self._dataset_size
+        drawn = positions if order is None else order[positions]
+        return list(dict.fromkeys(self._shards[drawn % self._dataset_size].tolist()))
 
     def _order(self) -> torch.Tensor | None:
         """The epoch's order of all samples; None: the data set's own.
@@ -132,7 +150,7 @@ class ShardedSampler(DistributedSampler[Any]):
         size = self._dataset_size
         if self._classes is not None and self.shuffle:
             return self._near(_balanced_order(self._classes, generator), generator)
-        order = self._near(None, generator) if self.shuffle else None
+        order = self._near(None, generator) if self.shuffle else self._by_shard()
         if self._groups is None:
             return order
         order = torch.arange(size) if order is None else order
@@ -150,6 +168,12 @@ class ShardedSampler(DistributedSampler[Any]):
         place = torch.empty(size, dtype=torch.int64)
         place[order] = torch.arange(size)
         return torch.cat([*steps, left[place[left].argsort()]])
+
+    def _by_shard(self) -> torch.Tensor | None:
+        """The data set's own order, or one shard after the other where there are more than are read at once."""
+        if self._shards is None or self._window > int(self._shards.max()):
+            return None
+        return self._shards.argsort(stable=True)
 
     def _near(self, order: torch.Tensor | None, generator: torch.Generator) -> torch.Tensor:
         """An order of shuffled samples in which those of a shard come near each other."""
@@ -288,6 +312,7 @@ def train_loader(
     batches_per_step: int = 1,
     shards: Sequence[int] | None = None,
     window: int = 1,
+    ahead: ShardsAhead | None = None,
 ) -> ResumableLoader:
     """Shuffled, augmented and resumable: the loader to train from.
 
@@ -309,6 +334,7 @@ def train_loader(
         batches_per_step: see `groups`.
         shards: see `groups`.
         window: see `groups`.
+        ahead: see `groups`.
     """
     sampler = ShardedSampler(
         len(cast(Sized, dataset)),
@@ -324,6 +350,7 @@ def train_loader(
         batches_per_step=batches_per_step,
         shards=shards,
         window=window,
+        ahead=ahead,
     )
     return ResumableLoader(SeededDataset(dataset, seed=seed), **_options(sampler, num_workers, collate_fn))
 
@@ -336,6 +363,9 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
     collate_fn: Callable[[list[Any]], Any] | None = None,
+    shards: Sequence[int] | None = None,
+    window: int = 1,
+    ahead: ShardsAhead | None = None,
 ) -> DataLoader[Any]:
     """In the data set's order, every sample exactly once over all ranks: the loader to measure with.
 
@@ -348,6 +378,9 @@ def eval_loader(
         rank: which process.
         world_size: how many processes.
         collate_fn: list of samples -> batch; None: torch's default.
+        shards: as for `ShardedSampler`, as are `window` and `ahead`.
+        window: see `shards`.
+        ahead: see `shards`.
     """
     sampler = ShardedSampler(
         len(cast(Sized, dataset)),
@@ -358,6 +391,9 @@ def eval_loader(
         world_size=world_size,
         drop_last=False,
         pad=False,
+        shards=shards,
+        window=window,
+        ahead=ahead,
     )
     return EvaluationLoader(SeededDataset(dataset, seed=0), **_options(sampler, num_workers, collate_fn))
 

@@ -4,7 +4,8 @@ Imports neither torch nor LitData, so that checking data starts at once.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,6 +34,15 @@ class FileSource(Protocol):
 
     def names(self) -> list[str]:
         """Names of all files."""
+        ...
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether shards are downloaded."""
+        ...
+
+    def fetch(self, number: int) -> None:
+        """Have a shard on this machine."""
         ...
 
 
@@ -92,7 +102,20 @@ def as_path(path: str | Path) -> Path:
     return path if isinstance(path, Path) else Path(path)
 
 
-def shards_of(folder: Path | None, names: np.ndarray) -> Sequence[int] | None:
+@dataclass(frozen=True)
+class StoredSamples:
+    """Which shards the samples of a data set lie in.
+
+    Args:
+        shards: (N,) shard of each sample.
+        fetch: has the shard of a number on this machine; None: all are there.
+    """
+
+    shards: np.ndarray
+    fetch: Callable[[int], None] | None
+
+
+def shards_of(folder: Path | None, names: np.ndarray) -> StoredSamples | None:
     """Tell which shard holds each sample; None: the files lie in a plain folder.
 
     Args:
@@ -101,7 +124,5 @@ def shards_of(folder: Path | None, names: np.ndarray) -> Sequence[int] | None:
     """
     if not isinstance(folder, StoredPath):
         return None
-    if folder.inside:
-        names = np.char.add(os.fsencode(folder.inside) + b"/", names)
-    found: list[int] = folder.source.shards_of(names).tolist()
-    return found
+    source = folder.source
+    return StoredSamples(source.shards_of(names), source.fetch if source.is_remote else None)

@@ -15,7 +15,7 @@ from scalablevit.data.image_file import ImageError
 from scalablevit.data.images import read_upright
 from scalablevit.data.orientation import UprightImage
 from scalablevit.data.pixel_values import ValueRange
-from scalablevit.data.stored_path import shards_of
+from scalablevit.data.stored_path import StoredSamples, shards_of
 from scalablevit.data.unreadable import read_or_substitute
 from scalablevit.detection.coco import AnnotationFrame, CocoAnnotations, applied_orientation, orient_boxes, orient_mask
 from scalablevit.detection.coco.json_file import Id
@@ -112,7 +112,7 @@ class CocoDataset(Dataset[DetectionSample]):
         """File of a sample."""
         return self.annotations.file(int(self.indices[index]))
 
-    def shards(self) -> Sequence[int] | None:
+    def shards(self) -> StoredSamples | None:
         """Which shard holds each sample; None: the images lie in a plain folder."""
         return shards_of(self.annotations.image_folder, self.annotations.file_names[self.indices])
 

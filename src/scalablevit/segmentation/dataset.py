@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from scalablevit.data.image_file import ImageError
 from scalablevit.data.pixel_values import ValueRange
-from scalablevit.data.stored_path import shards_of
+from scalablevit.data.stored_path import StoredSamples, shards_of
 from scalablevit.data.unreadable import read_or_substitute
 from scalablevit.segmentation.label_map import LabelMap, OutsideLabelsError
 from scalablevit.segmentation.labels import IGNORED
@@ -126,7 +126,7 @@ class MaskDataset(Dataset[SegmentationSample]):
         """Mask of a sample."""
         return self.root / os.fsdecode(self._masks[index])
 
-    def shards(self) -> Sequence[int] | None:
+    def shards(self) -> StoredSamples | None:
         """Which shard holds each sample; None: the files lie in a plain folder."""
         return shards_of(self.root, self._images)
 

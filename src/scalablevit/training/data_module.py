@@ -10,7 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 from scalablevit.data.check import evenly_spread, look_at_image, losses_of
 from scalablevit.data.cores import available_cores
 from scalablevit.data.loaders import eval_loader, train_loader
-from scalablevit.data.stored_path import StoredPath
+from scalablevit.data.stored_path import StoredPath, StoredSamples
+from scalablevit.data.stream.ahead import ShardsAhead
+from scalablevit.data.stream.settings import StreamSettings
 
 _log = logging.getLogger(__name__)
 
@@ -120,15 +122,17 @@ class TaskData(LightningDataModule):
         """A class for each training sample, of which an epoch draws equally many; None: each sample once."""
         return None
 
-    def train_shards(self) -> Sequence[int] | None:
-        """The shard of each training sample; None: the data lie in a plain folder."""
-        find: Callable[[], Sequence[int] | None] | None = getattr(self.train_dataset, "shards", None)
-        return None if find is None else find()
-
-    def stream_window(self) -> int:
-        """Within how many shards samples are shuffled."""
-        settings = getattr(getattr(self, "settings", None), "stream", None)
-        return 1 if settings is None else int(settings.window)
+    def _shard_options(self, dataset: Dataset[Any]) -> dict[str, Any]:
+        """Arguments of the loaders for samples in shards; none where they lie in a plain folder."""
+        find: Callable[[], StoredSamples | None] | None = getattr(dataset, "shards", None)
+        stored = None if find is None else find()
+        if stored is None:
+            return {}
+        settings: StreamSettings = cast(Any, self).settings.stream
+        ahead = None
+        if stored.fetch is not None and settings.ahead > 0:
+            ahead = ShardsAhead(stored.fetch, settings.ahead)
+        return {"shards": stored.shards, "window": settings.window, "ahead": ahead}
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled and augmented; the same number of batches on all ranks, and whole optimizer steps of them."""
@@ -143,8 +147,7 @@ class TaskData(LightningDataModule):
             groups=self.batch_groups(),
             classes=self.balanced_classes(),
             batches_per_step=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
-            shards=self.train_shards(),
-            window=self.stream_window(),
+            **self._shard_options(self.train_dataset),
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -166,4 +169,5 @@ class TaskData(LightningDataModule):
             rank=self._rank,
             world_size=self._world_size,
             collate_fn=self._collate,
+            **self._shard_options(self.val_dataset),
         )

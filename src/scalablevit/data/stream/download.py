@@ -1,18 +1,20 @@
 """Download files of a remote address, by LitData where it knows the protocol, else by fsspec."""
 
+import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from scalablevit.data.stream.index import ShardsError
 
 LITDATA_PROTOCOLS = ("s3://", "gs://", "azure://", "hf://", "r2://", "local:")
 _ATTEMPTS = 3
-_REFUSED = ("403", "401", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
-_ABSENT = ("404", "NoSuchKey", "NoSuchBucket", "Not Found")
+_REFUSED = ("(403)", "(401)", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
+_ABSENT = ("(404)", "NoSuchKey", "NoSuchBucket")
+_REFUSING = ("Forbidden", "Unauthorized", "Authentication", "PermissionDenied")
 _PACKAGES = {"s3fs": "s3fs", "gcsfs": "gcsfs", "aiohttp": "aiohttp", "google": "google-cloud-storage"}
 _CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run on a machine with a role",
@@ -21,6 +23,8 @@ _CREDENTIALS = {
     "azure": "give account_url and credential as data.stream.storage_options",
     "hf": "run `hf auth login`, or set HF_TOKEN",
 }
+
+_DOWNLOADERS: dict[tuple[int, str, str], Any] = {}
 
 
 class DownloadError(OSError):
@@ -95,20 +99,49 @@ def check_credentials(address: str, storage_options: dict[str, Any] | None) -> N
 
 
 def _by_litdata(address: str, remote: str, to: Path, options: dict[str, Any]) -> None:
+    key = os.getpid(), address, repr(options)  # a client takes its time to make, and is not for forked processes
+    if key not in _DOWNLOADERS:
+        _DOWNLOADERS[key] = _downloader(address, options)
+    downloader = _DOWNLOADERS[key]
+    if address.startswith(("hf://", "local:")):
+        downloader.download_file(remote, str(to))
+        to.with_name(f"{to.name}.lock").unlink(missing_ok=True)  # LitData leaves it behind
+        return
+    # For S3, LitData's `download_file` takes obstore, whose threads do not survive a fork.
+    with _written(to) as target:
+        downloader.download_fileobj(remote, target)
+
+
+def _downloader(address: str, options: dict[str, Any]) -> Any:
     litdata_package()
     from litdata.streaming.downloader import get_downloader
 
-    get_downloader(address, str(to.parent), [], options, {}).download_file(remote, str(to))
-    to.with_name(f"{to.name}.lock").unlink(missing_ok=True)  # LitData leaves it behind
+    if address.startswith(("s3://", "r2://")):
+        options = {"config": _s3_config(), **options}
+    return get_downloader(address, "", [], options, {})
+
+
+def _s3_config() -> Any:
+    """Give up on a server that does not answer; LitData would try a thousand times."""
+    from botocore.config import Config
+
+    return Config(connect_timeout=10, read_timeout=60, retries={"max_attempts": 3, "mode": "standard"})
 
 
 def _by_fsspec(address: str, remote: str, to: Path, options: dict[str, Any]) -> None:
     import fsspec
 
+    with fsspec.open(remote, "rb", **options) as source, _written(to) as target:
+        shutil.copyfileobj(source, target, 2**20)
+
+
+@contextlib.contextmanager
+def _written(to: Path) -> Iterator[BinaryIO]:
+    """A file that is renamed to its place once it is complete."""
     part = to.with_name(f"{to.name}.part")
     try:
-        with fsspec.open(remote, "rb", **options) as source, part.open("wb") as target:
-            shutil.copyfileobj(source, target, 2**20)
+        with part.open("wb") as file:
+            yield file
         os.replace(part, to)
     finally:
         part.unlink(missing_ok=True)
@@ -124,9 +157,9 @@ def _explain(error: Exception, address: str, remote: str) -> tuple[str, bool]:
         return f"{remote}: a package for this address is missing ({text.strip()}){remedy}", True
     if any("Credential" in kind or kind in ("RefreshError", "GatedRepoError") for kind in kinds):
         return _no_credentials(address), True
-    if _has(text, _REFUSED):
+    if _has(text, _REFUSED) or any(_has(kind, _REFUSING) for kind in kinds):
         return f"{remote}: access is refused ({text}); {_how_to_authenticate(address)}", True
-    if "FileNotFoundError" in kinds or "RepositoryNotFoundError" in kinds or _has(text, _ABSENT):
+    if any("NotFound" in kind for kind in kinds) or _has(text, _ABSENT):
         return f"{remote}: there is no such file; check the address given as data.root", True
     if isinstance(error, ValueError | TypeError):
         return f"{remote}: this address cannot be read ({text}); check it, and data.stream.storage_options", True

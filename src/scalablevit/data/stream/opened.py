@@ -173,6 +173,15 @@ class StoredFiles:
         assert self.cache is not None
         return self.cache.get(f"{self.name}/{shard.file}", shard.bytes)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether shards are downloaded."""
+        return self.folder is None
+
+    def fetch(self, number: int) -> None:
+        """Have a shard on this machine; raises as `fetched`."""
+        self.fetched(number)
+
     def check(self, number: int) -> str | None:
         """Compare a shard with its hash; tell what is wrong with it."""
         shard = self.part.shards[number]
@@ -342,6 +351,19 @@ class _JoinedFiles:
             before += len(part.part.shards)
         return found
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether shards are downloaded."""
+        return self.parts[0].is_remote
+
+    def fetch(self, number: int) -> None:
+        """Have a shard on this machine, numbered as by `shards_of`."""
+        for part in self.parts:
+            if number < len(part.part.shards):
+                part.fetch(number)
+                return
+            number -= len(part.part.shards)
+
     def names(self) -> list[str]:
         """Names of all files."""
         return [name for part in self.parts for name in part.names()]
@@ -365,6 +387,14 @@ class _NoFiles:
     def names(self) -> list[str]:
         """None."""
         return []
+
+    @property
+    def is_remote(self) -> bool:
+        """No."""
+        return False
+
+    def fetch(self, number: int) -> None:
+        """Nothing."""
 
 
 def _reopened(root: str, settings: StreamSettings, part: str, files_digest: str) -> StoredFiles:

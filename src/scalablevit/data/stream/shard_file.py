@@ -41,6 +41,10 @@ class _OpenShard:
             os.close(self.descriptor)
             raise
 
+    def is_removed(self) -> bool:
+        """Whether the file has no name any more, as a cache removed it."""
+        return os.fstat(self.descriptor).st_nlink == 0
+
     def __del__(self) -> None:
         if hasattr(self, "offsets"):  # else it is closed
             os.close(self.descriptor)
@@ -59,10 +63,6 @@ class ShardFiles:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
 
-    def is_open(self, key: str) -> bool:
-        """Whether a shard is open, so that its file need not be there any more."""
-        return key in self._open
-
     def open(self, key: str, path: Path, *, samples: int, size: int) -> None:
         """Open a shard.
 
@@ -78,6 +78,8 @@ class ShardFiles:
         """
         shard = _OpenShard(path, samples, size)
         with self._lock:
+            for name in [name for name, opened in self._open.items() if opened.is_removed()]:
+                del self._open[name]  # its disk space is free only then
             self._open[key] = shard
             while len(self._open) > _MOST_OPEN:
                 self._open.popitem(last=False)

@@ -1,7 +1,5 @@
 """The order of samples in shards: shuffled within a window of shards that moves over all of them."""
 
-from collections.abc import Sequence
-
 import torch
 
 
@@ -34,8 +32,3 @@ def windowed_order(
     chosen = torch.arange(size) if order is None else order
     place = rank[shards[chosen % size]] + window * torch.rand(len(chosen), generator=generator, dtype=torch.float64)
     return chosen[place.argsort(stable=True)]
-
-
-def first_uses(shards: Sequence[int]) -> list[int]:
-    """Shards in the order in which samples of them come first."""
-    return list(dict.fromkeys(shards))
