@@ -22,6 +22,7 @@ import scalablevit.pretraining as pretraining
 import scalablevit.segmentation as segmentation
 from scalablevit.cli import main
 from scalablevit.cli.entry import COMMANDS, module_of
+from scalablevit.data.stream.settings import StreamSettings
 from scalablevit.detection.models.settings import MaskRCNNSettings, RetinaNetSettings
 from scalablevit.recipes import recipe_names, recipe_text
 from scalablevit.training.mesa import MesaSettings
@@ -210,6 +211,7 @@ EXPLAINED: dict[str, tuple[Any, str]] = {
     "model.teacher": (TeacherSettings, "model.teacher"),
     "model.mesa": (MesaSettings, "model.mesa"),
     "model.inference": (segmentation.InferenceSettings, "model.inference"),
+    "data.stream": (StreamSettings, "data.stream"),
     **{f"model: `{task.__module__.rpartition('.')[0]}.{task.__name__}`": (task, "model") for task in TASKS},
     **{f"data: `{data.__module__.rpartition('.')[0]}.{data.__name__}`": (data, "data") for data in DATA},
     **{

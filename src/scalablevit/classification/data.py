@@ -134,7 +134,6 @@ class ClassifierInput:
             null: see `read_image`.
         augmentation: how training images are varied; null: not at all.
         trained_class_names: set by `scalablevit validate`: classes of the network that is evaluated, by index.
-        stream: how shards are read, where the data are shards.
 
     Raises:
         ValueError: a value is out of range.
@@ -149,7 +148,6 @@ class ClassifierInput:
     value_range: tuple[float, float] | None = None
     augmentation: Augmentation | None = _IMAGENET_AUGMENTATION
     trained_class_names: list[str] | None = None
-    stream: StreamSettings = _STREAM
 
     def preprocessing(self) -> Preprocessing:
         """Settings of the network's input."""
@@ -175,6 +173,7 @@ class ImageFolderSettings(ClassifierInput):
             a hash of the file names; in (0, 1).
         class_names_file: JSON or text file with a human name for each class folder; see `read_class_names`.
         sampling: "all": an epoch has each training image once; "balanced": as many images, of each class equally many.
+        stream: how shards are read, where the data are shards.
 
     Raises:
         ValueError: a value is out of range.
@@ -185,6 +184,7 @@ class ImageFolderSettings(ClassifierInput):
     val_fraction: float = 0.1
     class_names_file: str | Path | None = None
     sampling: Literal["all", "balanced"] = "all"
+    stream: StreamSettings = _STREAM
 
     def __post_init__(self) -> None:
         check_val_fraction(self.val_fraction, trained_class_names=self.trained_class_names)

@@ -14,6 +14,7 @@ from scalablevit.classification.label_table import TableColumns
 from scalablevit.classification.table_scan import LabelledImage, TableScan, counts_of, scan_table
 from scalablevit.data.image_transforms import Preprocessing
 from scalablevit.data.split import check_val_fraction
+from scalablevit.data.stream.index import refuse_shards
 from scalablevit.training.data_module import TaskData
 
 _log = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ class ImageTableData(TaskData):
         self.settings = ImageTableSettings(**settings)
         self._preprocessing = self.settings.preprocessing()
         train_transform = self._preprocessing.train_transform(self.settings.augmentation)
+        refuse_shards(root, "a table of labels")
         self._scan = self.settings.scan(root)
         self._scan.raise_for_errors()
         for problem in self._scan.problems:

@@ -5,7 +5,6 @@ from scalablevit.cli.progress import progress
 from scalablevit.cli.terminal import print_json, show_warnings
 from scalablevit.cli.trained_run import is_run
 from scalablevit.cli.words import Parser, add_flags, given_arguments, parser_of
-from scalablevit.data.stream.opened import task_of
 from scalablevit.printable import printable
 from scalablevit.tasks import data_checks, entries, layout_of, load
 
@@ -31,6 +30,8 @@ def parser() -> Parser:
 
 def main(words: list[str]) -> int:
     """Run the command."""
+    from scalablevit.data.stream.opened import task_of
+
     args = parser().parse_args(words)
     show_warnings()
     checks = data_checks()

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from scalablevit import __version__
 from scalablevit.cli.errors import UsageError
@@ -9,8 +10,6 @@ from scalablevit.cli.progress import progress
 from scalablevit.cli.terminal import show_warnings
 from scalablevit.cli.trained_run import is_run
 from scalablevit.cli.words import Parser, add_flags, given_arguments, parser_of
-from scalablevit.data.stream.index import is_stream
-from scalablevit.data.stream.write import Written, write_shards
 from scalablevit.printable import printable
 from scalablevit.tasks import data_checks, flags_accepted_by, layout_of, load
 
@@ -39,6 +38,9 @@ def parser() -> Parser:
 
 def main(words: list[str]) -> int:
     """Run the command."""
+    from scalablevit.data.stream.index import is_stream
+    from scalablevit.data.stream.write import write_shards
+
     args = parser().parse_args(words)
     show_warnings()
     checks = data_checks()
@@ -65,7 +67,7 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def _summary(written: Written, out: Path) -> str:
+def _summary(written: Any, out: Path) -> str:
     lines = [f"shards      {out} ({written.index.task})"]
     for name, part in written.index.parts.items():
         shards = len(part.shards)

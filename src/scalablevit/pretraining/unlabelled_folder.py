@@ -6,6 +6,7 @@ from pathlib import Path
 from scalablevit.data.find_images import IMAGE_SUFFIXES, WalkReport, walk_images
 from scalablevit.data.layout import Layout, recognise_layout
 from scalablevit.data.split import split_by_hash, why_no_folder
+from scalablevit.data.stream.index import refuse_shards
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,11 @@ def scan_unlabelled(root: str | Path, *, val_fraction: float) -> UnlabelledScan:
         val_fraction: share that is held out, chosen by a hash of the file names, in (0, 1]; 1 holds all out.
 
     Raises:
-        ValueError: no such folder, or it has too few images; names it and the remedy.
+        ValueError: no such folder, or shards in it, or it has too few images; names it and the remedy.
     """
     if not 0 < val_fraction <= 1:
         raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction}; 0.1 is usual")
+    refuse_shards(root, "pretraining without labels")
     root = Path(root).expanduser()
     if (missing := why_no_folder(root)) is not None:
         raise ValueError(missing)

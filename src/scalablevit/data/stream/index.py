@@ -181,6 +181,20 @@ def is_stream(root: str | os.PathLike[str]) -> bool:
     return is_remote(root) or (Path(root).expanduser() / INDEX_NAME).is_file()
 
 
+def refuse_shards(root: str | os.PathLike[str], what: str) -> None:
+    """Refuse shards, and remote addresses, where files of a folder are needed.
+
+    Args:
+        root: the data folder.
+        what: needs them, such as "a table of labels".
+
+    Raises:
+        ShardsError: `root` is a folder of shards or an address.
+    """
+    if is_stream(root):
+        raise ShardsError(f"{root}: {what} is read from a plain folder, not from shards; name the folder")
+
+
 def refuse_changed_layout(place: str, given: Mapping[str, Any]) -> None:
     """Refuse settings that say where files lie in a folder.
 
