@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from scalablevit.training.recipe_errors import RecipeError
 
+_NAME = "fsdp2"
 _ENTRANCES = ("forward_features", "forward_head", "forward_with_auxiliary")  # of networks, beside forward
 
 
@@ -164,6 +165,11 @@ def as_ours(strategy: Any) -> Any:
     return FullyShardedStrategy(strategy._process_group_backend, strategy._timeout)
 
 
+def is_sharding(strategy: Any) -> bool:
+    """Whether a strategy, or its name, is `FullyShardedStrategy`."""
+    return strategy == _NAME or isinstance(strategy, FullyShardedStrategy)
+
+
 def _check(module: Any) -> None:
     """Refuse what needs a network whose parameters stay the same objects."""
     freeze = getattr(getattr(module, "settings", None), "freeze", None)
@@ -240,7 +246,7 @@ def copy_into(target: Tensor, source: Tensor) -> None:
     target.copy_(part_like(source, target))
 
 
-if "fsdp2" not in StrategyRegistry:
+if _NAME not in StrategyRegistry:
     StrategyRegistry.register(
-        "fsdp2", FullyShardedStrategy, description="FSDP2: weights and optimizer state in parts, one for each process"
+        _NAME, FullyShardedStrategy, description="FSDP2: weights and optimizer state in parts, one for each process"
     )

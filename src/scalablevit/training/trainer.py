@@ -18,7 +18,7 @@ from scalablevit.training.mid_epoch_checkpoints import MidEpochCheckpoints
 from scalablevit.training.progress import EpochLines, ProgressLine
 from scalablevit.training.run_checkpoints import MovableCheckpoint
 from scalablevit.training.run_folder import RunFolder
-from scalablevit.training.sharding import as_ours
+from scalablevit.training.sharding import as_ours, is_sharding
 from scalablevit.training.stopping import StopOnSignal
 from scalablevit.training.tensorboard import TolerantTensorBoard
 from scalablevit.training.terminal import rank
@@ -74,6 +74,8 @@ def build_trainer(
     if kept.get("enable_model_summary") is None:
         kept["enable_model_summary"] = False  # `scalablevit info` says more
     kept["strategy"] = as_ours(kept.get("strategy", "auto"))
+    if is_sharding(kept["strategy"]):
+        kept["inference_mode"] = False  # what is gathered in it could not be trained with afterwards
     trainer = Trainer(
         **kept,
         callbacks=callbacks,
