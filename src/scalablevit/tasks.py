@@ -1,7 +1,7 @@
 """The list of tasks, and what an entry tells of one. Imports nothing heavy: the command line's help is made from it."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -99,6 +99,7 @@ class DataCheck:
             empty: the layout of folders that no other task recognizes.
         shards: reference to a function (root, **flags) that lists what goes into shards of the data; empty: they
             cannot be sharded.
+        shard_flags: names of the flags that this function takes.
     """
 
     kind: str
@@ -107,6 +108,7 @@ class DataCheck:
     flags: tuple[Flag, ...] = ()
     recognizes: str = ""
     shards: str = ""
+    shard_flags: tuple[str, ...] = ()
 
     def matches(self, folder: Path, given: Mapping[str, Any]) -> bool:
         """Whether the folder has this layout; `given` are values of flags."""
@@ -252,12 +254,6 @@ def layout_of(root: str, kind: str | None, given: Mapping[str, Any]) -> str:
     ordered = sorted(checks.items(), key=lambda item: not used <= {flag.dest for flag in item[1].flags})
     otherwise = next(title for title, check in checks.items() if not check.recognizes)
     return next((title for title, check in ordered if check.matches(folder, given)), otherwise)
-
-
-def flags_accepted_by(reference: str, flags: Sequence[Flag]) -> tuple[Flag, ...]:
-    """Keep the flags that fill an argument of a function."""
-    names = inspect.signature(load(reference)).parameters
-    return tuple(flag for flag in flags if flag.argument in names)
 
 
 @cache

@@ -46,6 +46,7 @@ ENTRY = TaskEntry(
             VALUE_RANGE,
         ),
         shards="scalablevit.classification.sharded:shard_source",
+        shard_flags=("--train", "--val"),
     ),
     other_tasks=("scalablevit.classification.multi_label_task:MultiLabelTask",),
     other_data=("scalablevit.classification.table_data:ImageTableData",),

@@ -11,7 +11,7 @@ from scalablevit.cli.terminal import show_warnings
 from scalablevit.cli.trained_run import is_run
 from scalablevit.cli.words import Parser, add_flags, given_arguments, parser_of
 from scalablevit.printable import printable
-from scalablevit.tasks import data_checks, flags_accepted_by, layout_of, load
+from scalablevit.tasks import DataCheck, Flag, data_checks, layout_of, load
 
 SUMMARY = "Pack a data folder into shards, to train from one folder of large files or from a remote address"
 _MOST_LISTED = 20
@@ -21,7 +21,7 @@ def parser() -> Parser:
     """The command's arguments."""
     found = parser_of("shard", SUMMARY)
     checks = {title: check for title, check in data_checks().items() if check.shards}
-    found.add_argument("root", metavar="FOLDER", help=f"data folder ({'; '.join(checks)})")
+    found.add_argument("root", metavar="FOLDER", help=f"data folder ({'; '.join(checks)}), or WebDataset tars")
     found.add_argument(
         "out", metavar="OUT", help="folder to write to: empty, or with unfinished shards of the same data"
     )
@@ -32,31 +32,29 @@ def parser() -> Parser:
     found.add_argument("--workers", type=_workers, default="auto", metavar="N",
                        help="processes that write (default: auto, one a core, 16 at most)")  # fmt: skip
     for title, check in checks.items():
-        add_flags(found, title, flags_accepted_by(check.shards, check.flags))
+        add_flags(found, title, _flags(check))
+    group = found.add_argument_group("WebDataset tars")
+    group.add_argument("--classes", metavar="FILE", help="names of the classes by number, a line each or a JSON list")
     return found
 
 
 def main(words: list[str]) -> int:
     """Run the command."""
     from scalablevit.data.stream.index import is_stream
+    from scalablevit.data.stream.tars import find_tars, tar_source
     from scalablevit.data.stream.write import write_shards
 
     args = parser().parse_args(words)
     show_warnings()
-    checks = data_checks()
     if is_run(args.root):
         raise UsageError(f"{args.root} is a run, not data; its recipe.yaml names its data as data.root")
     if is_stream(args.root):
         raise ValueError(f"{args.root}: these are shards already; train from them with --data.root {args.root}")
-    title = layout_of(args.root, args.kind, vars(args))
-    if not checks[title].shards:
-        raise ValueError(f"{args.root}: it holds {title}, which cannot be sharded")
-    flags = {title: flags_accepted_by(check.shards, check.flags) for title, check in checks.items() if check.shards}
-    given = given_arguments(args, flags, title, f"{args.root} looks like {title}; --kind names another layout")
     root, out = Path(args.root).expanduser(), Path(args.out).expanduser()
     if out.absolute().is_relative_to(root.absolute()):
         raise ValueError(f"{out} lies in the data folder {root}; name a folder outside of it")
-    source = load(checks[title].shards)(root, **given)
+    tars = find_tars(root)
+    source = tar_source(root, classes=args.classes) if tars else _source(args, root)
     for warning in source.warnings:
         print(printable(f"warning: {warning}"))
     with progress("writing shards") as on_progress:
@@ -65,6 +63,23 @@ def main(words: list[str]) -> int:
         )
     print(printable(_summary(written, out), multiline=True))
     return 0
+
+
+def _flags(check: DataCheck) -> tuple[Flag, ...]:
+    return tuple(flag for flag in check.flags if flag.name in check.shard_flags)
+
+
+def _source(args: argparse.Namespace, root: Path) -> Any:
+    """What goes into the shards of a data folder."""
+    if args.classes is not None:
+        raise UsageError("--classes is for WebDataset tars; class folders have the names of their classes")
+    checks = data_checks()
+    title = layout_of(args.root, args.kind, vars(args))
+    if not checks[title].shards:
+        raise ValueError(f"{args.root}: it holds {title}, which cannot be sharded")
+    flags = {title: _flags(check) for title, check in checks.items() if check.shards}
+    given = given_arguments(args, flags, title, f"{args.root} looks like {title}; --kind names another layout")
+    return load(checks[title].shards)(root, **given)
 
 
 def _summary(written: Any, out: Path) -> str:

@@ -6,6 +6,7 @@ Imports neither torch nor lightning, so that checking data starts at once.
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from scalablevit.data.image_file import ImageError, regular_file
 from scalablevit.data.pixel_values import Loss, ValueRange
+from scalablevit.data.stored_path import StoredPath, as_path
 
 Pixels = NDArray[np.uint8]
 """An image of any number of bands: (H, W, C), 8 bits a band."""
@@ -65,7 +67,7 @@ def read_bands(
     Raises:
         ImageError: the file is missing, no TIFF, damaged, too large, of too few bands, or of values without a range.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         with regular_file(path):
             pass  # no pipe, no folder, not empty
@@ -95,7 +97,8 @@ def _read(
     from rasterio.windows import Window
 
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-    with rasterio.open(path, driver=_DRIVER) as file:
+    stored = BytesIO(path.read_bytes()) if isinstance(path, StoredPath) else path
+    with rasterio.open(stored, driver=_DRIVER) as file:
         if file.count < count:
             raise ImageError(
                 path,

@@ -71,6 +71,7 @@ ENTRY = TaskEntry(
             Flag("--no-masks", "check boxes only", switch=False, fills="masks"),
         ),
         shards="scalablevit.detection.sharded:shard_source",
+        shard_flags=("--train-annotations", "--val-annotations", "--train-images", "--val-images"),
     ),
     cost="scalablevit.detection.cost:parts",
     run_cost="scalablevit.detection.cost:run_cost",

@@ -52,6 +52,16 @@ ENTRY = TaskEntry(
         function="scalablevit.segmentation.check:check_masks",
         recognizes="scalablevit.segmentation.entry:recognizes",
         shards="scalablevit.segmentation.sharded:shard_source",
+        shard_flags=(
+            "--train",
+            "--val",
+            "--images",
+            "--masks",
+            "--image-pattern",
+            "--mask-pattern",
+            "--train-list",
+            "--val-list",
+        ),
         flags=(
             Flag("--train", "name of the training folder", metavar="NAME"),
             Flag("--val", "name of the validation folder", metavar="NAME"),

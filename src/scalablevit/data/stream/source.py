@@ -6,6 +6,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 
+class TarMember(NamedTuple):
+    """A file in an uncompressed tar.
+
+    Fields:
+        tar: path of the tar.
+        start: where the file begins, in bytes.
+        size: of the file, in bytes.
+    """
+
+    tar: str
+    start: int
+    size: int
+
+    def read(self) -> bytes:
+        """The bytes of the file."""
+        with open(self.tar, "rb") as file:
+            file.seek(self.start)
+            return file.read(self.size)
+
+    def __str__(self) -> str:
+        return f"{self.tar} (from byte {self.start:,})"
+
+
 class SourceSample(NamedTuple):
     """The files of a sample, such as an image and its mask.
 
@@ -15,7 +38,7 @@ class SourceSample(NamedTuple):
     """
 
     names: tuple[str, ...]
-    files: tuple[str, ...]
+    files: tuple[str | TarMember, ...]
 
 
 @dataclass(frozen=True)

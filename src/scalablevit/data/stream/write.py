@@ -30,7 +30,7 @@ from scalablevit.data.stream.index import (
     files_name,
 )
 from scalablevit.data.stream.shard_file import ShardDamageError, ShardFiles
-from scalablevit.data.stream.source import ShardSource, SourceSample
+from scalablevit.data.stream.source import ShardSource, SourceSample, TarMember
 from scalablevit.safe_write import WriteError, write_atomically, write_json
 
 _log = logging.getLogger(__name__)
@@ -166,8 +166,8 @@ def _sizes(sample: SourceSample, key: Any) -> int:
     total = 0
     for name, file in zip(sample.names, sample.files, strict=True):
         try:
-            status = os.stat(file)
-            size, changed = status.st_size, status.st_mtime_ns
+            status = os.stat(file.tar if isinstance(file, TarMember) else file)
+            size, changed = file.size if isinstance(file, TarMember) else status.st_size, status.st_mtime_ns
         except OSError:
             size, changed = 0, 0
         total += size + len(name)
@@ -244,7 +244,7 @@ def _write(task: ShardTask) -> None:
         values: list[bytes] = []
         for name, file in zip(sample.names, sample.files, strict=True):
             try:
-                data = Path(file).read_bytes()
+                data = file.read() if isinstance(file, TarMember) else Path(file).read_bytes()
             except OSError as error:
                 unreadable.append(f"{file}: {error.strerror or error}")
                 data = b""
