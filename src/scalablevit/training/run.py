@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ class Run:
         )
         try:
             with stop.held():
-                with self._watched(self.resume), explained(self.resume):
+                with self._watched(self.resume, self._way_on), explained(self.resume):
                     self.module.check_metadata()
                     self.announce(is_training=True)
                     self.share_cores()
@@ -100,7 +100,7 @@ class Run:
             if rank() == 0:
                 self.folder.release()
 
-    def _watched(self, checkpoint: Path | None) -> contextlib.AbstractContextManager[None]:
+    def _watched(self, checkpoint: Path | None, hint: Callable[[], str]) -> contextlib.AbstractContextManager[None]:
         """Where there are several processes: have them train the same, and end together."""
         launcher = self.trainer.strategy.launcher
         if not isinstance(launcher, WatchedLauncher):
@@ -108,7 +108,7 @@ class Run:
         recipe = yaml.safe_load(self.recipe_text)
         device_type = self.trainer.strategy.root_device.type
         found = facts(recipe=recipe, data=self.data, device_type=device_type, checkpoint=checkpoint)
-        return launcher.watching(found, self._way_on)
+        return launcher.watching(found, hint)
 
     def _way_on(self) -> str:
         """How to go on after another process ended."""
@@ -142,7 +142,7 @@ class Run:
         stop = StopOnSignal(self.folder.last)
         count = LambdaCallback(on_validation_end=self._count_evaluated)
         self.trainer.callbacks += [count, stop]  # type: ignore[attr-defined]
-        with stop.held(), self._watched(checkpoint), explained(checkpoint):
+        with stop.held(), self._watched(checkpoint, _again), explained(checkpoint):
             self.announce(is_training=False, checkpoint=checkpoint)
             if self.threads is not None:
                 self.share_cores()
@@ -300,6 +300,10 @@ def explained(checkpoint: Path | None) -> Iterator[None]:
             f"{f' and {len(reasons) - 1} more' if len(reasons) > 1 else ''}); "
             "leave model and data as the run's recipe.yaml has them"
         ) from error
+
+
+def _again() -> str:
+    return "Nothing was evaluated: start it again"
 
 
 def _print(text: str, *, stderr: bool = False) -> None:
