@@ -28,7 +28,8 @@ def test_the_smallest_variant_is_counted(tmp_path: Path, monkeypatch: pytest.Mon
     # No convolution and no map in another layout: of images alone there may be a copy.
     assert not [operator for operator in found["called"] if operator.startswith("aten.convolution")]
     assert found["transposed_bytes"] <= batch * 3 * size**2 * 2
-    assert found["called"]["scalablevit.depthwise.default"] == 7  # PEG of four stages, reductions of three
+    assert found["called"]["scalablevit.depthwise.default"] == 4  # PEG of four stages
+    assert found["called"]["scalablevit.norm_depthwise.default"] == 3  # reductions of three
     assert found["called"]["scalablevit.feed_forward.default"] == 8
     # Queries, keys, values and outputs alone: four maps of an IWSA, in bf16.
     least = sum(4 * (size // s) ** 2 * C * 2 for s, C in ((4, 16), (8, 32), (16, 64), (32, 128)))
@@ -50,7 +51,7 @@ def test_a_summary_adds_up() -> None:
 def test_what_was_counted_names_ours_and_the_peers() -> None:
     result = json.loads(RESULT.read_text())
     assert set(result["inference"]) == {OURS, *PEERS}
-    assert {OURS, PEERS[0]} <= set(result["training"]) <= {OURS, *PEERS}
+    assert set(result["training"]) == {OURS, *PEERS}
     for found in (*result["inference"].values(), *result["training"].values()):
         assert found["bytes_per_image"] == found["bytes"] // result["batch"]
     assert any("scalablevit" in operator for operator in result["inference"][OURS]["called"])
@@ -58,5 +59,5 @@ def test_what_was_counted_names_ours_and_the_peers() -> None:
 
 def test_ours_moves_no_more_than_was_aimed_at() -> None:
     result = json.loads(RESULT.read_text())
-    assert result["inference"][OURS]["bytes"] <= 16e9
+    assert result["inference"][OURS]["bytes"] <= 12e9
     assert result["training"][OURS]["bytes"] <= 0.75 * result["training"][PEERS[0]]["bytes"]

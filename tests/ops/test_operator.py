@@ -114,14 +114,14 @@ def test_forward_mode_gradients_are_not_dropped_in_silence(learns: bool) -> None
 def test_an_operator_without_gradients_says_so() -> None:
     x, weight, _, *rest = arguments(learns=True)
     grad = torch.ones(2, 5, 6, 8)
-    with pytest.raises(RuntimeError, match="convolution_backward"):
+    with pytest.raises(RuntimeError, match=r"convolution_backward.* has no gradients"):
         convolution_backward(grad, x, weight, *rest, True, True)[0].sum().backward()
 
 
 def test_second_gradients_name_the_operator() -> None:
     x, *rest = arguments(learns=True)
     (dx,) = torch.autograd.grad(convolution(x, *rest).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="convolution_backward"):
+    with pytest.raises(RuntimeError, match=r"convolution_backward.*second derivatives.*'reference'"):
         dx.sum().backward()
 
 

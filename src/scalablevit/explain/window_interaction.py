@@ -68,7 +68,7 @@ def window_interaction(model: nn.Module, images: Tensor) -> list[WindowInteracti
             ends, layers = [], []
             for has_lim in (True, False):
                 with contextlib.nullcontext() if has_lim else _without_lim(stage):
-                    ends.append(_change(lambda x, stage=stage: _run(stage, x), start, size))
+                    ends.append(_change(stage.run_blocks, start, size))
                     changes = [
                         _change(lambda x, block=step.block: block.attn(block.norm1(x)), step.x, size) for step in inner
                     ]
@@ -115,15 +115,6 @@ def _change(function: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
     white = is_white[: rows : size[0], : columns : size[1]]
     ratio = norms(after - before) / norms(before).clamp(min=torch.finfo(before.dtype).tiny)
     return ratio[:, white].mean(dim=1).cpu()
-
-
-def _run(stage: Any, x: Tensor) -> Tensor:
-    """The stage from behind its patch embedding on."""
-    for i, block in enumerate(stage.blocks):
-        x = block(x)
-        if i == 0:
-            x = stage.peg(x)
-    return x
 
 
 @contextlib.contextmanager

@@ -41,8 +41,7 @@ class Operator:
                 self._refuse_tangents(arguments)
             return self.overload(*arguments)
         if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in arguments):
-            # Without gradients of its own the operator says so when they are asked for.
-            return self.overload(*arguments) if self._function is None else self._function.apply(*arguments)
+            return (self._function or _without_gradients(self._run, str(self.overload))).apply(*arguments)
         return self._run(*arguments)
 
     def _refuse_tangents(self, arguments: tuple[Any, ...]) -> None:
@@ -94,6 +93,24 @@ def custom_op(name: str, *, mutates_args: tuple[()], schema: str) -> Callable[[C
         return Operator(torch.library.custom_op(name, run, mutates_args=mutates_args, schema=schema), run)
 
     return decorate
+
+
+def _without_gradients(run: Callable[..., Any], name: str) -> type[Function]:
+    """An autograd function that says what it lacks when somebody asks for it."""
+
+    class Direct(Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            return run(*inputs)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            raise RuntimeError(
+                f"{name} has no gradients, so second derivatives do not exist; "
+                "implementation='reference' (scalablevit.set_attention) has them"
+            )
+
+    return Direct
 
 
 def _is_watched(arguments: tuple[Any, ...]) -> bool:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from scalablevit.ops.feed_forward import gradient
 from scalablevit.ops.feed_forward.gradient import Gradients
+from scalablevit.ops.feed_forward.programs import residual_stream
 from scalablevit.ops.feed_forward.tiles import Tiles, backward_tiles
 from scalablevit.ops.feed_forward.weights import Weights
 
@@ -70,28 +71,23 @@ def _backward_kernel(
     offset = far * C + channel[None, :]
 
     # What the forward computed.
-    if weight_0 is not None:
-        y = tl.zeros([BLOCK_T, BLOCK_C], dtype=tl.float32)
-        for first in range(0, WIDTH, BLOCK_H):
-            column = first + tl.arange(0, BLOCK_H)
-            is_column = column < WIDTH
-            part = tl.load(
-                branch + far * WIDTH + column[None, :], mask=is_token[:, None] & is_column[None, :], other=0.0
-            )
-            w0 = tl.load(
-                weight_0 + channel[None, :] * WIDTH + column[:, None],
-                mask=is_column[:, None] & is_channel[None, :],
-                other=0.0,
-            )  # (width, C)
-            y = tl.dot(part, w0, y, input_precision="ieee")
-        y += tl.load(bias_0 + channel, mask=is_channel, other=0.0).to(tl.float32)[None, :]
-    elif branch is not None:
-        y = tl.load(branch + offset, mask=mask, other=0.0).to(tl.float32)
-    else:
-        y = tl.zeros([BLOCK_T, BLOCK_C], dtype=tl.float32)
-    if branch_scale is not None:
-        y *= tl.load(branch_scale + image).to(tl.float32)[:, None]
-    y += tl.load(x + offset, mask=mask, other=0.0).to(tl.float32)
+    y = residual_stream(
+        x,
+        branch,
+        weight_0,
+        bias_0,
+        branch_scale,
+        token,
+        is_token,
+        image,
+        channel,
+        is_channel,
+        C,
+        WIDTH,
+        BLOCK_T,
+        BLOCK_C,
+        BLOCK_H,
+    )
     tl.store(dx + offset, y.to(dx.dtype.element_ty), mask=mask)
     tl.debug_barrier()  # other threads of the program read it below
 

@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from scalablevit.ops.feed_forward.programs import residual_stream
 from scalablevit.ops.feed_forward.tiles import Tiles, tiles
 from scalablevit.ops.feed_forward.weights import Weights
 
@@ -57,30 +58,23 @@ def _forward_kernel(
     image = tl.where(is_token, token // tokens_of_image, 0)
 
     offset = token.to(tl.int64)[:, None] * C + channel[None, :]
-    if weight_0 is not None:
-        found = tl.zeros([BLOCK_T, BLOCK_C], dtype=tl.float32)
-        for first in range(0, WIDTH, BLOCK_H):
-            column = first + tl.arange(0, BLOCK_H)
-            is_column = column < WIDTH
-            part = tl.load(
-                branch + token.to(tl.int64)[:, None] * WIDTH + column[None, :],
-                mask=is_token[:, None] & is_column[None, :],
-                other=0.0,
-            )
-            w0 = tl.load(
-                weight_0 + channel[None, :] * WIDTH + column[:, None],
-                mask=is_column[:, None] & is_channel[None, :],
-                other=0.0,
-            )  # (width, C)
-            found = tl.dot(part, w0, found, input_precision="ieee")
-        found += tl.load(bias_0 + channel, mask=is_channel, other=0.0).to(tl.float32)[None, :]
-    elif branch is not None:
-        found = tl.load(branch + offset, mask=mask, other=0.0).to(tl.float32)
-    else:
-        found = tl.zeros([BLOCK_T, BLOCK_C], dtype=tl.float32)
-    if branch_scale is not None:
-        found *= tl.load(branch_scale + image).to(tl.float32)[:, None]
-    found += tl.load(x + offset, mask=mask, other=0.0).to(tl.float32)
+    found = residual_stream(
+        x,
+        branch,
+        weight_0,
+        bias_0,
+        branch_scale,
+        token,
+        is_token,
+        image,
+        channel,
+        is_channel,
+        C,
+        WIDTH,
+        BLOCK_T,
+        BLOCK_C,
+        BLOCK_H,
+    )
     tl.store(out + offset, found.to(out.dtype.element_ty), mask=mask)
     tl.debug_barrier()  # other threads of the program read it below
 
