@@ -27,7 +27,7 @@ def read(path: str) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise SystemExit(f"{path} has {image.mode} pixels, whose black and white are unknown: convert it to 8 bits")
+        raise ValueError(f"its {image.mode} pixels have no black and white that are known: convert it to 8 bits")
     if image.has_transparency_data:
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
@@ -37,8 +37,15 @@ class Model:
     """An exported file, with what it says of itself."""
 
     def __init__(self, path: str) -> None:
-        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        self.metadata = json.loads(self.session.get_modelmeta().custom_metadata_map["scalablevit"])
+        try:
+            self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            self.metadata = json.loads(self.session.get_modelmeta().custom_metadata_map["scalablevit"])
+        except KeyError:
+            raise SystemExit(f"{path} was not exported by scalablevit: it has no metadata of it") from None
+        except Exception as error:  # ONNX Runtime's own classes
+            raise SystemExit(f"{path} cannot be opened as an ONNX file ({error})") from None
+        if "class_names" not in self.metadata:
+            raise SystemExit(f"{path} holds feature maps, which predict nothing: export a run")
         self.input = self.metadata["export"]["input"]
         if self.input["channels"] not in ("gray", "RGB"):
             raise SystemExit(f"{path} takes {self.input['channels']} bands, which Pillow does not read as one image")
@@ -188,8 +195,14 @@ def main() -> None:
         print(
             "note: `scalablevit predict` averages windows, scales or flips here; this script does not", file=sys.stderr
         )
+    failed = False
     for number, path in enumerate(args.images):
-        image = read(path)
+        try:
+            image = read(path)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of bad files
+            print(f"skipped {path}: {error}", file=sys.stderr)
+            failed = True
+            continue
         if task == "classification":
             rows, drawn = classify(model, image, args.threshold)
         elif task == "detection":
@@ -197,7 +210,7 @@ def main() -> None:
         elif task == "segmentation":
             rows, drawn = segment(model, image)
         else:
-            sys.exit(f"{args.model} holds a network for {task}, which predicts nothing")
+            sys.exit(f"{args.model} holds a network for {task}, which this script does not know")
         for row in rows or [("nothing",)]:
             print(path, *row, sep="\t")
         if args.save:
@@ -205,6 +218,7 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             same_stem = [Path(earlier).stem for earlier in args.images[:number]].count(Path(path).stem)
             drawn.save(folder / f"{Path(path).stem}{f'-{same_stem + 1}' if same_stem else ''}.png")
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,19 @@ def test_what_cannot_be_exported_is_said(
     assert not list(tmp_path.iterdir())
 
 
+def test_an_export_that_finds_no_memory_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(f"{said} 80000000000 bytes. Error code 12 (Cannot allocate memory)")
+
+    monkeypatch.setattr("scalablevit.deploy.export.export", fail)
+    assert main(["export", "scalablevit_atto", "--format", "torch", "--output", str(tmp_path / "m.pt2")]) == 1
+    assert "error: the machine is out of memory, asked for 74.5 GiB; free some memory\n" in capsys.readouterr().err
+
+
 def test_a_run_of_another_task_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = timm.create_model("scalablevit_atto", num_classes=2)
     metadata = {"task": "sorting", "class_names": ["a", "b"]}

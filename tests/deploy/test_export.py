@@ -163,6 +163,8 @@ def test_outputs_that_are_not_numbers_are_refused() -> None:
         ({"std": (0.0, 1.0, 1.0)}, "std above 0"),
         ({"size": (0, 4)}, "size must be at least 1 pixel"),
         ({"batch": 0}, "batch must be at least 1 image"),
+        ({"size": (64, 100_000)}, "size must be at most 16,384 pixels"),
+        ({"batch": 10**6}, "batch must be at most 65,536 images"),
     ],
     ids=str,
 )

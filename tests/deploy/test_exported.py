@@ -358,6 +358,17 @@ def test_a_file_under_another_name_is_told_its_own(files: dict[str, Path], tmp_p
         open_weights(tmp_path / "model.pt2")
 
 
+@pytest.mark.slow
+def test_weights_of_another_export_are_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    ours = files["openvino"]
+    content = bytearray(ours.with_suffix(".bin").read_bytes())
+    content[:64] = content[:64][::-1]  # as of a network of the same layers that was trained again
+    (tmp_path / "model.xml").write_bytes(ours.read_bytes())
+    (tmp_path / "model.bin").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"other weights than model\.bin beside it holds: copy both files"):
+        open_exported(tmp_path / "model.xml")
+
+
 def test_an_archive_without_our_metadata_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     file = _rewrite(files["torch"], tmp_path / "m.pt2", parts={"extra/scalablevit.json": b"[1]"})
     with pytest.raises(WeightsError, match="its metadata is a list of 1, not an object"):

@@ -1,6 +1,7 @@
 """What goes wrong: which errors are the user's to correct, their message, and the exit code."""
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 
@@ -21,7 +22,8 @@ def fail(message: str, code: int = 1) -> int:
 def is_user_error(error: Exception) -> bool:
     """Whether the user can correct it; everything else is a defect of ours and keeps its stack trace."""
     ours = {"MisconfigurationException", "NonFiniteError", "OutOfMemoryError"}
-    return isinstance(error, ValueError | OSError | MemoryError) or bool(_class_names(error) & ours)
+    expected = isinstance(error, ValueError | OSError | MemoryError) or bool(_class_names(error) & ours)
+    return expected or is_out_of_memory(error)
 
 
 def message_of(error: Exception) -> str:
@@ -30,9 +32,16 @@ def message_of(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, MemoryError):
         return "the machine is out of memory; free some memory"
-    if "OutOfMemoryError" in _class_names(error):
-        return f"{_first_sentence(error)}; free some memory"
+    if is_out_of_memory(error):
+        return f"{_what_lacked(error)}; free some memory"
     return str(error)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch found no memory: of a GPU it raises a class of its own, of the machine a RuntimeError."""
+    return "OutOfMemoryError" in _class_names(error) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
 
 
 @contextlib.contextmanager
@@ -41,11 +50,11 @@ def memory_advice(command: str, find_entry: Callable[[], TaskEntry | Pretraining
     try:
         yield
     except Exception as error:
-        entry = find_entry() if "OutOfMemoryError" in _class_names(error) else None
+        entry = find_entry() if is_out_of_memory(error) else None
         advice = None if entry is None else entry.out_of_memory.get(command)
         if advice is None:
             raise
-        raise ValueError(f"{_first_sentence(error)}; {advice}") from error
+        raise ValueError(f"{_what_lacked(error)}; {advice}") from error
 
 
 def _class_names(error: Exception) -> set[str]:
@@ -53,5 +62,10 @@ def _class_names(error: Exception) -> set[str]:
     return {base.__name__ for base in type(error).__mro__}
 
 
-def _first_sentence(error: Exception) -> str:
-    return str(error).split(". ")[0]
+def _what_lacked(error: Exception) -> str:
+    said = str(error)
+    if "DefaultCPUAllocator" not in said:
+        return said.split(". ")[0]
+    wanted = re.search(r"tried to allocate (\d+)", said)
+    amount = f", asked for {int(wanted[1]) / 2**30:.1f} GiB" if wanted else ""
+    return f"the machine is out of memory{amount}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import tempfile
@@ -169,12 +170,22 @@ def _to_openvino(
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
-        model = convert(program if onnx_model is None else onnx_model, folder)
-        model.set_rt_info(json.dumps(metadata), [METADATA_KEY])
-        openvino.save_model(model, str(path), compress_to_fp16=False)
+        save_openvino(convert(program if onnx_model is None else onnx_model, folder), metadata, path)
         parts = {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".bin", ".xml")}
         # The file as it was written, not the model that wrote it.
         return Encoded(parts, on_tensors(openvino_compute(openvino_core().read_model(str(path)))), with_constants)
+
+
+def save_openvino(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
+    """Write a model of OpenVINO as .xml and .bin, with metadata that tell which .bin is its own."""
+    import openvino
+
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+    with path.with_suffix(".bin").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    export = {**metadata["export"], "weights_sha256": digest}
+    model.set_rt_info(json.dumps({**metadata, "export": export}), [METADATA_KEY])
+    openvino.save_model(model, str(path), compress_to_fp16=False)
 
 
 def _to_torch(

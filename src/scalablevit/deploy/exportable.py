@@ -20,6 +20,8 @@ FORMAT_VERSION = 1
 # Images that show a graph to be free in batch, height and width: odd, not square, one and several.
 _TRACED = (2, 64, 96)
 _OTHERS = ((1, 101, 75), (3, 128, 160), (1, 32, 32))
+LARGEST_SIDE, LARGEST_BATCH = 2**14, 2**16
+"""Of a file that is fixed to a size or batch, in pixels and images."""
 # Traced large enough that each level of a feature pyramid has several rows and columns.
 # Little padding: scores are all alike in it.
 _DETECTOR_SIZES = ((192, 288), (127, 95), (160, 317), (64, 64))
@@ -65,7 +67,7 @@ class InputShape:
         is_detector: each image has outputs of a length of its own, so that a graph takes one.
 
     Raises:
-        ValueError: a number below 1, or a detector with a batch.
+        ValueError: a number below 1 or above its limit, or a detector with a batch.
     """
 
     channels: int
@@ -77,8 +79,12 @@ class InputShape:
     def __post_init__(self) -> None:
         if self.size is not None and min(self.size) < 1:
             raise ValueError(f"size must be at least 1 pixel high and wide, got {self.size}")
+        if self.size is not None and max(self.size) > LARGEST_SIDE:
+            raise ValueError(f"size must be at most {LARGEST_SIDE:,} pixels high and wide, got {self.size}")
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch must be at least 1 image, got {self.batch}")
+        if self.batch is not None and self.batch > LARGEST_BATCH:
+            raise ValueError(f"batch must be at most {LARGEST_BATCH:,} images, got {self.batch}")
         if self.is_detector:
             if self.batch not in (None, 1):
                 raise ValueError(
@@ -185,6 +191,7 @@ def describe(
             "labels", "boxes"], of Mask R-CNN with "masks" as well.
         `export.normalisation`: `inside` (true), `mean` and `std` of each channel, of values in 0..1.
         `export.resize`: see `resize_rule`; not in a file of a bare network.
+        `export.weights_sha256`, of OpenVINO: of the .bin file that belongs to the .xml file.
 
     Keys of a run's file:
         `class_names`, by class index; `colours`, [red, green, blue] in 0..255 of each class.

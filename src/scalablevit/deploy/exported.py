@@ -249,6 +249,12 @@ def on_cpu(network: ExportedNetwork, device: str | torch.device | None) -> torch
 
 def _check_graph(path: Path, description: Description, graph: Graph) -> None:
     """Compare metadata and graph."""
+    digest = description.metadata["export"].get("weights_sha256")
+    if graph.weights_sha256 is not None and digest not in (None, graph.weights_sha256):
+        raise WeightsError(
+            f"{path} belongs to other weights than {path.with_suffix('.bin').name} beside it holds: copy both files of "
+            "one export"
+        )
     given, shape = description.input, graph.input_shape
     said = [given.batch, given.channels, *(given.size or (None, None))]
     found = list(shape)

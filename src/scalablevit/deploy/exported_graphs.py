@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import warnings
@@ -43,6 +44,7 @@ class Graph:
         takes_bytes: the images are uint8; else float32.
         output_shapes: of each output; None: its rank is not known.
         run: images to outputs, on the CPU.
+        weights_sha256: of the weights in a file of their own; None: there is none.
     """
 
     text: str | None
@@ -50,6 +52,7 @@ class Graph:
     takes_bytes: bool
     output_shapes: tuple[Shape | None, ...]
     run: Callable[[Tensor], list[Tensor]]
+    weights_sha256: str | None = None
 
 
 def format_of(path: Path) -> str | None:
@@ -141,8 +144,9 @@ def _open_openvino(content: bytes, path: Path, precision: Precision) -> Graph:
     weights = path.with_suffix(".bin")
     if not weights.is_file():
         raise WeightsError(f"{path} has its weights in {weights.name} beside it, and there is no such file; copy both")
+    parameters = weights.read_bytes()
     try:
-        model = openvino_core().read_model(content, weights.read_bytes())
+        model = openvino_core().read_model(content, parameters)
         shapes = [_openvino_shape(port) for port in (*model.inputs, *model.outputs)]
         compute = openvino_compute(model, precision)
     except Exception as error:  # OpenVINO's own classes
@@ -154,6 +158,7 @@ def _open_openvino(content: bytes, path: Path, precision: Precision) -> Graph:
         takes_bytes=images.element_type.get_type_name() == "u8",
         output_shapes=tuple(shapes[1:]),
         run=on_tensors(compute),
+        weights_sha256=hashlib.sha256(parameters).hexdigest(),
     )
 
 

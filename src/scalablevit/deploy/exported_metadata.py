@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalablevit.data.bands import MOST_BANDS
 from scalablevit.deploy.export_formats import METADATA_KEY
-from scalablevit.deploy.exportable import FORMAT_VERSION, InputShape
+from scalablevit.deploy.exportable import FORMAT_VERSION, LARGEST_BATCH, LARGEST_SIDE, InputShape
 from scalablevit.weights.metadata import parse_metadata
 from scalablevit.weights.source import WeightsError, shortened
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 _EXPORT_AGAIN = "export the run again"
 _MOST_NAMES = 64
-_LARGEST_SIDE = 2**14
-_LARGEST_BATCH = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +97,11 @@ def _input(export: Mapping[str, Any]) -> GraphInput:
         if (
             not isinstance(size, list)
             or len(size) != 2
-            or not all(_is_whole(n) and 0 < n <= _LARGEST_SIDE for n in size)
+            or not all(_is_whole(n) and 0 < n <= LARGEST_SIDE for n in size)
         ):
             raise ValueError(f"size is {shortened(repr(size), 40)}")
         size = (size[0], size[1])
-    if batch != "free" and not (_is_whole(batch) and 0 < batch <= _LARGEST_BATCH):
+    if batch != "free" and not (_is_whole(batch) and 0 < batch <= LARGEST_BATCH):
         raise ValueError(f"batch is {shortened(repr(batch), 40)}")
     return GraphInput(
         channels=len(mean),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from scalablevit.deploy.detector_check import blocks
 from scalablevit.deploy.detector_graph import detector_graph, is_detector, layer_weights
 from scalablevit.deploy.export import export, file_bytes, relative_difference
-from scalablevit.deploy.export_formats import FORMATS, METADATA_KEY, Run
+from scalablevit.deploy.export_formats import FORMATS, METADATA_KEY, Run, save_openvino
 from scalablevit.deploy.exportable import InputShape
 from scalablevit.deploy.exported import open_exported
 from scalablevit.deploy.exported_graphs import open_graph
@@ -291,13 +291,10 @@ def _describe(trial: Trial, quantization: Quantization, before: float) -> None:
         entry.value = json.dumps({**json.loads(entry.value), "int8": told})
         onnx.save(model, str(path))
         return
-    import openvino
-
     opened = openvino_core().read_model(str(path))
     metadata = json.loads(opened.get_rt_info([METADATA_KEY]).value)
-    opened.set_rt_info(json.dumps({**metadata, "int8": told}), [METADATA_KEY])
     described = path.with_name("described.xml")
-    openvino.save_model(opened, str(described), compress_to_fp16=False)
+    save_openvino(opened, {**metadata, "int8": told}, described)
     del opened  # it may read its weights from the file
     for suffix in (".xml", ".bin"):
         described.with_suffix(suffix).replace(path.with_suffix(suffix))

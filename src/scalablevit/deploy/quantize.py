@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scalablevit.deploy.export_formats import METADATA_KEY
+from scalablevit.deploy.export_formats import METADATA_KEY, save_openvino
 from scalablevit.deploy.exportable import INPUT_NAME
 from scalablevit.deploy.exported_graphs import open_graph
 from scalablevit.deploy.graph_parts import PIXELS, parts_of_graph, without_weights
@@ -264,10 +265,7 @@ def _save(quantized: Any, model: Any, path: Path) -> None:
         onnx.helper.set_model_props(quantized, {entry.key: entry.value for entry in model.metadata_props})
         onnx.save(quantized, str(path))
         return
-    import openvino
-
-    quantized.set_rt_info(model.get_rt_info([METADATA_KEY]).value, [METADATA_KEY])
-    openvino.save_model(quantized, str(path), compress_to_fp16=False)
+    save_openvino(quantized, json.loads(model.get_rt_info([METADATA_KEY]).value), path)
 
 
 @contextlib.contextmanager
