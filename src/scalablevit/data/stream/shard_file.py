@@ -8,6 +8,7 @@ Imports neither torch nor LitData, so that checking data starts at once.
 """
 
 import os
+import struct
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -36,7 +37,7 @@ class _OpenShard:
             offsets = numbers[1:].astype(np.int64)
             if numbers[0] != samples or offsets[-1] > size or (np.diff(offsets) < 0).any():
                 raise ShardDamageError("the table of its samples is damaged")
-            self.offsets = offsets
+            self.offsets: list[int] = offsets.tolist()
         except BaseException:
             os.close(self.descriptor)
             raise
@@ -101,13 +102,17 @@ class ShardFiles:
             if shard is None:
                 return None
             self._open.move_to_end(key)
-        start, end = (int(offset) for offset in shard.offsets[place : place + 2])
+        start, end = shard.offsets[place], shard.offsets[place + 1]
         content = read_at(shard.descriptor, end - start, start)
-        sizes = np.frombuffer(content[: 4 * count], "<u4").astype(np.int64)
-        bounds = np.concatenate([[0], np.cumsum(sizes)]) + 4 * count
-        if len(sizes) != count or bounds[-1] != len(content):
+        if len(content) < 4 * count:
             raise ShardDamageError(f"sample {place} is damaged")
-        return [content[bounds[i] : bounds[i + 1]] for i in range(count)]
+        values, begin = [], 4 * count
+        for size in struct.unpack_from(f"<{count}I", content):
+            values.append(content[begin : begin + size])
+            begin += size
+        if begin != len(content):
+            raise ShardDamageError(f"sample {place} is damaged")
+        return values
 
 
 def read_at(descriptor: int, size: int, start: int) -> bytes:
@@ -116,7 +121,7 @@ def read_at(descriptor: int, size: int, start: int) -> bytes:
     Raises:
         ShardDamageError: the file ends before.
     """
-    content = b""
+    content = os.pread(descriptor, size, start) if hasattr(os, "pread") else b""
     while len(content) < size:
         if hasattr(os, "pread"):
             more = os.pread(descriptor, size - len(content), start + len(content))
