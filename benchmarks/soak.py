@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -54,10 +55,11 @@ def write_images(folder: Path, *, classes: int = 3, each: int = 24) -> Path:
     return folder
 
 
-def words(data: Path, run: Path, *, epochs: int, workers: int = 0) -> list[str]:
-    """Build the command line of a run."""
+def words(data: Path, run: Path, *, epochs: int, workers: int = 0, every: str | None = None) -> list[str]:
+    """Build the command line of a run; `every`: how often it is saved within epochs."""
     given = ["--config", "train_folder", *SETTINGS, "--data.root", str(data), "--epochs", str(epochs)]
-    return [*COMMAND, *given, "--data.num_workers", str(workers), "--run", str(run)]
+    saving = [] if every is None else ["--checkpoint-every", every, "--keep-checkpoints", "2"]
+    return [*COMMAND, *given, "--data.num_workers", str(workers), "--run", str(run), *saving]
 
 
 def start(command: Sequence[str], folder: Path, **options: object) -> subprocess.Popen[str]:
@@ -100,6 +102,24 @@ def assert_same(run: Path, other: Path) -> None:
         raise LostError(f"{len(different)} of {len(theirs)} tensors differ from the undisturbed run")
 
 
+def saved_step(run: Path) -> int:
+    """The optimizer step at which the last checkpoint was saved."""
+    return int(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True, mmap=True)["global_step"])
+
+
+def wait_for_checkpoint(run: Path, process: subprocess.Popen[str], *, since: float) -> None:
+    """Wait until a process has written a checkpoint, or ends: from then on it is in the middle of an epoch."""
+    last = run / "checkpoints" / "last.ckpt"
+    while process.poll() is None and not (last.is_file() and last.stat().st_mtime > since):
+        time.sleep(0.005)
+
+
+def training_seconds(run: Path) -> float:
+    """How long a run trained and validated, without its start."""
+    epochs = json.loads((run / "timing.json").read_text())["epochs"]
+    return float(sum(epoch["training_seconds"] + epoch["validation_seconds"] for epoch in epochs))
+
+
 def resume(run: Path, data: Path, folder: Path, *, epochs: int) -> None:
     """Resume a run, or start it again where it had no checkpoint, until it ends with 0."""
     has_checkpoint = (run / "checkpoints" / "last.ckpt").is_file()
@@ -111,21 +131,38 @@ def resume(run: Path, data: Path, folder: Path, *, epochs: int) -> None:
         raise LostError(f"the resumed run ended with {code}: {(folder / 'output.txt').read_text()[-600:]}")
 
 
-def killed(data: Path, folder: Path, undisturbed: Path, *, rng: random.Random, seconds: float, epochs: int) -> str:
-    """Kill a run up to three times, then let it end."""
+def killed(
+    data: Path,
+    folder: Path,
+    undisturbed: Path,
+    *,
+    rng: random.Random,
+    seconds: float,
+    epochs: int,
+    every: str | None = None,
+) -> str:
+    """Kill a run up to three times, then let it end.
+
+    One that is saved within epochs is killed by SIGKILL alone, `seconds` at most behind its first checkpoint.
+    """
     run, told = folder / "run", []
-    command = words(data, run, epochs=epochs)
+    command = words(data, run, epochs=epochs, every=every)
+    kinds = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT) if every is None else (signal.SIGKILL,)
     for _ in range(rng.randrange(1, 4)):
-        process = start(command, folder)
-        moment = rng.uniform(0.1, 1.05) * seconds
+        began, process = time.time(), start(command, folder)
+        if every is not None:
+            wait_for_checkpoint(run, process, since=began)
+        moment = rng.uniform(0.1 if every is None else 0.0, 1.05) * seconds
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(moment)
-        kind = rng.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
+        kind = rng.choice(kinds)
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, kind)
             told.append(f"{kind.name} at {moment:.1f} s")
         finish(process, folder)
+        if every is not None and told:
+            told[-1] += f", saved at step {saved_step(run)}"
         if (run / "checkpoints" / "last.ckpt").is_file():
             command = [*COMMAND, "--resume", str(run)]
         elif run.exists():
@@ -211,6 +248,20 @@ def scenes(
             f"kill {i + 1}",
             lambda folder, own=own: killed(data, folder, undisturbed, rng=own, seconds=seconds, epochs=epochs),
         )
+    for i in range(args.mid_epoch):
+        own = random.Random(rng.random())
+        yield (
+            f"kill within an epoch {i + 1}",
+            lambda folder, own=own: killed(
+                data,
+                folder,
+                undisturbed,
+                rng=own,
+                seconds=training_seconds(undisturbed),
+                epochs=epochs,
+                every="2steps",
+            ),
+        )
     for i in range(args.disks):
         size = int(2 ** rng.uniform(10, 23))
         yield (
@@ -234,6 +285,9 @@ def main() -> int:
     """Read the flags, play the scenes, print the account."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="runs that are killed")
+    parser.add_argument(
+        "--mid-epoch", type=int, default=10, help="runs that are saved every two steps and killed by SIGKILL"
+    )
     parser.add_argument("--disks", type=int, default=5, help="runs with a file size limit, and as many on small disks")
     parser.add_argument("--shm", nargs="*", default=["1m", "8m", "64m"], metavar="SIZE", help="sizes of /dev/shm")
     parser.add_argument("--epochs", type=int, default=4)

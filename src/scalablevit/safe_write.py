@@ -1,5 +1,6 @@
 """Files that are complete or not there: written beside their place, then renamed into it."""
 
+import contextlib
 import errno
 import json
 import math
@@ -8,7 +9,14 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 _LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as mkstemp names them
 
@@ -61,6 +69,7 @@ def write_together(contents: Mapping[str | os.PathLike[str], Content]) -> None:
             intact.
     """
     temporaries: dict[Path, str] = {}
+    marks: list[int] = []
     path = Path()
     try:
         for name, content in contents.items():
@@ -68,6 +77,7 @@ def write_together(contents: Mapping[str | os.PathLike[str], Content]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
             temporaries[path] = temporary
+            marks += _marked(descriptor)
             with os.fdopen(descriptor, "wb") as file:
                 if isinstance(content, bytes):
                     file.write(content)
@@ -94,6 +104,8 @@ def write_together(contents: Mapping[str | os.PathLike[str], Content]) -> None:
     finally:
         for temporary in temporaries.values():
             Path(temporary).unlink(missing_ok=True)
+        for mark in marks:
+            os.close(mark)
 
 
 def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None = 2) -> None:
@@ -128,11 +140,55 @@ def finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def sweep_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Remove the temporary files that killed processes left in `folder`; call it where nobody else writes there."""
-    for file in Path(folder).glob(".*.tmp"):
-        if _LEFTOVER.fullmatch(file.name):
-            file.unlink(missing_ok=True)
+def sweep_leftovers(folder: str | os.PathLike[str]) -> dict[Path, int]:
+    """Remove the temporary files that killed processes left in `folder` and in the folders below it.
+
+    Files that a living process is writing stay: it holds a lock on them.
+
+    Returns:
+        each file that was removed -> its bytes.
+    """
+    swept: dict[Path, int] = {}
+    for place, _, names in os.walk(folder):  # follows no links
+        for name in names:
+            file = Path(place) / name
+            if not _LEFTOVER.fullmatch(name) or file.is_symlink() or not file.is_file() or _is_being_written(file):
+                continue
+            with contextlib.suppress(OSError):  # Windows keeps a file that is open
+                size = file.stat().st_size
+                file.unlink()
+                swept[file] = size
+    return swept
+
+
+def _marked(descriptor: int) -> list[int]:
+    """Lock a temporary file for as long as its writer lives; the descriptors that hold the lock."""
+    if fcntl is None:
+        return []
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return [os.dup(descriptor)]
+    except OSError:  # a disk without locks
+        return []
+
+
+def _is_being_written(file: Path) -> bool:
+    """Whether a living process holds the lock on a temporary file."""
+    if fcntl is None:
+        return False
+    try:
+        descriptor = os.open(file, os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _remedy(reason: OSError) -> str:

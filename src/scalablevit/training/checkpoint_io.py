@@ -16,8 +16,9 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 
+from scalablevit import __version__
 from scalablevit.safe_write import WriteError, write_atomically
-from scalablevit.training.invocation import invocation
+from scalablevit.training.way_on import way_on
 from scalablevit.weights.checksums import damaged_part
 from scalablevit.weights.source import first_line
 
@@ -145,11 +146,8 @@ class RunCheckpointIO(SafeCheckpointIO):
             raise ValueError(f"{error}{self.way_on(path)}") from error
 
     def way_on(self, path: str | os.PathLike[str]) -> str:
-        """How to go on where a checkpoint is damaged: by the best one of its folder; empty where that is not whole."""
-        best = Path(path).with_name("best.ckpt")
-        if Path(path).name == best.name or not self._is_whole(best):
-            return ""
-        return f". {best} is whole; to resume from it: {invocation('fit', '--resume', best)}"
+        """How to go on where a checkpoint cannot be used: by another of its folder; empty where none is whole."""
+        return way_on(path, lambda other: self._read(other, map_location="cpu"))
 
     def _read(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
         checkpoint = super().load_checkpoint(path, *args, **kwargs)
@@ -184,13 +182,6 @@ class RunCheckpointIO(SafeCheckpointIO):
             return
         super().remove_checkpoint(name)
 
-    def _is_whole(self, path: Path) -> bool:
-        try:
-            self._read(path, map_location="cpu")
-        except (OSError, ValueError):
-            return False
-        return True
-
 
 @contextlib.contextmanager
 def explained_restoring(checkpoint: str | os.PathLike[str] | None) -> Iterator[None]:
@@ -209,9 +200,21 @@ def explained_restoring(checkpoint: str | os.PathLike[str] | None) -> Iterator[N
             raise
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(
-            f"{os.fspath(checkpoint)} is damaged: its state cannot be taken up ({what}); take another checkpoint of "
-            f"its folder{RunCheckpointIO().way_on(checkpoint)}"
+            f"{os.fspath(checkpoint)} is damaged: its state cannot be taken up ({what})"
+            f"{told_of_version(checkpoint)}; take another checkpoint of its folder"
+            f"{RunCheckpointIO().way_on(checkpoint)}"
         ) from error
+
+
+def told_of_version(checkpoint: str | os.PathLike[str]) -> str:
+    """That another version of the package wrote a checkpoint, which may be why it does not fit; else nothing."""
+    try:
+        version = RunCheckpointIO()._read(checkpoint, map_location="cpu", mmap=True).get("scalablevit_version")
+    except (OSError, ValueError):
+        return ""
+    if not isinstance(version, str) or version == __version__:
+        return ""
+    return f"; scalablevit {version[:40]} wrote it, and this is {__version__}: install that version to resume it"
 
 
 def _is_of_restoring(error: BaseException) -> bool:

@@ -19,12 +19,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
+from scalablevit import __version__
 from scalablevit.data.workers import kill_workers
 from scalablevit.printable import printable
 from scalablevit.safe_write import write_atomically
 from scalablevit.tasks import PretrainingEntry, entry_of
 from scalablevit.training.agreement import facts
-from scalablevit.training.checkpoint_io import explained_restoring
+from scalablevit.training.checkpoint_io import explained_restoring, told_of_version
 from scalablevit.training.devices import threads_per_process
 from scalablevit.training.early_stopping import why_ended_early
 from scalablevit.training.freed_memory import keep_freed_memory
@@ -200,17 +201,24 @@ class Run:
                 if isinstance(logger, TolerantLogger):
                     parameters = dict(flattened(yaml.safe_load(self._resolved_recipe())))
                     logger.begin({**parameters, "run_folder": os.path.abspath(self.folder.path)})
-            if self.resume is not None and self.resume != self.folder.last and self.folder.last.is_file():
-                aside = self.folder.last.with_name("last.set-aside.ckpt")
-                self.folder.last.replace(aside)
+            if self.resume is not None and self.resume != self.folder.last and os.path.lexists(self.folder.last):
+                aside = self.folder.set_last_aside()
                 _print(f"resumed from {self.resume}; {self.folder.last.name} is kept as {aside}")
 
     def _note_recipe(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep with the weights what they are trained with."""
+        checkpoint["scalablevit_version"] = __version__
         checkpoint["recipe"] = dict(flattened(yaml.safe_load(self._resolved_recipe())))
 
     def _check_recipe(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse or tell what was edited in the run's recipe.yaml since the checkpoint was written."""
+        """Refuse or tell what was edited in the run's recipe.yaml since the checkpoint, and that of another version."""
+        version = checkpoint.get("scalablevit_version", __version__)
+        if version != __version__:
+            log.warning(
+                "scalablevit %s wrote the checkpoint, and this is %s: the run continues, maybe with other last bits",
+                version,
+                __version__,
+            )
         now = dict(flattened(yaml.safe_load(self._resolved_recipe())))
         found = edited(checkpoint.get("recipe") or {}, now, recipe=self.folder.recipe, known=self.changes)
         if trainer.is_global_zero and found:
@@ -297,7 +305,7 @@ def explained(checkpoint: Path | None) -> Iterator[None]:
         reasons = [line.strip() for line in str(error).splitlines()[1:]]
         raise RecipeError(
             f"{checkpoint} holds another network than the recipe builds ({reasons[0].rstrip('. ')}"
-            f"{f' and {len(reasons) - 1} more' if len(reasons) > 1 else ''}); "
+            f"{f' and {len(reasons) - 1} more' if len(reasons) > 1 else ''}){told_of_version(checkpoint or '')}; "
             "leave model and data as the run's recipe.yaml has them"
         ) from error
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from scalablevit.moved import forward_moved_names
 from scalablevit.safe_write import sweep_leftovers, write_json
+from scalablevit.training.checkpoint_io import RunCheckpointIO
 from scalablevit.training.environment import environment
 from scalablevit.training.invocation import invocation
 from scalablevit.training.run_lock import RunLock
@@ -74,8 +75,25 @@ class RunFolder:
             FolderInUseError: another process trains in it.
         """
         self._lock.acquire()
-        for folder in (self.path, self.checkpoints):
-            sweep_leftovers(folder)
+        swept = sweep_leftovers(self.path)
+        if swept:
+            log.warning(
+                "removed %d unfinished file%s of %.1f MB that killed writes left in %s",
+                len(swept),
+                "" if len(swept) == 1 else "s",
+                sum(swept.values()) / 1e6,
+                self.path,
+            )
+
+    def set_last_aside(self) -> Path:
+        """Give the last checkpoint another name, whatever stands in its place; returns it."""
+        aside = self.checkpoints / "last.set-aside.ckpt"
+        number = 1
+        while os.path.lexists(aside) and (aside.is_dir() or self.last.is_dir()):  # a folder cannot be replaced
+            number += 1
+            aside = self.checkpoints / f"last.set-aside-{number}.ckpt"
+        self.last.replace(aside)
+        return aside
 
     def release(self) -> None:
         """Unlock the folder; remove one in which no training has begun."""
@@ -107,14 +125,13 @@ def claim(path: str | os.PathLike[str], resume: bool, *, checkpoint: Path | None
     if folder.path.exists() and not folder.path.is_dir():
         raise ValueError(f"the run folder {folder.path} is a file: name another folder")
     if resume:
-        if not (checkpoint or folder.last).is_file():
+        wanted = checkpoint or folder.last
+        if not wanted.is_file():
+            what = "is a folder, not a checkpoint" if wanted.is_dir() else "is missing"
+            way = RunCheckpointIO().way_on(wanted)
             raise ValueError(
-                f"there is nothing to resume in {folder.path}: {folder.last} is missing. "
-                + (
-                    f"To resume from the best checkpoint: {invocation('fit', '--resume', folder.best)}"
-                    if folder.best.is_file()
-                    else "Name another run folder, or start anew without resuming"
-                )
+                f"there is nothing to resume in {folder.path}: {wanted} {what}"
+                f"{way or '. Name another run folder, or start anew without resuming'}"
             )
         folder.acquire()
         return folder

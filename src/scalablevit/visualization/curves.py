@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from scalablevit.printable import plot_text
+from scalablevit.safe_write import write_atomically
 from scalablevit.visualization.metrics_file import read_metrics
 
 # Okabe and Ito's palette, which colour-blind readers tell apart
@@ -69,7 +70,7 @@ def plot_curves(metrics_csv: str | os.PathLike[str], out_png: str | os.PathLike[
     FigureCanvasAgg(figure)
     for i, (title, names) in enumerate(panels):
         _draw(figure.add_subplot(1, len(panels), i + 1), title, names, rows)
-    figure.savefig(out_png, dpi=130, format="png")
+    write_atomically(out_png, lambda file: figure.savefig(file, dpi=130, format="png"))
 
 
 def _draw(axes: Axes, title: str, names: list[str], rows: list[dict[str, float]]) -> None:
