@@ -1,6 +1,7 @@
 """A run that is killed within an epoch and resumed from its last checkpoint must equal one that was not, to the bit."""
 
 import logging
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from test_stop_and_resume import BY_STEPS, read_journal
+from test_stop_and_resume import BY_STEPS, TWO_PROCESSES, read_journal, run_two_ranks
 from toy_run import Journal, ToyData, ToyTask, make_trainer
 
 from scalablevit.training import mid_epoch_checkpoints
@@ -202,6 +203,25 @@ def test_ranks_ask_the_first_ones_clock_and_seldom(tmp_path: Path, monkeypatch: 
     assert saved[0] == saved[1]
     assert [b - a for a, b in zip(saved[0], saved[0][1:], strict=False)] == [200, 200, 200, 200]
     assert met[0] == met[1] <= 60
+
+
+@pytest.mark.slow
+def test_two_processes_save_by_one_clock_and_go_on_to_the_bit_after_sigkill(tmp_path: Path) -> None:
+    cut, whole = (
+        {"folder": str(tmp_path / name), "trainer": TWO_PROCESSES, "every_seconds": 1e-6} for name in ("cut", "whole")
+    )
+    killed = run_two_ranks({**cut, "signal_at": ["step", 7, signal.SIGKILL], "signal_rank": "all"})
+    assert [rank.returncode for rank in killed] == [-signal.SIGKILL] * 2, killed[0].stderr
+    last = tmp_path / "cut" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 7
+    del whole["every_seconds"]
+    ranks = run_two_ranks({**cut, "resume": str(last)}, whole)
+    assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].stderr + ranks[1].stderr
+    ours, theirs = (torch.load(tmp_path / name / "network.pt") for name in ("cut", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert [read_journal(tmp_path / "cut", rank) for rank in (0, 1)] == [
+        read_journal(tmp_path / "whole", rank) for rank in (0, 1)
+    ]
 
 
 def test_writing_that_takes_long_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

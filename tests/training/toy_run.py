@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from scalablevit.data.loaders import eval_loader, train_loader
+from scalablevit.training.checkpoint_interval import CheckpointInterval
 from scalablevit.training.checkpoint_io import SafeCheckpointIO
+from scalablevit.training.mid_epoch_checkpoints import MidEpochCheckpoints
 from scalablevit.training.module import TrainingModule
 from scalablevit.training.settings import OptimizerSettings, ScheduleSettings
 from scalablevit.training.stopping import StopOnSignal, TrainingStopped, leave
@@ -176,10 +178,14 @@ def main(settings: dict[str, Any]) -> None:
         poisoned = int(os.environ.get("LOCAL_RANK", "0")) == settings["poison_rank"]
         task.poison = {int(k): float("nan") for k in settings["poison_steps"]} if poisoned else {}
     rank = int(os.environ.get("LOCAL_RANK", "0"))
-    signal_at = settings.get("signal_at") if rank == settings.get("signal_rank", 0) else None
+    signal_at = settings.get("signal_at") if settings.get("signal_rank", 0) in (rank, "all") else None
     journal = Journal(folder / f"log-{rank}.jsonl", tuple(signal_at) if signal_at else None)
     journal.wait_at = settings.get("wait_at")
-    trainer = make_trainer(folder, [journal, StopOnSignal(folder / "last.ckpt")], **settings.get("trainer", {}))
+    callbacks: list[Callback] = [journal, StopOnSignal(folder / "last.ckpt")]
+    if "every_seconds" in settings:
+        every = CheckpointInterval(seconds=settings["every_seconds"])
+        callbacks.append(MidEpochCheckpoints(folder / "last.ckpt", every))
+    trainer = make_trainer(folder, callbacks, **settings.get("trainer", {}))
     try:
         trainer.fit(task, datamodule=ToyData(**settings.get("data", {})), ckpt_path=settings.get("resume"))
     except TrainingStopped as stopped:

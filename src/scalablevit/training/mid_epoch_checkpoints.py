@@ -14,7 +14,7 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from scalablevit.safe_write import WriteError, write_atomically
+from scalablevit.safe_write import write_atomically
 from scalablevit.training.checkpoint_interval import CheckpointInterval
 from scalablevit.training.checkpoint_io import seconds_writing
 from scalablevit.training.step_boundaries import is_before_validation, is_between_steps, mark_validation_due
@@ -133,15 +133,14 @@ class MidEpochCheckpoints(Checkpoint):
         kept = self.last.with_name(f"step-{trainer.global_step}.ckpt")
         try:
             _link_or_copy(self.last, kept)
-        except WriteError as error:  # the last checkpoint is written: the run is safe
-            log.warning("%s", error.strerror or error)
-            return
-        others = sorted(
-            (path for path in kept_checkpoints(kept.parent) if path != kept), key=lambda path: path.stat().st_mtime_ns
-        )
-        for path in others[: max(0, len(others) + 1 - self.keep)]:
-            with contextlib.suppress(OSError):
-                path.unlink()
+            others = sorted(
+                (path for path in kept_checkpoints(kept.parent) if path != kept),
+                key=lambda path: path.stat().st_mtime_ns,  # not by step: a run may have gone back to an earlier one
+            )
+            for path in others[: max(0, len(others) + 1 - self.keep)]:
+                path.unlink(missing_ok=True)
+        except OSError as error:  # the last checkpoint is written: the run is safe
+            log.warning("the checkpoint of step %d is not kept: %s", trainer.global_step, error.strerror or error)
 
     def _warn_of_time(self, trainer: Trainer) -> None:
         """Say once that writing takes much of the time."""
