@@ -19,6 +19,7 @@ _LIGHTNING = (
     "--trainer",
     "--help",
 )
+_TAKE_A_MINUS = ("--checkpoint-every", "--checkpoint_every", "--keep-checkpoints", "--keep_checkpoints")
 
 
 @dataclass
@@ -73,6 +74,10 @@ def split(words: Sequence[str], *, values: Sequence[str], flags: Sequence[str] =
             found.keys += [_whole(name, text), text]
         else:
             _refuse_misspelt(name, [*values, *flags])
+            if name in _TAKE_A_MINUS and not equals:  # argparse takes -1steps for a flag
+                equals, value = "=", next(todo, "")
+                if not value or value.startswith("--"):
+                    raise UsageError(f"{name} needs a value")
             found.keys.append(key_of(name) + equals + value)
     return found
 

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _KEPT = re.compile(r"step-(\d+)\.ckpt")
 _LARGEST_SHARE = 0.1  # of the time that may go into writing before a warning
+_LITTLE_WRITING = 5.0  # seconds that are worth no warning
 _MOST_STEPS_AHEAD = 10_000
 
 
@@ -51,7 +52,7 @@ class MidEpochCheckpoints(Checkpoint):
         self._ask_at = 0  # the step at which the ranks meet
         self._asked = (0, 0.0)  # step and time at which they met before
         self._began = 0.0
-        self._written_before = 0.0
+        self._writing = 0.0
         self._num_written = 0
         self._has_warned = False
 
@@ -59,7 +60,6 @@ class MidEpochCheckpoints(Checkpoint):
         """Start the clock."""
         self._training = True
         self._began = time.monotonic()
-        self._written_before = seconds_writing(trainer)
         self._ask_at = 0
         self._restart(trainer)
         self._asked = (trainer.global_step, self._began)
@@ -115,7 +115,9 @@ class MidEpochCheckpoints(Checkpoint):
         return is_due == 1
 
     def _save(self, trainer: Trainer) -> None:
+        before = seconds_writing(trainer)
         trainer.save_checkpoint(self.last)
+        self._writing += seconds_writing(trainer) - before
         self._num_written += 1
         self._keep(trainer)
         self._restart(trainer)
@@ -144,16 +146,16 @@ class MidEpochCheckpoints(Checkpoint):
 
     def _warn_of_time(self, trainer: Trainer) -> None:
         """Say once that writing takes much of the time."""
-        writing = seconds_writing(trainer) - self._written_before
-        share = writing / max(time.monotonic() - self._began, 1e-9)
-        if self._has_warned or self._num_written < 3 or share <= _LARGEST_SHARE or not trainer.is_global_zero:
+        share = self._writing / max(time.monotonic() - self._began, 1e-9)
+        is_little = self._writing < _LITTLE_WRITING or share <= _LARGEST_SHARE
+        if self._has_warned or self._num_written < 3 or is_little or not trainer.is_global_zero:
             return
         self._has_warned = True
         log.warning(
             "%.0f%% of the time goes into writing checkpoints (%.1f s each): raise --checkpoint-every, or use a faster "
             "disk",
             100 * share,
-            writing / self._num_written,
+            self._writing / self._num_written,
         )
 
 
