@@ -16,7 +16,7 @@ def is_between_steps(trainer: Trainer) -> bool:
     is_last = loop.batch_progress.is_last_batch or loop.batch_progress.current.ready == trainer.num_training_batches
     if is_last or max_steps_reached(trainer) or loop._should_accumulate():
         return False
-    if trainer._val_check_time_interval is not None:  # by each rank's own clock: ranks could disagree
+    if getattr(trainer, "_val_check_time_interval", None) is not None:  # by each rank's own clock: ranks could disagree
         return True
     fetcher = trainer.fit_loop._data_fetcher
     return fetcher is None or not loop._should_check_val_fx(fetcher)

@@ -21,7 +21,7 @@ from scalablevit.weights.source import first_line
 log = logging.getLogger(__name__)
 
 _PROJECT = "scalablevit"
-_FIRST_PAUSE, _LONGEST_PAUSE = 30.0, 600.0  # seconds without a further try after a failure
+_FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 600.0  # seconds without a further try after a failure
 # MLflow waits for a server that does not answer for a quarter of an hour, in the middle of a step
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
@@ -34,16 +34,16 @@ class TolerantLogger(Logger):
         inner: the logger.
         folder: of the run, whose loggers.json keeps the id of the remote run.
         id_of: the id of the remote run, of the inner logger; None where it has none.
-        is_known: the run has logged there before.
+        known_id: of the remote run that the run has logged to before; None: there is none.
     """
 
     def __init__(
-        self, name: str, inner: Logger, *, folder: RunFolder, id_of: Callable[[Logger], Any], is_known: bool
+        self, name: str, inner: Logger, *, folder: RunFolder, id_of: Callable[[Logger], Any], known_id: str | None
     ) -> None:
         super().__init__()
         self.label = name
         self.inner = inner
-        self.is_known = is_known
+        self.known_id = known_id
         self._folder = folder
         self._id_of = id_of
         self._num_failures = 0
@@ -54,17 +54,20 @@ class TolerantLogger(Logger):
     @property
     def name(self) -> str | None:
         """Of the project or experiment."""
-        return self.inner.name
+        found = self._looked_up("name")
+        return None if found is None else str(found)
 
     @property
     def version(self) -> int | str | None:
         """Of the remote run."""
-        return self.inner.version
+        found: int | str | None = self._looked_up("version")
+        return self.known_id if found is None else found
 
     @property
     def save_dir(self) -> str | None:
         """Where it writes locally."""
-        return self.inner.save_dir
+        found: str | None = self._looked_up("save_dir")
+        return found
 
     @property
     def experiment(self) -> Any:
@@ -73,15 +76,23 @@ class TolerantLogger(Logger):
         Raises:
             RecipeError: a run that has not logged there before cannot begin.
         """
-        if not self._has_started:
+        if not self._has_started and time.monotonic() >= self._paused_until:
             self._start()
-        return getattr(self.inner, "experiment", None) if self._has_started else None
+        return self._looked_up("experiment")
+
+    def _looked_up(self, name: str) -> Any:
+        """A property of the inner logger, which may ask the network for it; None where that fails, or has not begun."""
+        try:
+            return getattr(self.inner, name, None) if self._has_started else None
+        except Exception as error:  # any library's any error
+            self._note_failure(error)
+            return None
 
     def _start(self) -> None:
         try:
             _ = getattr(self.inner, "experiment", None)
         except Exception as error:  # any library's any error
-            if not self.is_known:
+            if self.known_id is None:
                 raise RecipeError(
                     f"--logger {self.label} cannot begin ({_said(error)}): log in or check the network, work offline "
                     "(docs/scale.md), or train without it: --logger null"
@@ -99,7 +110,7 @@ class TolerantLogger(Logger):
         self._attempt(self._begin, parameters)
 
     def _begin(self, parameters: Mapping[str, Any]) -> None:
-        if not self.is_known:  # MLflow refuses to change what a run was begun with
+        if self.known_id is None:  # MLflow refuses to change what a run was begun with
             self.inner.log_hyperparams(dict(parameters))
         remember_id(self._folder, self.label, self._id_of(self.inner))
 
@@ -126,9 +137,9 @@ class TolerantLogger(Logger):
     def finalize(self, status: str) -> None:
         """Write what is pending, and close the remote run."""
         self._attempt(self.inner.finalize, status)
-        finish = getattr(getattr(self.inner, "experiment", None), "finish", None) if self.label == "wandb" else None
-        if finish is not None:
-            self._attempt(finish)
+        run: Any = getattr(self.inner, "_experiment", None)
+        if hasattr(run, "finish") and type(self.inner).__name__ == "WandbLogger":  # else a later run goes on in it
+            self._attempt(run.finish)
             self.inner._experiment = None  # type: ignore[attr-defined]
 
     def _attempt(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -178,7 +189,7 @@ def build_trackers(choices: Sequence[LoggerChoice], *, folder: RunFolder) -> lis
                 f"--logger {choice.name} cannot be built ({_said(error)}): correct its init_args, or train without it: "
                 "--logger null"
             ) from error
-        found.append(TolerantLogger(choice.name, inner, folder=folder, id_of=id_of, is_known=known is not None))
+        found.append(TolerantLogger(choice.name, inner, folder=folder, id_of=id_of, known_id=known))
     return found
 
 
