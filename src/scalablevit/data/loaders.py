@@ -27,6 +27,20 @@ class SampleKey(NamedTuple):
     epoch: int
 
 
+class ShardedSamples(NamedTuple):
+    """Samples that lie in shards.
+
+    Fields:
+        shards: (N,) the shard of each.
+        window: how many shards are read at once; see `windowed_order`.
+        ahead: downloads shards before they are needed; None: they are there.
+    """
+
+    shards: Any
+    window: int
+    ahead: ShardsAhead | None = None
+
+
 class ShardedSampler(DistributedSampler[Any]):
     """The samples of one process, as `SampleKey`s, in an order that depends on (seed, epoch) alone.
 
@@ -52,10 +66,8 @@ class ShardedSampler(DistributedSampler[Any]):
             (samples of rare classes come several times); None: each sample once.
         batches_per_step: how many batches of a rank make an optimizer step. With `drop_last`, batches at the end
             that make no whole step are dropped too, unless there is no whole one.
-        shards: the shard of each sample, of which `window` are read at once, without shuffling one after the other;
-            None, or no more shards than that: all samples are as near.
-        window: see `windowed_order`.
-        ahead: downloads shards before they are needed; None: they are there.
+        stored: the shard of each sample, of which some are read at once, without shuffling one after the other; None, or
+            no more shards than that: all samples are as near.
 
     Raises:
         ValueError: a number out of range, or no samples.
@@ -75,9 +87,7 @@ class ShardedSampler(DistributedSampler[Any]):
         groups: Sequence[int] | None = None,
         classes: Sequence[int] | None = None,
         batches_per_step: int = 1,
-        shards: Sequence[int] | None = None,
-        window: int = 1,
-        ahead: ShardsAhead | None = None,
+        stored: ShardedSamples | None = None,
     ) -> None:
         if num_samples < 1:
             raise ValueError("the data set holds no samples: check its path and that no class folder is empty")
@@ -102,9 +112,9 @@ class ShardedSampler(DistributedSampler[Any]):
         self._dataset_size = num_samples
         self._groups = None if groups is None else torch.as_tensor(groups)
         self._classes = None if classes is None else torch.as_tensor(classes)
-        self._shards = None if shards is None else torch.as_tensor(shards).long()
-        self._window = window
-        self._ahead = ahead
+        self._shards = None if stored is None else torch.as_tensor(stored.shards).long()
+        self._window = 1 if stored is None else stored.window
+        self._ahead = None if stored is None else stored.ahead
         if drop_last:
             batches = num_samples // (world_size * batch_size)
             if batches > batches_per_step:
@@ -310,9 +320,7 @@ def train_loader(
     groups: Sequence[int] | None = None,
     classes: Sequence[int] | None = None,
     batches_per_step: int = 1,
-    shards: Sequence[int] | None = None,
-    window: int = 1,
-    ahead: ShardsAhead | None = None,
+    stored: ShardedSamples | None = None,
 ) -> ResumableLoader:
     """Shuffled, augmented and resumable: the loader to train from.
 
@@ -332,9 +340,7 @@ def train_loader(
         groups: as for `ShardedSampler`, as are `classes` and `batches_per_step`.
         classes: see `groups`.
         batches_per_step: see `groups`.
-        shards: see `groups`.
-        window: see `groups`.
-        ahead: see `groups`.
+        stored: see `groups`.
     """
     sampler = ShardedSampler(
         len(cast(Sized, dataset)),
@@ -348,9 +354,7 @@ def train_loader(
         groups=groups,
         classes=classes,
         batches_per_step=batches_per_step,
-        shards=shards,
-        window=window,
-        ahead=ahead,
+        stored=stored,
     )
     return ResumableLoader(SeededDataset(dataset, seed=seed), **_options(sampler, num_workers, collate_fn))
 
@@ -363,9 +367,7 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
     collate_fn: Callable[[list[Any]], Any] | None = None,
-    shards: Sequence[int] | None = None,
-    window: int = 1,
-    ahead: ShardsAhead | None = None,
+    stored: ShardedSamples | None = None,
 ) -> DataLoader[Any]:
     """In the data set's order, every sample exactly once over all ranks: the loader to measure with.
 
@@ -378,9 +380,7 @@ def eval_loader(
         rank: which process.
         world_size: how many processes.
         collate_fn: list of samples -> batch; None: torch's default.
-        shards: as for `ShardedSampler`, as are `window` and `ahead`.
-        window: see `shards`.
-        ahead: see `shards`.
+        stored: as for `ShardedSampler`.
     """
     sampler = ShardedSampler(
         len(cast(Sized, dataset)),
@@ -391,9 +391,7 @@ def eval_loader(
         world_size=world_size,
         drop_last=False,
         pad=False,
-        shards=shards,
-        window=window,
-        ahead=ahead,
+        stored=stored,
     )
     return EvaluationLoader(SeededDataset(dataset, seed=0), **_options(sampler, num_workers, collate_fn))
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from scalablevit.data.check import evenly_spread, look_at_image, losses_of
 from scalablevit.data.cores import available_cores
-from scalablevit.data.loaders import eval_loader, train_loader
+from scalablevit.data.loaders import ShardedSamples, eval_loader, train_loader
 from scalablevit.data.stored_path import StoredPath, StoredSamples
 from scalablevit.data.stream.ahead import ShardsAhead
 from scalablevit.data.stream.settings import StreamSettings
@@ -132,7 +132,7 @@ class TaskData(LightningDataModule):
         ahead = None
         if stored.fetch is not None and settings.ahead > 0:
             ahead = ShardsAhead(stored.fetch, settings.ahead)
-        return {"shards": stored.shards, "window": settings.window, "ahead": ahead}
+        return {"stored": ShardedSamples(stored.shards, settings.window, ahead)}
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled and augmented; the same number of batches on all ranks, and whole optimizer steps of them."""

@@ -15,7 +15,7 @@ from image_sets import shard, write_classes
 from scalablevit.classification.check import check_folder
 from scalablevit.classification.data import ImageFolderData
 from scalablevit.data.images import why_unreadable
-from scalablevit.data.loaders import train_loader
+from scalablevit.data.loaders import ShardedSamples, train_loader
 from scalablevit.data.stored_path import StoredPath
 from scalablevit.data.stream import write
 from scalablevit.data.stream.index import INDEX_NAME, ShardsError
@@ -82,7 +82,7 @@ def test_each_sample_once_and_in_the_same_steps_for_any_workers_and_processes(tm
         loaders = [
             train_loader(
                 Numbered(data.train_dataset), batch_size=4 // world, num_workers=workers, seed=3, rank=rank,
-                world_size=world, shards=data.train_dataset.shards().shards, window=2,
+                world_size=world, stored=ShardedSamples(data.train_dataset.shards().shards, 2),
             )
             for rank in range(world)
         ]  # fmt: skip
