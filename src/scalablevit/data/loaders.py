@@ -66,8 +66,8 @@ class ShardedSampler(DistributedSampler[Any]):
             (samples of rare classes come several times); None: each sample once.
         batches_per_step: how many batches of a rank make an optimizer step. With `drop_last`, batches at the end
             that make no whole step are dropped too, unless there is no whole one.
-        stored: the shard of each sample, of which some are read at once, without shuffling one after the other; None, or
-            no more shards than that: all samples are as near.
+        stored: the shard of each sample, of which some are read at once, without shuffling one after the other; None,
+            or no more shards than that: all samples are as near.
 
     Raises:
         ValueError: a number out of range, or no samples.
