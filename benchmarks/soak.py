@@ -2,6 +2,7 @@
 
     python benchmarks/soak.py
     python benchmarks/soak.py --kills 40 --seed 7
+    python benchmarks/soak.py --shards --kills 0 --mid-epoch 10 --disks 0 --shm
 
 A run of `scalablevit fit` is compared with one that nobody disturbed: after kills (SIGKILL, SIGTERM, SIGINT at random
 moments) and `--resume`, its weights must be the same to the bit. A disk is full where a file may not grow beyond a
@@ -29,6 +30,10 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
+
+from scalablevit.classification.sharded import shard_source
+from scalablevit.data.stream.index import INDEX_NAME
+from scalablevit.data.stream.write import write_shards
 
 COMMAND = [sys.executable, "-m", "scalablevit", "fit"]
 SETTINGS = ("--model.variant", "scalablevit_atto", "--data.image_size", "32", "--data.batch_size", "8")
@@ -58,6 +63,8 @@ def write_images(folder: Path, *, classes: int = 3, each: int = 24) -> Path:
 def words(data: Path, run: Path, *, epochs: int, workers: int = 0, every: str | None = None) -> list[str]:
     """Build the command line of a run; `every`: how often it is saved within epochs."""
     given = ["--config", "train_folder", *SETTINGS, "--data.root", str(data), "--epochs", str(epochs)]
+    if (data / INDEX_NAME).exists():
+        given += ["--data.stream.window", "3"]
     saving = [] if every is None else ["--checkpoint-every", every, "--keep-checkpoints", "2"]
     return [*COMMAND, *given, "--data.num_workers", str(workers), "--run", str(run), *saving]
 
@@ -291,12 +298,18 @@ def main() -> int:
     parser.add_argument("--disks", type=int, default=5, help="runs with a file size limit, and as many on small disks")
     parser.add_argument("--shm", nargs="*", default=["1m", "8m", "64m"], metavar="SIZE", help="sizes of /dev/shm")
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument(
+        "--shards", action="store_true", help="train from shards of a few images each, by a small window"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file for the account")
     args = parser.parse_args()
     survived, lost = list[dict[str, str]](), list[dict[str, str]]()
     with tempfile.TemporaryDirectory() as top:
         data, undisturbed = write_images(Path(top) / "data"), Path(top) / "undisturbed"
+        if args.shards:
+            write_shards(shard_source(data), Path(top) / "shards", version="0", size_mb=0.04, num_workers=0)
+            data = Path(top) / "shards"
         began = time.monotonic()
         if finish(start(words(data, undisturbed, epochs=args.epochs), Path(top)), Path(top)) != 0:
             print((Path(top) / "output.txt").read_text())

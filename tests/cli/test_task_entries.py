@@ -20,7 +20,7 @@ EVERY = pytest.mark.parametrize("entry", entries().values(), ids=lambda entry: e
 COMMON_OF_PREDICT = {"self", "paths", "batch_size", "keep_images", "keep_embeddings"}
 NOT_FLAGS_OF_CHECKS = {
     *("root", "val_fraction", "on_progress", "num_workers", "min_size"),
-    *("trained_class_names", "trained_label_map"),
+    *("trained_class_names", "trained_label_map", "stream"),
 }
 # these checks take the fields of a dataclass
 OF_SETTINGS = {
