@@ -45,6 +45,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
             timeout=timeout,
         )
         self._whole: nn.Module | None = None
+        self._is_copied = False
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
@@ -89,17 +90,26 @@ class FullyShardedStrategy(ModelParallelStrategy):
         return network
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Validate with whole weights: processes may differ by a batch, and must not wait for each other in one."""
-        for part in sharded_parts(self._network):
-            part.set_reshard_after_forward(False, recurse=False)
-            part.unshard()
-        return super().validation_step(*args, **kwargs)
+        """Validate a whole copy: processes may differ by a batch, and must not wait for each other in one."""
+        if self._whole is None:
+            return super().validation_step(*args, **kwargs)
+        module: Any = self.lightning_module
+        sharded = self._network
+        if not self._is_copied:  # after callbacks have put averaged weights in the place of the trained ones
+            self._whole.load_state_dict(whole(sharded.state_dict()))
+            self._whole.to(self.root_device).eval()
+            self._is_copied = True
+        module.network = self._whole
+        try:
+            return super().validation_step(*args, **kwargs)
+        finally:
+            module.network = sharded
 
     def on_validation_end(self) -> None:
-        """Go on with a part of the weights."""
-        for part in sharded_parts(self._network):
-            part.set_reshard_after_forward(part is not self._network, recurse=False)  # as `fully_shard` sets it
-        reshard(self._network)
+        """Have the next validation copy the weights anew."""
+        self._is_copied = False
+        if self._whole is not None:
+            self._whole.to("cpu")
 
     def on_train_end(self) -> None:
         """Make the network whole again, to write and evaluate it."""
