@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernel_resources import DEPTHWISE, depthwise_launches, feed_forward_launches, norm_linear_launches, resources
+from kernel_resources import (
+    DEPTHWISE,
+    depthwise_launches,
+    feed_forward_launches,
+    norm_depthwise_launches,
+    norm_linear_launches,
+    resources,
+)
 from scalablevit.ops.depthwise.tiles import cannot_serve as cannot_convolve
 from scalablevit.ops.feed_forward.tiles import cannot_serve
 from scalablevit.ops.norm_linear.tiles import cannot_serve as cannot_normalise
@@ -53,6 +60,19 @@ def test_depthwise_convolutions_fit(
         taken = resources(launch, capability, tmp_path)
         assert taken.spilled == 0, (launch.name, taken)
         assert taken.registers <= 128, (launch.name, taken, "four programs of four warps on a multiprocessor")
+        assert taken.shared <= LEAST_SHARED_MEMORY, (launch.name, taken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("C", "side"), [(64, 8), (128, 4), (256, 2)])  # the stages of S
+@pytest.mark.parametrize("capability", [80, 90, 120])
+def test_patches_behind_a_layer_norm_fit(
+    capability: int, C: int, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    for launch in norm_depthwise_launches(capability, torch.bfloat16, C, side):
+        taken = resources(launch, capability, tmp_path)
+        assert taken.spilled == 0, (launch.name, taken)
         assert taken.shared <= LEAST_SHARED_MEMORY, (launch.name, taken)
 
 
