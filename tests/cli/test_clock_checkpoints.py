@@ -61,22 +61,31 @@ def test_a_killed_run_with_all_of_it_resumes_to_the_bit(
 
 
 @pytest.mark.slow
-def test_the_command_that_a_damaged_checkpoint_names_works(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    fit(write_images(tmp_path / "data"), run, "--checkpoint-every", "3steps", "--keep-checkpoints", "1")
+@pytest.mark.parametrize("spoil", ["truncate", "folder"])
+def test_the_command_that_a_damaged_checkpoint_names_works(
+    spoil: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run, words = write_images(tmp_path / "data"), tmp_path / "run", ("--checkpoint-every", "3steps")
+    with monkeypatch.context() as patch:
+        kill_at_batch(patch, 8)  # in the second of two epochs of 4 batches
+        with pytest.raises(Killed):
+            fit(data, run, *words, "--keep-checkpoints", "1")
     last = run / "checkpoints" / "last.ckpt"
-    for spoil in ("truncate", "folder"):
-        last.unlink() if spoil == "folder" else last.write_bytes(last.read_bytes()[:5000])
-        if spoil == "folder":
-            last.mkdir()
-        outcome = scalablevit("fit", "--resume", run)
-        assert outcome.code == 1
-        assert "is whole (step" in outcome.err
-        command = outcome.err.partition("to resume from it: ")[2].partition(". Whole too: ")[0].strip()
-        again = scalablevit(*words_of(command))
-        assert again.code == 0, again.err
-        assert "is kept as" in again.out
-        assert last.is_file()
+    if spoil == "folder":
+        last.unlink()
+        last.mkdir()
+    else:
+        last.write_bytes(last.read_bytes()[:5000])
+    outcome = scalablevit("fit", "--resume", run)
+    assert outcome.code == 1
+    assert "is whole (step" in outcome.err
+    command = outcome.err.partition("to resume from it: ")[2].partition(". Whole too: ")[0].strip()
+    again = scalablevit(*words_of(command))
+    assert again.code == 0, again.err
+    assert "last.ckpt is kept as" in again.out
+    assert last.is_file()
+    fit(data, tmp_path / "whole")
+    assert_same_result(run, tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

@@ -157,19 +157,19 @@ def test_without_a_network_a_new_run_does_not_begin_and_a_resumed_one_does(
     ):
         begin(tmp_path)
     Ledger.offline = False
-    begin(tmp_path)
+    remote = begin(tmp_path).version
     Ledger.offline = True
     caplog.set_level(logging.WARNING)
     now = [0.0]
     monkeypatch.setattr(trackers, "time", SimpleNamespace(monotonic=lambda: now[0]))
     logger = begin(tmp_path)
     logger.log_metrics({"a": 1.0}, 1)
-    assert (logger.name, logger.version, logger.save_dir, logger.experiment) == (None, "remote-1", None, None)
+    assert (logger.name, logger.version, logger.save_dir, logger.experiment) == (None, remote, None, None)
     logger.finalize("success")
     assert len(caplog.records) == 1
     Ledger.offline, now[0] = False, 61.0
     logger.log_metrics({"a": 2.0}, 2)
-    assert entries(tmp_path, "remote-1")[-1] == {"step": 2, "a": 2.0}
+    assert entries(tmp_path, str(remote))[-1] == {"step": 2, "a": 2.0}
 
 
 @pytest.mark.parametrize(
