@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import SMALL, assert_same_result, fit, metrics_of, stop_at_batch, weights_of, write_images
+from tiny_runs import SMALL, assert_same_result, fit, stop_at_batch, weights_of, write_images
 
 from command_line import scalablevit
+from run_metrics import learned_by
 from scalablevit.training.teacher import Teacher
 
 # Of each rank: a line for each image that the teacher is shown.
@@ -107,7 +108,7 @@ def test_the_average_teaches_from_its_share_on(data: Path, tmp_path: Path) -> No
     fit(data, tmp_path / "without", "--model.ema_decay=0.9")
     fit(data, tmp_path / "late", "--model.ema_decay=0.9", "--model.mesa.start=0.99")
     fit(data, tmp_path / "half", "--model.ema_decay=0.9", "--model.mesa.start=0.5")
-    rows = {name: metrics_of(tmp_path / name) for name in ("without", "half")}
+    rows = {name: learned_by(tmp_path / name) for name in ("without", "half")}
     assert rows["without"][0] == rows["half"][0]
     assert rows["without"][1] != rows["half"][1]
     assert_same_result(tmp_path / "without", tmp_path / "late")

@@ -1,6 +1,5 @@
 """Images of 16 pixels, a network of 0.6 M parameters, and runs of it."""
 
-import csv
 import os
 import shlex
 import signal
@@ -15,7 +14,7 @@ import torch
 from PIL import Image
 
 from command_line import Outcome, scalablevit
-from scalablevit.training.data_wait import DATA_WAIT, IMAGES_PER_SECOND
+from run_metrics import learned_by
 from scalablevit.training.invocation import invocation
 from scalablevit.training.module import TrainingModule
 
@@ -83,18 +82,10 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(run / "model.safetensors")
 
 
-def metrics_of(run: Path) -> list[dict[str, str]]:
-    """The rows of a run's metrics.csv, without what the clock measured."""
-    with (run / "metrics.csv").open(newline="") as file:
-        return [
-            {key: row[key] for key in row if key not in (DATA_WAIT, IMAGES_PER_SECOND)} for row in csv.DictReader(file)
-        ]
-
-
 def assert_same_result(run: Path, other: Path) -> None:
     """Weights and metrics, to the bit."""
     ours, theirs = weights_of(run), weights_of(other)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    assert metrics_of(run) == metrics_of(other)
+    assert learned_by(run) == learned_by(other)
     assert (run / "results.json").read_text() == (other / "results.json").read_text()
