@@ -183,7 +183,7 @@ def test_where_the_disk_is_full_at_the_first_last_checkpoint_the_best_is_named(
     assert words == ["fit", "--resume", str(best)]
     refused = scalablevit("fit", "--resume", run)
     assert refused.code == 1
-    assert words_of(refused.err.strip().partition("best checkpoint: ")[2]) == words
+    assert words_of(refused.err.strip().partition("to resume from it: ")[2]) == words
     assert scalablevit(*words).code == 0
 
 
