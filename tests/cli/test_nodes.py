@@ -107,7 +107,8 @@ def test_a_node_is_killed_and_both_resume_to_the_bit(
     message = next(line for line in errors.splitlines() if "scalablevit: error: " in line)
     assert errors.count("scalablevit: error: ") == 1
     assert f"rank 1 on {socket.gethostname()} (process " in message
-    assert f"To resume from {run / 'checkpoints' / 'last.ckpt'}: " in message
+    last = run / "checkpoints" / "last.ckpt"
+    assert f"To resume from {last}, by torchrun or srun on every node as before: " in message
     assert len((run / "metrics.csv").read_text().splitlines()) == 2
     resumed = two_nodes("-m", "scalablevit", "fit", "--resume", str(run))
     assert [code for code, _, _ in resumed] == [0, 0], resumed

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tiny_runs import SMALL
 
+from command_line import scalablevit
 from scalablevit.cli import main
 
 
@@ -43,3 +45,14 @@ def test_a_folder_is_packed_checked_and_refused_again(tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert main(["shard", str(root), str(tmp_path / "x"), "--train-annotations", "a.json"]) == 2
     assert main(["shard", str(root), str(tmp_path / "x"), "--workers", "-1"]) == 2
+
+
+def test_training_ends_with_a_message_where_no_shard_can_be_read(image_folder: Path, tmp_path: Path) -> None:
+    assert scalablevit("shard", image_folder, tmp_path / "shards").code == 0
+    for file in (tmp_path / "shards" / "train").glob("*.bin"):
+        file.unlink()
+    words = ("fit", "--config", "train_folder", *SMALL, "--data.root", tmp_path / "shards", "--run", tmp_path / "run")
+    outcome = scalablevit(*words, "--epochs", "1", "--data.max_unreadable", "2")
+    assert outcome.code == 1
+    assert "scalablevit: error: none of the training images can be read" in outcome.err
+    assert "Traceback" not in outcome.err

@@ -283,7 +283,9 @@ class ClassificationTask(TrainingModule):
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         """Mean loss of a batch."""
         nothing_left = bool((batch.targets == NOTHING_READABLE_TARGET).any())
-        self.unreadable.collect(batch.unreadable, nothing_left=nothing_left)
+        # A sample that stays unreadable has tried as many others as the cap allows; those of a shard count as one.
+        few = len(set(batch.unreadable)) <= self.unreadable.max_files and bool((batch.targets < 0).any())
+        self.unreadable.collect(batch.unreadable, nothing_left=nothing_left or few)
         loss, parts = self._loss(batch.images, batch.targets)
         self.log_train_loss(loss, len(batch.images), parts)
         return loss

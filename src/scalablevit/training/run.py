@@ -117,7 +117,10 @@ class Run:
         kept = self.folder.path if last.is_file() else best if best.is_file() else None
         if kept is None:
             return "Nothing was saved"
-        return f"To resume from {last if kept != best else best}: {invocation('fit', '--resume', kept)}"
+        launcher: Any = self.trainer.strategy.launcher
+        external = isinstance(launcher, WatchedLauncher) and launcher.cluster_environment.creates_processes_externally
+        by = ", by torchrun or srun on every node as before" if external else ""
+        return f"To resume from {last if kept != best else best}{by}: {invocation('fit', '--resume', kept)}"
 
     def _finish(self) -> None:
         """Write the results of a run that has all its epochs."""
