@@ -1,6 +1,5 @@
 """The Triton kernel of LayerNorm and patches against its definition, interpreted."""
 
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -147,6 +146,7 @@ def test_left_alone_they_run_where_nothing_learns(monkeypatch: pytest.MonkeyPatc
     assert sorted(found) == ["patches", "queries"]
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("shape", [(2, 4, 3, 16), (1, 1, 5, 16)], ids=["", "smaller than a patch"])
 def test_a_block_normalises_in_the_kernels(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     found = launches(monkeypatch)
@@ -179,24 +179,7 @@ def test_what_the_kernels_do_not_do_is_left_to_the_layers() -> None:
     assert not can_reduce(norm, nn.Identity(), attn.reduce)
 
 
-def gradients(run: Callable[[], Tensor], block: Block) -> dict[str, Tensor]:
-    block.zero_grad()
-    out = run()
-    out.backward(randn(out.shape, seed=9).to(out.dtype))
-    found = {name: parameter.grad.clone() for name, parameter in block.named_parameters()}
-    found.pop("attn.k.bias")  # which changes nothing: its gradient is rounding
-    return found
-
-
-def test_the_gradients_of_a_block_are_those_of_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_that_learns_keeps_to_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     found = launches(monkeypatch)
-    block, x = make_block(), randn((2, 5, 4, 16), seed=1).bfloat16()
-    fused = gradients(lambda: block(x), block)
-    handle = block.norm1.register_forward_hook(lambda *_: None)
-    plain = gradients(lambda: block(x), block)
-    handle.remove()
-    assert len(found) == 2
-    for name, theirs in plain.items():
-        torch.testing.assert_close(
-            fused[name], theirs, rtol=5e-2, atol=4e-2 * theirs.abs().max().item(), msg=lambda m, n=name: f"{n}: {m}"
-        )
+    make_block()(randn((2, 5, 4, 16), seed=1).bfloat16()).sum().backward()
+    assert found == []

@@ -22,8 +22,8 @@ def normalise_project_and_reduce(
         linear: an nn.Linear, or what stands in its place.
         conv: a depthwise convolution that cuts the map into patches, or what stands in its place.
         x: map with a device, (B, H, W, C).
-        implementation: "auto" keeps to the layers where gradients are enabled, see
-            `scalablevit.layers.norm_linear.normalise_and_project`.
+        implementation: see `scalablevit.ops.norm_depthwise`. Where gradients are enabled the layers compute, whatever
+            it is.
 
     Returns:
         (B, H, W, outputs) and (B, H // side, W // side, C), at least one token a side; None where the kernels do not
@@ -44,7 +44,7 @@ def normalise_project_and_reduce(
         x=x,
         implementation=implementation,
     )
-    if choice.implementation != "triton" or (implementation != "triton" and torch.is_grad_enabled()):
+    if choice.implementation != "triton" or torch.is_grad_enabled():
         return None
     bias, conv_bias = (None if part is None else part.to(dtype) for part in (linear.bias, conv.bias))
     projected = norm_linear.by_kernel(x, norm.weight, norm.bias, linear.weight.to(dtype), bias, eps=norm.eps)

@@ -125,4 +125,6 @@ def _is_watched(arguments: tuple[Any, ...]) -> bool:
         or forward_ad._current_level >= 0
         or not _PLAIN.issuperset(map(type, arguments))
         or any(x.is_meta for x in arguments[:1])
+        # of autograd's is_grads_batched, which is none of functorch's
+        or any(isinstance(x, Tensor) and torch._C._functorch.is_legacy_batchedtensor(x) for x in arguments)
     )
