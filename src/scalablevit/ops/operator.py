@@ -16,6 +16,8 @@ from torch.autograd import Function, forward_ad
 
 _PLAIN = frozenset((Tensor, nn.Parameter, type(None), bool, int, float))
 """What stands for itself: no subclass of a tensor, no symbol for a number."""
+_BATCHED_GRADIENTS: Any = torch._C._parse_dispatch_key("VmapMode")
+"""What autograd's is_grads_batched sets, which is none of functorch's transforms."""
 
 
 class Operator:
@@ -125,6 +127,5 @@ def _is_watched(arguments: tuple[Any, ...]) -> bool:
         or forward_ad._current_level >= 0
         or not _PLAIN.issuperset(map(type, arguments))
         or any(x.is_meta for x in arguments[:1])
-        # of autograd's is_grads_batched, which is none of functorch's
-        or any(isinstance(x, Tensor) and torch._C._functorch.is_legacy_batchedtensor(x) for x in arguments)
+        or torch._C._dispatch_tls_is_dispatch_key_included(_BATCHED_GRADIENTS)
     )
