@@ -6,7 +6,12 @@ import pytest
 import torch
 from interpreter import INTERPRETED, IS_INTERPRETED
 from torch import Tensor, nn
-from twin_checks import assert_errs_no_more_than_eager, randn
+from twin_checks import (
+    assert_errs_no_more_than_eager,
+    assert_normalised_in_fp32,
+    assert_strides_do_not_matter,
+    randn,
+)
 
 from scalablevit.layers import Block, Mlp, ScalableSelfAttention
 from scalablevit.layers.norm_reduce import can_reduce, normalise_project_and_reduce
@@ -55,20 +60,11 @@ def test_kernel_without_bias_errs_no_more_than_eager() -> None:
 
 
 def test_a_map_in_fp32_is_normalised_in_fp32() -> None:
-    """As under autocast: the products alone are in half precision."""
-    inputs = make_inputs("odd width")
-    mixed = [x.to(torch.bfloat16 if name in ("weight", "bias") else torch.float32) for name, x in inputs.items()]
-    exact = definition(*(x.double() for x in mixed))
-    eager, found = definition(*mixed), ours(*mixed)
-    assert found.dtype == eager.dtype == torch.bfloat16
-    assert (found - exact).abs().max() <= 2 * (eager - exact).abs().max()
+    assert_normalised_in_fp32(ours, definition, make_inputs("odd width"))
 
 
 def test_non_contiguous_input_gives_the_same() -> None:
-    inputs = [x.bfloat16() for x in make_inputs("odd width").values()]
-    turned = [x.mT.contiguous().mT if x.dim() > 1 else torch.stack([x, x], 1)[:, 0] for x in inputs]
-    assert not any(x.is_contiguous() for x in turned)
-    assert torch.equal(ours(*turned), ours(*inputs))
+    assert_strides_do_not_matter(ours, make_inputs("odd width"))
 
 
 def test_a_map_without_images_gives_none() -> None:

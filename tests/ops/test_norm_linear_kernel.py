@@ -7,7 +7,12 @@ import pytest
 import torch
 from interpreter import INTERPRETED, IS_INTERPRETED
 from torch import Tensor, nn
-from twin_checks import assert_errs_no_more_than_eager, randn
+from twin_checks import (
+    assert_errs_no_more_than_eager,
+    assert_normalised_in_fp32,
+    assert_strides_do_not_matter,
+    randn,
+)
 
 from scalablevit.layers import Block, InteractiveWindowSelfAttention, Mlp
 from scalablevit.layers.norm_linear import are_fusible, normalise_and_project
@@ -53,20 +58,11 @@ def test_kernel_without_bias_errs_no_more_than_eager() -> None:
 
 
 def test_a_map_in_fp32_is_normalised_in_fp32() -> None:
-    """As under autocast: the products alone are in half precision."""
-    inputs = make_inputs("odd widths")
-    mixed = [x.to(torch.bfloat16 if name in ("weight", "bias") else torch.float32) for name, x in inputs.items()]
-    exact = definition(*(x.double() for x in mixed))
-    eager, found = definition(*mixed), ours(*mixed)
-    assert found.dtype == eager.dtype == torch.bfloat16
-    assert (found - exact).abs().max() <= 2 * (eager - exact).abs().max()
+    assert_normalised_in_fp32(ours, definition, make_inputs("odd widths"))
 
 
 def test_non_contiguous_input_gives_the_same() -> None:
-    inputs = [x.bfloat16() for x in make_inputs("odd widths").values()]
-    turned = [x.mT.contiguous().mT if x.dim() > 1 else torch.stack([x, x], 1)[:, 0] for x in inputs]
-    assert not any(x.is_contiguous() for x in turned)
-    assert torch.equal(ours(*turned), ours(*inputs))
+    assert_strides_do_not_matter(ours, make_inputs("odd widths"))
 
 
 @pytest.mark.parametrize("part", ["x", "norm_weight", "norm_bias", "weight", "bias"])

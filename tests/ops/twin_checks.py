@@ -83,3 +83,28 @@ def assert_finite_where_defined(
         )
     assert torch.equal(found["out"].isfinite(), expected["out"].isfinite())
     assert all(expected[name].isfinite().any() for name in expected), "nothing is compared"
+
+
+def assert_normalised_in_fp32(
+    ours: Callable[..., Tensor], definition: Callable[..., Tensor], inputs: dict[str, Tensor]
+) -> None:
+    """Assert that a map in fp32 is normalised in fp32, as under autocast: the products alone are in half precision.
+
+    Args:
+        ours: the twin; arguments are the values of `inputs`.
+        definition: the same, by definition.
+        inputs: a map, a LayerNorm, and "weight" and "bias" of what is behind it.
+    """
+    mixed = [x.to(torch.bfloat16 if name in ("weight", "bias") else torch.float32) for name, x in inputs.items()]
+    exact = definition(*(x.double() for x in mixed))
+    eager, found = definition(*mixed), ours(*mixed)
+    assert found.dtype == eager.dtype == torch.bfloat16
+    assert (found - exact).abs().max() <= 2 * (eager - exact).abs().max()
+
+
+def assert_strides_do_not_matter(function: Callable[..., Tensor], inputs: dict[str, Tensor]) -> None:
+    """Assert that inputs which are not contiguous give the same, in bfloat16."""
+    plain = [x.bfloat16() for x in inputs.values()]
+    turned = [x.mT.contiguous().mT if x.dim() > 1 else torch.stack([x, x], 1)[:, 0] for x in plain]
+    assert not any(x.is_contiguous() for x in turned)
+    assert torch.equal(function(*turned), function(*plain))
