@@ -282,10 +282,9 @@ class ClassificationTask(TrainingModule):
 
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         """Mean loss of a batch."""
-        nothing_left = bool((batch.targets == NOTHING_READABLE_TARGET).any())
-        # A sample that stays unreadable has tried as many others as the cap allows; those of a shard count as one.
-        few = len(set(batch.unreadable)) <= self.unreadable.max_files and bool((batch.targets < 0).any())
-        self.unreadable.collect(batch.unreadable, nothing_left=nothing_left or few)
+        if batch.unreadable:  # seldom: to look at the targets waits for a GPU
+            least = int(batch.targets.min())
+            self.unreadable.collect(batch.unreadable, nothing_left=least == NOTHING_READABLE_TARGET, has_gap=least < 0)
         loss, parts = self._loss(batch.images, batch.targets)
         self.log_train_loss(loss, len(batch.images), parts)
         return loss

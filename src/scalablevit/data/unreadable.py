@@ -78,12 +78,14 @@ class UnreadableFiles:
         self.explain = explain
         self.files: list[str] = []
 
-    def collect(self, unreadable: Sequence[str], *, nothing_left: bool = False) -> None:
+    def collect(self, unreadable: Sequence[str], *, nothing_left: bool = False, has_gap: bool = False) -> None:
         """Note a batch's unreadable files; call it before anything else is done with the batch.
 
         Args:
             unreadable: of the batch; what `explain` takes.
             nothing_left: not one training file could be read.
+            has_gap: a training sample found no substitute: it tried as many others as the cap allows, or all there are.
+                Where they are fewer files than that, such as shards, there is nothing to train on either.
 
         Raises:
             ValueError: more than `max_files` distinct files failed by now, or all there are to train on.
@@ -92,7 +94,7 @@ class UnreadableFiles:
             raise ValueError(str(stop))
         new = [file for file in dict.fromkeys(unreadable) if file not in self.files]
         self.files += new
-        if nothing_left:
+        if nothing_left or (has_gap and len(set(unreadable)) <= self.max_files):
             raise ValueError(
                 f"none of the training images can be read. The first: {self.explain(unreadable[0])}\n{CHECK_DATA}"
             )

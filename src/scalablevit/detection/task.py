@@ -147,11 +147,8 @@ class DetectionTask(TrainingModule):
 
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
         """Sum of the detector's losses."""
-        # A sample that stays unreadable has tried as many others as the cap allows; those of a shard count as one.
-        few = len(set(batch.unreadable)) <= self.unreadable.max_files and not all(batch.readable)
-        gone = not any(batch.readable) and len(set(batch.unreadable)) >= self._num_train_images()
-        nothing_left = few or gone
-        self.unreadable.collect(batch.unreadable, nothing_left=nothing_left)
+        nothing_left = not any(batch.readable) and len(set(batch.unreadable)) >= self._num_train_images()
+        self.unreadable.collect(batch.unreadable, nothing_left=nothing_left, has_gap=not all(batch.readable))
         first_label = self.network.first_label
         targets = [{**target, "labels": target["labels"] + first_label} for target in batch.targets]
         losses: dict[str, Tensor] = self.network(batch.images, targets)

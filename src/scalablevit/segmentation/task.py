@@ -205,9 +205,7 @@ class SegmentationTask(TrainingModule):
 
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
-        # A sample that stays unreadable has tried as many others as the cap allows, or all there are.
-        few = len(set(batch.unreadable)) <= self.unreadable.max_files
-        self.unreadable.collect(batch.unreadable, nothing_left=few and not all(batch.readable))
+        self.unreadable.collect(batch.unreadable, has_gap=not all(batch.readable))
         logits, auxiliary = self.network.forward_with_auxiliary(batch.images)
         loss = self._loss(logits, batch.masks)
         parts = {}

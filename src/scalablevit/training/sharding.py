@@ -96,8 +96,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
         module: Any = self.lightning_module
         sharded = self._network
         if not self._is_copied:  # after callbacks have put averaged weights in the place of the trained ones
-            self._whole.load_state_dict(whole(sharded.state_dict()))
-            self._whole.to(self.root_device).eval()
+            self._gather(self._whole).eval()
             self._is_copied = True
         module.network = self._whole
         try:
@@ -115,10 +114,14 @@ class FullyShardedStrategy(ModelParallelStrategy):
         """Make the network whole again, to write and evaluate it."""
         if self._whole is not None:
             reshard(self._network)
-            self._whole.load_state_dict(whole(self._network.state_dict()))
             module: Any = self.lightning_module
-            module.network = self._whole.to(self.root_device)
+            module.network = self._gather(self._whole)
             self._whole = None
+
+    def _gather(self, copied: nn.Module) -> nn.Module:
+        """Fill a copy of the network, on this process's device, with its whole weights; all processes call it."""
+        copied.load_state_dict(whole(self._network.state_dict()))
+        return copied.to(self.root_device)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The whole weights, on each process."""

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
-from scalablevit.training.sharding import WholeTensors, copy_into, reshard, sharded_parts, whole
+from scalablevit.training.sharding import WholeTensors, copy_into, is_sharding, reshard, sharded_parts, whole
 
 
 class WarmedUpAveraging(WeightAveraging):
@@ -40,7 +40,9 @@ class WarmedUpAveraging(WeightAveraging):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Average the weights; where they are sharded, each process keeps the whole average."""
-        super().on_train_batch_end(trainer, _readable(pl_module), *args)
+        # whether there are sharded parts is asked of the strategy: this runs at every step
+        readable: Any = WholeTensors(pl_module) if is_sharding(trainer.strategy) else pl_module
+        super().on_train_batch_end(trainer, readable, *args)
 
     def _swap_models(self, pl_module: LightningModule) -> None:
         if not sharded_parts(pl_module):
@@ -65,10 +67,6 @@ class WarmedUpAveraging(WeightAveraging):
         """Take up the averaged weights, where they go on being averaged."""
         if self._average_model is not None:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
-
-
-def _readable(module: LightningModule) -> Any:
-    return WholeTensors(module) if sharded_parts(module) else module
 
 
 def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
