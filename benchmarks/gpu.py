@@ -462,14 +462,19 @@ def opchecks(setting: Setting) -> dict[str, str]:
 
 
 def logits_and_grads(model: nn.Module, images: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Logits and all gradients joined to one vector, in fp64; bf16 and fp16 by autocast."""
+    """Logits with and without gradients, and all gradients joined to one vector, in fp64; bf16 and fp16 by autocast.
+
+    Some kernels run in inference only.
+    """
     model.zero_grad(set_to_none=True)
     with torch.autocast(images.device.type, dtype=dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
+        with torch.no_grad():
+            inferred = model(images)
         logits = model(images)
     weights = torch.linspace(-1, 1, logits.numel(), device=images.device, dtype=logits.dtype).view_as(logits)
     (logits * weights).sum().backward()
     grads = torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
-    return {"logits": logits.detach().double(), "gradients": grads}
+    return {"inference": inferred.double(), "logits": logits.detach().double(), "gradients": grads}
 
 
 def networks(setting: Setting) -> list[dict[str, Any]]:
