@@ -94,6 +94,9 @@ def test_tabs_show_the_files_and_errors_of_explain(served: "tuple[str, Page]", p
     status = tabs.show_heatmap(str(photo), "boxes", "cam", -1, 0.05)[0]
     assert re.search(r"6 of \d+ objects are explained, the most important first", status)
     assert "nothing to explain" in tabs.show_heatmap(str(photo), "boxes", "cam", -1, 1.0)[0]
+    offered, names = tabs.offer("boxes", "occlusion")
+    assert ([value for _, value in offered["choices"]], offered["value"]) == (["cam", "occlusion"], "occlusion")
+    assert len(names["choices"]) == 1 + len(NAMES)
     assert "Drop an image first" in tabs.show_heatmap(None, "pets", "cam", -1, 0.5)[0]
     assert "x and y must be numbers" in tabs.show_attention(str(photo), "pets", None, 3, "stage")[0]
     assert 'role="alert">point 99,3 lies outside' in tabs.show_attention(str(photo), "pets", 99, 3, "stage")[0]
@@ -105,6 +108,8 @@ def test_tabs_show_the_files_and_errors_of_explain(served: "tuple[str, Page]", p
 
 
 def test_exported_files_are_explained_by_occlusion_alone(runs: Path, photo: Path, tmp_path: Path) -> None:
+    import gradio as gr
+
     from scalablevit.app.explain_tabs import ExplainTabs
     from scalablevit.app.page import Page, Wording
     from scalablevit.deploy.exported import ExportedNetwork
@@ -117,7 +122,16 @@ def test_exported_files_are_explained_by_occlusion_alone(runs: Path, photo: Path
     page = Page([replace(run, weights=exported)], folder=tmp_path, wording=Wording(json_text, error_text))
     page.loaded._predictors["pets"] = predictor
     tabs = ExplainTabs(page)
-    assert "pets is an exported file, which has no gradients and maps" in tabs.clear(str(photo), "pets")[0]
+    assert "pets is an exported file: occlusion explains it" in tabs.clear(str(photo), "pets")[0]
+    for chosen in (None, "cam", "occlusion"):
+        offered, _ = tabs.offer("pets", chosen)
+        assert (offered["choices"], offered["value"]) == (
+            [("Occlusion: hide and see (slow)", "occlusion")],
+            "occlusion",
+        )
+    with gr.Blocks(), gr.Tabs():
+        tabs.build(page.model("pets"))
+    assert tabs.method.value == "occlusion"
     for shown in (
         tabs.show_heatmap(str(photo), "pets", "cam", -1, 0.5),
         tabs.show_attention(str(photo), "pets", 9, 9, "stage"),
@@ -157,13 +171,16 @@ def test_occlusion_hides_as_many_windows_as_there_is_time_for(
     _, page = served
     model = page.model("pets")
     subject = load(model.entry.explained)(page.loaded.predictor(model), photo, Image.open(photo).convert("RGB"), 0.5)
-    assert _windows_in_time(subject, 1000.0) == (8, "8 windows along the shorter side were hidden in turn.")
+    assert _windows_in_time(subject, 1000.0, "") == (8, "8 windows along the shorter side were hidden in turn.")
     monkeypatch.setattr(explaining, "_MUCH_LONGER", 1e12)
-    assert _windows_in_time(subject, 1e-9)[0] == 2
-    assert "8 would take too long" in _windows_in_time(subject, 1e-9)[1]
+    assert _windows_in_time(subject, 1e-9, "")[0] == 2
+    assert "8 would take too long" in _windows_in_time(subject, 1e-9, "")[1]
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"occlusion would take about .* minutes for an image of 32 x 32 pixels"):
-        _windows_in_time(subject, 1e-9)
+    with pytest.raises(ValueError, match=r"occlusion would take about .* minutes for an image of 32 x 32 pixels: wait"):
+        _windows_in_time(subject, 1e-9, "wait")
+    monkeypatch.setattr(explaining, "_OCCLUSION_SECONDS", 1e-9)
+    with pytest.raises(ValueError, match=r"pixels: choose Layer-CAM, or cut out a part of the image"):
+        page.explained(str(photo), model, explaining.Wish("occlusion"))
 
 
 def test_a_click_is_a_pixel_of_the_files_own_image(served: "tuple[str, Page]", photo: Path) -> None:

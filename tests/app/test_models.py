@@ -41,6 +41,36 @@ def test_a_weights_file_is_named_by_its_run_and_same_names_get_more_of_their_pat
     assert labels == ["runs/pets", "elsewhere/pets", "boxes"]
 
 
+def test_an_exported_file_is_told_apart_from_its_run(tmp_path: Path) -> None:
+    from scalablevit.app.models import _labels
+
+    for place in ("digits", "cats", "elsewhere"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "model.onnx").touch()
+    for place in ("digits", "cats"):
+        (tmp_path / place / "model.safetensors").touch()
+    digits, cats, elsewhere = (tmp_path / place for place in ("digits", "cats", "elsewhere"))
+    files = [digits, digits / "model.onnx", digits / "model-int8.xml"]
+    (digits / "model-int8.xml").touch()
+    assert _labels(files) == ["digits", "digits/model.onnx", "digits/model-int8.xml"]
+    assert _labels([cats / "model.safetensors", cats / "model.onnx"]) == ["cats", "cats/model.onnx"]
+    assert _labels([elsewhere / "model.onnx"]) == ["model.onnx"]
+
+
+def test_what_is_given_and_cannot_be_used_names_all_that_can(tmp_path: Path) -> None:
+    accepted = r"run folder, its model\.safetensors, or an exported file \(\.onnx, \.xml, \.pt2\)"
+    with pytest.raises(FileNotFoundError, match=rf"no weights at .*missing.*; give a {accepted}"):
+        find(tmp_path / "missing")
+    with pytest.raises(FileNotFoundError, match=rf"no weights at .*; give a {accepted}"):
+        find(tmp_path)
+    (tmp_path / "model.xml").touch()
+    (tmp_path / "model.bin").touch()
+    with pytest.raises(FileNotFoundError, match=r"the folder holds model\.xml: give .*model\.xml"):
+        find(tmp_path)
+    with pytest.raises(ValueError, match=rf"or name a {accepted}: scalablevit app RUN"):
+        find(runs=tmp_path)
+
+
 def test_a_run_that_cannot_be_used_is_skipped_unless_it_was_named(runs: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import gradio as gr
 from PIL import Image
 
-from scalablevit.app.explaining import Explained, Wish, refusal
+from scalablevit.app.explaining import Explained, Wish, possible, refusal
 from scalablevit.app.models import Model
 from scalablevit.app.results import Row, error_html, note_html, status_html, table_html
 from scalablevit.app.training_report import metrics_table
@@ -18,7 +18,8 @@ from scalablevit.safe_write import write_json
 
 _FOUND = -1
 """Value of the choice of classes that stands for what the network finds."""
-_METHODS = [("Layer-CAM: regions that raise the score", "cam"), ("Occlusion: hide and see (slow)", "occlusion")]
+_METHODS = {"cam": "Layer-CAM: regions that raise the score", "occlusion": "Occlusion: hide and see (slow)"}
+"""Of the tab of heatmaps, the one that is preselected first."""
 _PANELS = [("each stage, mean", "stage"), ("each block", "block"), ("each head", "head")]
 _DROP = "Drop an image first."
 _CLICK = "Click a pixel of the image, or write its place and press Enter."
@@ -56,13 +57,13 @@ class ExplainTabs:
         """Lay out the tabs, inside of `gr.Tabs`."""
         with gr.Tab("Heatmap", elem_id="sv-heatmap-tab"):
             with gr.Row():
-                self.method = gr.Dropdown(_METHODS, value="cam", label="Method", filterable=False)
+                self.method = gr.Dropdown(**method_choices(first), label="Method", filterable=False)
                 self.name = gr.Dropdown(
                     class_choices(first), value=_FOUND, label="Class to explain", elem_id="sv-class",
                     filterable=len(class_choices(first)) > 8,
                 )  # fmt: skip
             self.explain_button = gr.Button("Show heatmap", variant="primary", size="sm", elem_id="sv-explain")
-            self.heatmap = _Output("sv-heatmap", refusal(first, "cam"))
+            self.heatmap = _Output("sv-heatmap", heatmap_remark(first))
         with gr.Tab("Attention", elem_id="sv-attention-tab") as self.attention_tab:
             self.hint = gr.HTML(note_html(refusal(first, "attention") or _DROP), elem_id="sv-attention-hint")
             self.preview = gr.Image(
@@ -83,7 +84,10 @@ class ExplainTabs:
         point = [self.x, self.y]
         cleared = [*self.heatmap.parts, self.hint, self.preview, *point, *self.attention.parts]
         file.change(self.clear, [file, choice], cleared, **quiet)
-        choice.change(self.classes, choice, self.name, **quiet).then(self.clear, [file, choice], cleared, **quiet)
+        offered = [self.method, self.name]
+        choice.change(self.offer, [choice, self.method], offered, **quiet).then(
+            self.clear, [file, choice], cleared, **quiet
+        )
         gr.on(
             [self.explain_button.click, self.name.input, self.method.input],
             self.show_heatmap, [file, choice, self.method, self.name, threshold], self.heatmap.parts, **slow,
@@ -92,10 +96,14 @@ class ExplainTabs:
         self.preview.select(self.take_point, [file, choice], point, **quiet).then(*look, **slow)
         gr.on([self.look_button.click, self.x.submit, self.y.submit, self.per.input], *look, **slow)
 
-    def classes(self, label: str) -> Any:
-        """Offer the classes of another model."""
-        choices = class_choices(self.page.model(label))
-        return gr.update(choices=choices, value=_FOUND, filterable=len(choices) > 8)
+    def offer(self, label: str, method: str | None) -> tuple[Any, Any]:
+        """Offer the methods and classes of another model; the method stays chosen where the model has it."""
+        model = self.page.model(label)
+        choices = class_choices(model)
+        return (
+            gr.update(**method_choices(model, method)),
+            gr.update(choices=choices, value=_FOUND, filterable=len(choices) > 8),
+        )
 
     def clear(self, path: str | None, label: str) -> list[Any]:
         """Take away what was shown of another image or model, and show the image to click on."""
@@ -110,7 +118,7 @@ class ExplainTabs:
                 shown = [note_html(_CLICK), gr.update(value=str(file), visible=True), width // 2, height // 2]
             except Exception as error:
                 shown[0] = error_html(self.page.message(error))
-        return [*_Output.empty(refusal(model, "cam")), *shown, *_Output.empty("")]
+        return [*_Output.empty(heatmap_remark(model)), *shown, *_Output.empty("")]
 
     def show_heatmap(self, path: str | None, label: str, method: str, name: int, threshold: float) -> list[Any]:
         """Show a heatmap for each object, or for a class."""
@@ -206,6 +214,22 @@ _FILES = {"json": "JSON", "png": "picture"}
 
 def _downloads(files: dict[str, Path]) -> list[Any]:
     return [gr.update(value=str(files[key]) if key in files else None, visible=key in files) for key in _FILES]
+
+
+def method_choices(model: Model, chosen: str | None = None) -> dict[str, Any]:
+    """The heatmaps that a model can have, as `choices`, and as `value` the chosen one, or else the first of them."""
+    methods = possible(model, list(_METHODS))
+    value = chosen if chosen in methods else next(iter(methods), None)
+    return {"choices": [(_METHODS[method], method) for method in methods], "value": value}
+
+
+def heatmap_remark(model: Model) -> str:
+    """What is lacking among a model's heatmaps; empty where nothing is."""
+    if possible(model, list(_METHODS)) == ["occlusion"]:
+        return (
+            f"{model.label} is an exported file: occlusion explains it; for Layer-CAM choose the run it was made from"
+        )
+    return refusal(model, "cam")
 
 
 def class_names(model: Model) -> Sequence[str]:

@@ -88,6 +88,11 @@ def refusal(model: Model, method: str) -> str:
     return "" if model.entry.explained else f"networks of the task {model.entry.name} are not explained"
 
 
+def possible(model: Model, methods: Sequence[str] = ON_PAGE) -> list[str]:
+    """Those methods that can explain a model, in their order."""
+    return [method for method in methods if not refusal(model, method)]
+
+
 def explain(model: Model, predictor: Any, path: Path, wish: Wish) -> Explained:
     """Explain an image file.
 
@@ -131,7 +136,8 @@ def explain(model: Model, predictor: Any, path: Path, wish: Wish) -> Explained:
     else:
         options["class_name"] = wish.class_name
     if wish.method == "occlusion":
-        options["windows"], said = _windows_in_time(subject, _OCCLUSION_SECONDS)
+        faster = "choose Layer-CAM, or " if possible(model, ["cam"]) else ""
+        options["windows"], said = _windows_in_time(subject, _OCCLUSION_SECONDS, f"{faster}cut out a part of the image")
         remark = f"{remark} {said}".strip()
     found = load(METHODS[wish.method].function)(shown, **options)
     remark = " ".join(filter(None, (remark, *left_out)))
@@ -199,7 +205,7 @@ def _on(at: tuple[float, float], size: tuple[int, int], small: tuple[int, int]) 
     return x, y
 
 
-def _windows_in_time(subject: Subject, seconds: float) -> tuple[int, str]:
+def _windows_in_time(subject: Subject, seconds: float, remedy: str) -> tuple[int, str]:
     """As many windows of occlusion as are hidden in time, by the time of one pass; and what was chosen, in words.
 
     Raises:
@@ -218,7 +224,7 @@ def _windows_in_time(subject: Subject, seconds: float) -> tuple[int, str]:
     if passes[chosen] * each > _MUCH_LONGER * seconds:
         raise ValueError(
             f"occlusion would take about {passes[chosen] * each / 60:,.0f} minutes for an image of {width} x {height} "
-            "pixels: choose Layer-CAM, or cut out a part of the image"
+            f"pixels: {remedy}"
         )
     said = f"{windows} windows along the shorter side were hidden in turn"
     return windows, f"{said}, {_OCCLUSION_WINDOWS[0]} would take too long." if chosen else f"{said}."

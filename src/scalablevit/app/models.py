@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from scalablevit.deploy.exported import ExportedNetwork, open_weights
+from scalablevit.model_files import TRAINED, WEIGHTS_FILE
 from scalablevit.tasks import TaskEntry, entries, load
-from scalablevit.weights import WEIGHTS_FILE, TrainedWeights
+from scalablevit.weights import TrainedWeights
 
 _RECIPE = "recipe.yaml"
 _DEEPEST = 3
@@ -87,7 +88,7 @@ def find_models(given: Sequence[str], *, runs: Path = Path("runs"), on_skipped: 
         where = ", ".join(given) or f"the folder {runs}"
         raise ValueError(
             f"there is no trained model in {where}; train one first: scalablevit fit --config digits (a minute and a "
-            "half on a CPU), or name a run folder or weights file: scalablevit app RUN"
+            f"half on a CPU), or name a {TRAINED}: scalablevit app RUN"
         )
     labels = _labels([path for path, _ in opened])
     return [
@@ -144,11 +145,14 @@ def _runs_in(folder: Path, depth: int = 1) -> list[Path]:
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """Short names of paths, different for each: the last part, or as many of the last parts as it takes."""
+    """Short names of paths, different for each: the last part, or as many of the last parts as it takes.
+
+    A file in a run folder has the folder's name in front: `export` calls all of them alike.
+    """
     parts = [_named_parts(path) for path in paths]
     labels = []
-    for own in parts:
-        count = 1
+    for path, own in zip(paths, parts, strict=True):
+        count = 2 if path.name != WEIGHTS_FILE and path.is_file() and _is_run(path.parent) else 1
         while count < len(own) and sum(other[-count:] == own[-count:] for other in parts) > 1:
             count += 1
         labels.append("/".join(own[-count:]))

@@ -8,6 +8,7 @@ from scalablevit.cli.errors import UsageError, is_user_error, message_of
 from scalablevit.cli.importing import importing
 from scalablevit.cli.terminal import print_json, show_warnings, tell
 from scalablevit.cli.words import Parser, device, parser_of
+from scalablevit.model_files import TRAINED
 
 SUMMARY = "Serve a local page that runs inference on dropped images"
 _LARGEST_PORT = 65535
@@ -19,7 +20,7 @@ def parser() -> Parser:
     add = found.add_argument
     add(
         "runs", nargs="*", metavar="RUN",
-        help="run folders, folders of runs, weights files, or exported files (default: the runs in the folder runs)",
+        help=f"{TRAINED}, or a folder of runs (default: the runs in the folder runs)",
     )  # fmt: skip
     add("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0: every network (default: 127.0.0.1)")
     add("--port", type=int, default=7860, metavar="N", help="port to serve on; 0: any that is free (default: 7860)")

@@ -8,6 +8,7 @@ from scalablevit.cli.importing import importing
 from scalablevit.cli.terminal import print_json, show_warnings, tell
 from scalablevit.cli.trained_run import is_exported_file, is_run, not_a_run, run_metadata, run_of_part, variant_of
 from scalablevit.cli.words import Parser, parser_of
+from scalablevit.model_files import EXPORTED_FILE
 
 SUMMARY = "Measure time and memory of networks, side by side and interleaved"
 MODELS = ("scalablevit_small", "plain:scalablevit_small")
@@ -30,8 +31,8 @@ def parser() -> Parser:
     found.epilog = (
         "MODEL is any name that timm knows, plain:VARIANT (our network as published code writes it), "
         "twins_svt_small:4d, vit_pytorch:scalable_vit or vit_pytorch:scalable_vit_paper; MODEL@MODE runs it in a mode "
-        "of its own. A run folder stands for its variant; beside exported files (.onnx, .xml, .pt2) for the network "
-        "that it trained. Lists give every combination."
+        "of its own. A run folder stands for its variant; beside an "
+        f"{EXPORTED_FILE} for the network that it trained. Lists give every combination."
     )
     add = found.add_argument
     add(

@@ -18,6 +18,7 @@ from scalablevit.cli.terminal import print_json, show_warnings, tell
 from scalablevit.cli.trained_run import is_exported_file
 from scalablevit.cli.words import Parser, add_flags, device, parser_of
 from scalablevit.explain.methods import CLASS, METHODS, Method
+from scalablevit.model_files import TRAINED
 from scalablevit.safe_write import json_text
 from scalablevit.tasks import entries, load
 
@@ -31,10 +32,7 @@ def parser() -> Parser:
     found = parser_of("explain", SUMMARY)
     add = found.add_argument
     add("inputs", nargs="*", metavar="IMAGE", help="files, folders or globs")
-    add(
-        "--weights", metavar="RUN|FILE",
-        help="run folder, its model.safetensors, or an exported file (.onnx, .xml, .pt2) for --method occlusion",
-    )  # fmt: skip
+    add("--weights", metavar="RUN|FILE", help=f"{TRAINED} for --method occlusion")
     add(
         "--method", nargs="+", choices=tuple(METHODS), metavar="METHOD",
         help="; ".join(f"{method.name}: {method.summary}" for method in METHODS.values()) + " (default: cam)",

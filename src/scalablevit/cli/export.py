@@ -10,6 +10,7 @@ from scalablevit.cli.importing import importing
 from scalablevit.cli.terminal import tell
 from scalablevit.cli.trained_run import is_run, not_a_run, variant_of
 from scalablevit.cli.words import Parser, parser_of
+from scalablevit.model_files import EXPORTED
 from scalablevit.tasks import entries, load
 
 SUMMARY = "Export a network to ONNX, OpenVINO or PyTorch, checked by its runtime"
@@ -32,7 +33,7 @@ def parser() -> Parser:
     found = parser_of("export", SUMMARY)
     found.add_argument("model", metavar="RUN|VARIANT", help="run folder, its model.safetensors, or a variant's name")
     found.add_argument(
-        "--format", default="onnx", choices=("onnx", "openvino", "torch"),
+        "--format", default="onnx", choices=tuple(EXPORTED),
         help="onnx (.onnx), openvino (.xml and .bin) or torch (.pt2) (default: onnx)",
     )  # fmt: skip
     found.add_argument(

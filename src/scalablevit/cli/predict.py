@@ -17,6 +17,7 @@ from scalablevit.cli.save_images import check_folder, save
 from scalablevit.cli.terminal import has_no_number, print_json, show_warnings, tell
 from scalablevit.cli.trained_run import is_exported_file, is_run
 from scalablevit.cli.words import Parser, add_flags, device, given_arguments, parser_of
+from scalablevit.model_files import TRAINED
 from scalablevit.tasks import TaskEntry, entries, load
 
 SUMMARY = "Run inference on images"
@@ -27,10 +28,7 @@ def parser() -> Parser:
     """The command's arguments."""
     found = parser_of("predict", SUMMARY)
     found.add_argument("inputs", nargs="+", metavar="IMAGE", help="files, folders or globs")
-    found.add_argument(
-        "--weights", metavar="RUN|FILE",
-        help="run folder, its model.safetensors, or an exported file (.onnx, .xml, .pt2)",
-    )  # fmt: skip
+    found.add_argument("--weights", metavar="RUN|FILE", help=TRAINED)
     found.add_argument("--json", action="store_true", help="print one JSON object per line and image, not a table")
     found.add_argument(
         "--save",

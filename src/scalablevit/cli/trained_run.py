@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scalablevit.model_files import EXPORTED, WEIGHTS_FILE
+
 if TYPE_CHECKING:
     from scalablevit.weights import TrainedWeights
 
@@ -10,7 +12,7 @@ if TYPE_CHECKING:
 def is_run(word: str) -> bool:
     """Whether a word of the command line names the folder, or the weights, of a run."""
     path = Path(word)
-    return (path / "recipe.yaml").is_file() or (path / "model.safetensors").is_file() or path.suffix == ".safetensors"
+    return (path / "recipe.yaml").is_file() or (path / WEIGHTS_FILE).is_file() or path.suffix == ".safetensors"
 
 
 def run_of_part(word: str) -> Path | None:
@@ -24,12 +26,12 @@ def not_a_run(word: str) -> str:
     """Say of a file or folder that is no run what to name in its place."""
     if (run := run_of_part(word)) is not None:
         return f"{word} is a part of a run; name the run: {run}"
-    return f"{word} is neither a run folder nor its model.safetensors; name one of them"
+    return f"{word} is neither a run folder nor its {WEIGHTS_FILE}; name one of them"
 
 
 def is_exported_file(word: str) -> bool:
     """Whether a word of the command line names a file of `scalablevit export`, by its ending."""
-    return Path(word).suffix.lower() in (".onnx", ".xml", ".pt2")
+    return Path(word).suffix.lower() in EXPORTED.values()
 
 
 def run_metadata(run: str) -> "TrainedWeights":

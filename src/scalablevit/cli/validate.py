@@ -10,16 +10,17 @@ from scalablevit.cli.run_words import entry_of_recipes, split
 from scalablevit.cli.terminal import print_json
 from scalablevit.cli.trained_run import is_exported_file
 from scalablevit.cli.validate_exported import validate_exported
+from scalablevit.model_files import EXPORTED_FILE
 from scalablevit.printable import printable
 from scalablevit.recipes import find_recipe
 
 SUMMARY = "Evaluate a run's checkpoint on validation data"
-USAGE = """\
+USAGE = f"""\
 usage: scalablevit validate RUN|FILE [--checkpoint FILE] [--json] [--KEY VALUE ...]
 
 Evaluate the best checkpoint of a run on its validation data, or on other data: --data.root FOLDER, or, with COCO
-annotations, --data.val_annotations FILE --data.val_images FOLDER, which evaluate every image of that file. An exported
-FILE (.onnx, .xml, .pt2) is evaluated on the data of the run that it lies in, or on those of --data.root FOLDER.
+annotations, --data.val_annotations FILE --data.val_images FOLDER, which evaluate every image of that file. An
+{EXPORTED_FILE} is evaluated on the data of the run that it lies in, or on those of --data.root FOLDER.
 
 options:
   --checkpoint FILE    another checkpoint (default: best.ckpt in RUN/checkpoints; last.ckpt where there is none yet)

@@ -22,6 +22,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 from scalablevit.deploy.exportable import INPUT_NAME
 from scalablevit.deploy.onnx_operators import translations
 from scalablevit.deploy.runtimes import Compute, onnx_compute, onnx_session, openvino_compute, openvino_core
+from scalablevit.model_files import EXPORTED
 
 METADATA_KEY = "scalablevit"
 """Key of the metadata, JSON, in exported files; of PyTorch's files the extra file of that name."""
@@ -233,7 +234,7 @@ def _quiet() -> Any:
 
 
 FORMATS: dict[str, ExportFormat] = {
-    "onnx": ExportFormat(".onnx", "ONNX Runtime", ("onnx", "onnxscript", "onnxruntime"), _to_onnx),
-    "openvino": ExportFormat(".xml", "OpenVINO", ("openvino",), _to_openvino, ("onnx", "onnxscript")),
-    "torch": ExportFormat(".pt2", "PyTorch", (), _to_torch),
+    "onnx": ExportFormat(EXPORTED["onnx"], "ONNX Runtime", ("onnx", "onnxscript", "onnxruntime"), _to_onnx),
+    "openvino": ExportFormat(EXPORTED["openvino"], "OpenVINO", ("openvino",), _to_openvino, ("onnx", "onnxscript")),
+    "torch": ExportFormat(EXPORTED["torch"], "PyTorch", (), _to_torch),
 }

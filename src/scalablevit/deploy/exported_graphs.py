@@ -19,6 +19,7 @@ from torch import Tensor
 from scalablevit.deploy.export_formats import FORMATS, METADATA_KEY, on_tensors
 from scalablevit.deploy.runtimes import Precision, onnx_compute, onnx_session, openvino_compute, openvino_core
 from scalablevit.deploy.torch_archive import check_archive
+from scalablevit.model_files import EXPORTED, EXPORTED_FILE
 from scalablevit.weights.formats import refuse_irregular
 from scalablevit.weights.source import WeightsError, first_line, shortened
 
@@ -57,7 +58,7 @@ class Graph:
 
 def format_of(path: Path) -> str | None:
     """Name of the export format that a file's name ends in; None: of none."""
-    return next((name for name, known in FORMATS.items() if path.suffix.lower() == known.suffix), None)
+    return next((name for name, suffix in EXPORTED.items() if path.suffix.lower() == suffix), None)
 
 
 def open_graph(path: Path, precision: Precision = "f32") -> Graph:
@@ -75,8 +76,7 @@ def open_graph(path: Path, precision: Precision = "f32") -> Graph:
     """
     name = format_of(path)
     if name is None:
-        endings = ", ".join(known.suffix for known in FORMATS.values())
-        raise WeightsError(f"{path} is no exported file: their names end in {endings}")
+        raise WeightsError(f"{path} is no {EXPORTED_FILE}")
     refuse_irregular(path, "give an exported file")
     content = path.read_bytes()
     if not content:

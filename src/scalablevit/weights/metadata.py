@@ -11,8 +11,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from scalablevit.model_files import TRAINED, WEIGHTS_FILE
 from scalablevit.weights.formats import weights_format
-from scalablevit.weights.source import WEIGHTS_FILE, WeightsError, first_line, shortened, weights_file
+from scalablevit.weights.source import TRAINED_NETWORKS, WeightsError, first_line, shortened, weights_file
 
 METADATA_KEY = "scalablevit"
 FORMAT_VERSION = 1
@@ -210,13 +211,13 @@ def _named(value: Any) -> str:
 
 
 def _read_trained(source: str | os.PathLike[str]) -> TrainedWeights:
-    path = weights_file(source)
+    path = weights_file(source, TRAINED_NETWORKS)
     if weights_format(path) != "safetensors":
         run = path.parent.parent
         if path.parent.name == "checkpoints" and (run / WEIGHTS_FILE).is_file():
             raise WeightsError(f"{path} is a checkpoint to resume from; predicting takes its run: {run}")
         raise WeightsError(
-            f"{path}: predicting takes a run folder or its model.safetensors, which know the class names "
+            f"{path}: predicting takes a {TRAINED}, which know the class names "
             "and the preprocessing; from other checkpoints a run can start: "
             "scalablevit fit --config finetune_folder --model.weights ..."
         )

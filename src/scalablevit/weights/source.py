@@ -2,27 +2,50 @@
 
 import difflib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-WEIGHTS_FILE = "model.safetensors"
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+from scalablevit.model_files import EXPORTED, TRAINED, WEIGHTS_FILE
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What a caller takes, for the remedies of errors.
+
+    Attributes:
+        remedy: names it.
+        suffixes: endings of the files to look for in a folder without weights.
+    """
+
+    remedy: str
+    suffixes: tuple[str, ...]
+
+
+CHECKPOINTS = Accepted(
+    f"give a .safetensors or .pth file, or a folder with {WEIGHTS_FILE}",
+    (".safetensors", ".pth", ".pt", ".bin", ".ckpt"),
+)
+"""To start from."""
+TRAINED_NETWORKS = Accepted(f"give a {TRAINED}", (".safetensors", *EXPORTED.values()))
+"""To run inference with."""
 
 
 class WeightsError(ValueError):
     """Raised for a checkpoint that cannot be read, or that does not fit the model."""
 
 
-def weights_file(source: str | os.PathLike[str]) -> Path:
+def weights_file(source: str | os.PathLike[str], accepted: Accepted = CHECKPOINTS) -> Path:
     """Find the file with the weights.
 
     Args:
         source: file, folder with a `model.safetensors`, or `local-dir:` name.
+        accepted: what the caller takes.
 
     Raises:
         FileNotFoundError: no such file or folder, or a folder without weights.
     """
     path = Path(str(source).removeprefix("local-dir:")).expanduser()
-    remedy = f"give a .safetensors or .pth file, or a folder with {WEIGHTS_FILE}"
+    remedy = accepted.remedy
     if "\0" in str(path):
         raise FileNotFoundError(f"no weights at {str(path)!r}: a path has no null character; {remedy}")
     if str(source).startswith(("http://", "https://")):
@@ -43,7 +66,7 @@ def weights_file(source: str | os.PathLike[str]) -> Path:
                 f"no weights at {file}, which a run writes when it ends: resume the run with scalablevit fit "
                 f"--resume {path}, or start another run from its last checkpoint: --model.weights {last}"
             )
-        others = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES and p.is_file())
+        others = sorted(p for p in path.iterdir() if p.suffix in accepted.suffixes and p.is_file())
         if others:
             remedy = f"the folder holds {others[0].name}: give {others[0]}"
         raise FileNotFoundError(f"no weights at {file}; {remedy}")
