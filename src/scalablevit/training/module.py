@@ -28,8 +28,8 @@ from scalablevit.training.checkpoint_io import RunCheckpointIO
 from scalablevit.training.early_stopping import Patience
 from scalablevit.training.freezing import Freezing
 from scalablevit.training.nonfinite_guard import NonFiniteGuard
+from scalablevit.training.optimizer import build_optimizer
 from scalablevit.training.optimizer_state import check_optimizer_state
-from scalablevit.training.param_groups import parameter_groups
 from scalablevit.training.resume_rules import check_step
 from scalablevit.training.settings import TrainingSettings
 from scalablevit.training.weight_averaging import WarmedUpAveraging
@@ -225,21 +225,14 @@ class TrainingModule(LightningModule):
         return settings.lr * self.samples_per_step / settings.lr_batch
 
     def configure_optimizers(self) -> Any:
-        """AdamW over the network's parameter groups, with the schedule stepped once an optimizer step."""
-        settings = self.settings.optimizer
-        groups = parameter_groups(
-            self.network,
-            lr=self.peak_lr,
-            weight_decay=settings.weight_decay,
-            layer_decay=settings.layer_decay,
-        )
-        for part in self.trained_beside_network():
-            groups += parameter_groups(part, lr=self.peak_lr, weight_decay=settings.weight_decay, layer_decay=None)
+        """The recipe's optimizer over the network's parameter groups, its schedule stepped once an optimizer step."""
         device = self.trainer.strategy.root_device.type
         # under fp16 a fused AdamW unscales the gradients itself, after the guard and the clipping should have
         # seen them
         fused = device in ("cuda", "cpu") and self.trainer.precision != "16-mixed"
-        optimizer = torch.optim.AdamW(groups, lr=self.peak_lr, betas=settings.betas, eps=settings.eps, fused=fused)
+        optimizer = build_optimizer(
+            self.network, self.trained_beside_network(), self.settings.optimizer, lr=self.peak_lr, fused=fused
+        )
         scheduler = LambdaLR(optimizer, self._lr_factor())
         not_of_the_recipe = ("params", "lr")
         self._hyperparameters = [
@@ -434,6 +427,7 @@ class TrainingModule(LightningModule):
     def on_train_start(self) -> None:
         """Let the training loader resume at the checkpoint's position, under the optimizer settings of the recipe."""
         if self.trainer.ckpt_path is not None:
+            self._apply_hyperparameters()
             try:
                 check_optimizer_state(self.trainer.optimizers[0])
             except ValueError as error:
@@ -441,7 +435,6 @@ class TrainingModule(LightningModule):
                     f"{self.trainer.ckpt_path} is damaged: {error}; take another checkpoint of its folder"
                     f"{RunCheckpointIO().way_on(str(self.trainer.ckpt_path))}"
                 ) from error
-            self._apply_hyperparameters()
         # Lightning restores a loader's state only if the loader is made after the checkpoint was read, which
         # Trainer.estimated_stepping_batches (in configure_optimizers) prevents
         loader = self.trainer.train_dataloader

@@ -12,7 +12,7 @@ def check_optimizer_state(optimizer: Optimizer) -> None:
     writes memory that is not its own.
 
     Args:
-        optimizer: an AdamW whose state was restored.
+        optimizer: AdamW or Muon, whose state was restored.
 
     Raises:
         ValueError: an entry of the state is missing, or has not the shape of its parameter.
@@ -22,10 +22,13 @@ def check_optimizer_state(optimizer: Optimizer) -> None:
             state = optimizer.state.get(parameter)
             if not state:  # a parameter that never had a gradient
                 continue
-            step = state.get("step")
+            names = ("momentum_buffer",) if group.get("use_muon") else ("exp_avg", "exp_avg_sq")
+            if "use_muon" in group and state.get("use_muon") is not group["use_muon"]:
+                raise ValueError(f"its optimizer took another step for a parameter of shape {_shape(parameter)}")
+            step = state.get("step", torch.tensor(0.0) if group.get("use_muon") else None)
             if not isinstance(step, Tensor) or step.numel() != 1 or not step.is_floating_point():
                 raise ValueError(f"its optimizer has no count of steps for a parameter of shape {_shape(parameter)}")
-            for name in ("exp_avg", "exp_avg_sq"):
+            for name in names:
                 value = state.get(name)
                 if not isinstance(value, Tensor) or value.layout != torch.strided or value.shape != parameter.shape:
                     found = _shape(value) if isinstance(value, Tensor) else "nothing"

@@ -1,5 +1,6 @@
 """Which parameters are decayed, and which learn more slowly."""
 
+from collections.abc import Collection
 from typing import Any
 
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
@@ -7,7 +8,12 @@ from torch import nn
 
 
 def parameter_groups(
-    network: nn.Module, *, lr: float, weight_decay: float, layer_decay: float | None
+    network: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    layer_decay: float | None,
+    apart: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """`network`'s trainable parameters in groups, each with its own `lr` and `weight_decay`.
 
@@ -20,6 +26,7 @@ def parameter_groups(
         weight_decay: of what is decayed; at least 0.
         layer_decay: each layer towards the input learns by this factor more slowly, in (0, 1]; None: all
             alike.
+        apart: names of parameters that share a group with none but each other.
 
     Raises:
         ValueError: a network without a trainable parameter.
@@ -27,10 +34,16 @@ def parameter_groups(
     no_weight_decay = getattr(network, "no_weight_decay", None)
     undecayed = set(no_weight_decay()) if callable(no_weight_decay) else set()
     if layer_decay is None:
-        groups = param_groups_weight_decay(network, weight_decay=weight_decay, no_weight_decay_list=undecayed)
+        groups = param_groups_weight_decay(
+            network, weight_decay=weight_decay, no_weight_decay_list=undecayed, fallback_list=apart
+        )
     else:
         groups = param_groups_layer_decay(
-            network, weight_decay=weight_decay, no_weight_decay_list=undecayed, layer_decay=layer_decay
+            network,
+            weight_decay=weight_decay,
+            no_weight_decay_list=undecayed,
+            layer_decay=layer_decay,
+            fallback_list=apart,
         )
     if not groups:
         raise ValueError(f"{type(network).__name__} has no trainable parameter: unfreeze at least its head")

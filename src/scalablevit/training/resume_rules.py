@@ -29,7 +29,7 @@ _MAY_CHANGE = re.compile(
             r"model\.mesa(\..*)?",
             # that a teacher in another place is the same one is checked against the checkpoint
             r"model\.teacher\.(name|weights|temperature|weight|label_weight)",
-            r"model\.optimizer\.(lr|lr_batch|weight_decay|betas|eps|layer_decay)",
+            r"model\.optimizer\.(lr|lr_batch|weight_decay|betas|eps|momentum|layer_decay)",
             r"model\.schedule\..*",
         ]
     )

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+OptimizerName = Literal["adamw", "muon"]
 ScheduleName = Literal["cosine", "multistep", "poly", "constant"]
 
 
@@ -15,25 +16,37 @@ def _require(is_right: bool, name: str, what: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW.
+    """AdamW, or Muon.
+
+    Muon makes the update of each hidden matrix of the backbone orthogonal, and scales it to the size of AdamW's, so
+    that the learning rate and the decay of AdamW serve. All other parameters are AdamW's.
+
+    Source: Jordan et al., Muon, 2024; Liu et al., Muon is scalable for LLM training, arXiv:2502.16982.
 
     Args:
+        name: which of both.
         lr: peak learning rate for `lr_batch` samples a step; it scales linearly with the global batch.
         lr_batch: see `lr`; null: `lr` is used as it is.
         weight_decay: of all but norms, biases and what the network excludes.
         betas: of AdamW.
-        eps: of AdamW.
+        eps: of AdamW; of the norm that Muon divides by too.
+        momentum: of Muon's matrices, in [0, 1).
         layer_decay: each layer towards the input learns by this factor more slowly; null: all alike.
     """
 
+    name: OptimizerName = "adamw"
     lr: float = 1e-3
     lr_batch: int | None = 1024
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    momentum: float = 0.95
     layer_decay: float | None = None
 
     def __post_init__(self) -> None:
+        names = get_args(OptimizerName)
+        _require(self.name in names, "optimizer.name", f"be one of {', '.join(names)}", repr(self.name))
+        _require(0 <= self.momentum < 1, "optimizer.momentum", "lie in [0, 1)", self.momentum)
         _require(math.isfinite(self.lr) and self.lr > 0, "optimizer.lr", "be above 0", self.lr)
         _require(
             self.lr_batch is None or self.lr_batch >= 1, "optimizer.lr_batch", "be at least 1 or null", self.lr_batch

@@ -185,7 +185,13 @@ def is_sharding(strategy: Any) -> bool:
 
 def _check(module: Any) -> None:
     """Refuse what needs a network whose parameters stay the same objects."""
-    freeze = getattr(getattr(module, "settings", None), "freeze", None)
+    settings = getattr(module, "settings", None)
+    if getattr(getattr(settings, "optimizer", None), "name", None) == "muon":
+        raise ValueError(
+            "model.optimizer.name muon does not go with --trainer.strategy fsdp2, which cuts matrices into parts: take "
+            "adamw, or --trainer.strategy ddp"
+        )
+    freeze = getattr(settings, "freeze", None)
     if freeze is not None and freeze.epochs is not None:
         raise ValueError(
             f"model.freeze.epochs {freeze.epochs} does not go with --trainer.strategy fsdp2, which shards what learns: "
