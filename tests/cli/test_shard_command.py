@@ -1,6 +1,8 @@
 """`scalablevit shard`, and `check-data` of what it wrote."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,37 @@ def test_a_folder_is_packed_checked_and_refused_again(tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert main(["shard", str(root), str(tmp_path / "x"), "--train-annotations", "a.json"]) == 2
     assert main(["shard", str(root), str(tmp_path / "x"), "--workers", "-1"]) == 2
+
+
+def test_what_cannot_be_sharded_is_told_with_what_can(tmp_path, capsys):
+    table, flat = tmp_path / "my table", tmp_path / "flat"
+    for folder in (table, flat):
+        write_classes(folder / "images")
+        for i, path in enumerate(sorted((folder / "images").rglob("*.png"))):
+            path.rename(folder / f"{i}.png")
+        shutil.rmtree(folder / "images")
+    (table / "labels.csv").write_text("file,labels\n" + "".join(f"{i}.png,a;b\n" for i in range(8)))
+    for root, said in (
+        (
+            table,
+            f"a table of labels cannot be sharded: `scalablevit shard` packs class folders, .* --data.root '{table}'",
+        ),
+        (
+            table / "labels.csv",
+            f"a table of labels cannot be sharded: .*--config train_multi_label --data.root '{table}'",
+        ),
+        (flat, f"lie in no class folders, .* packs class folders, .*--config pretrain_masked --data.root {flat}"),
+    ):
+        assert main(["shard", str(root), str(tmp_path / "out")]) == 1
+        assert re.search(said, capsys.readouterr().err)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_builtin_data_set_and_an_address_name_the_key_to_change(tmp_path: Path) -> None:
+    words = ("fit", "--config", "digits", "--data.root", f"file://{tmp_path}", "--run", tmp_path / "run")
+    outcome = scalablevit(*words)
+    assert outcome.code == 1
+    assert "to train from the address, set --data.builtin null" in outcome.err
 
 
 def test_training_ends_with_a_message_where_no_shard_can_be_read(image_folder: Path, tmp_path: Path) -> None:

@@ -38,6 +38,10 @@ def found(changes: dict[str, Any] | None = None, **options: Any) -> dict[str, st
 
 
 def test_the_place_of_the_data_and_its_workers_may_differ() -> None:
+    cache = {"window": 64, "cache_dir": "/scratch/cache", "storage_options": {"key": "secret"}}
+    assert "secret" not in str(found({"data.stream": cache}))
+    theirs = found({"data.root": "/scratch/data", "data.num_workers": 12, "data.stream": cache}, root="/scratch/data")
+    assert differences(theirs, found({"data.stream": {"window": 64, "cache_dir": None}})) == ""
     theirs = found({"data.root": "/scratch/data", "data.num_workers": 12}, root="/scratch/data")
     assert differences(theirs, found()) == ""
 

@@ -52,6 +52,13 @@ def meet(watches: list[RankWatch]) -> list[BaseException | None]:
         return list(pool.map(one, watches))
 
 
+@pytest.mark.parametrize("value", ["10m", "0", "nan", "inf", "-3"])
+def test_a_limit_that_is_no_number_of_seconds_is_named(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALABLEVIT_PROCESS_TIMEOUT", value)
+    with pytest.raises(ValueError, match=f"SCALABLEVIT_PROCESS_TIMEOUT is '{value}', and must be a number of seconds"):
+        make(1)
+
+
 @contextlib.contextmanager
 def met(world_size: int) -> Iterator[list[RankWatch]]:
     watches = make(world_size)

@@ -23,6 +23,7 @@ from scalablevit.training.resume_rules import (
     flattened,
     may_change,
     moved_root,
+    without_secrets,
 )
 from scalablevit.training.run_folder import RunFolder
 from scalablevit.training.settings import OptimizerSettings, ScheduleSettings
@@ -48,8 +49,12 @@ MAY = [
     "model.patience",
     "data.val_batch_size",
     "model.grad_checkpointing",
+    "data.stream.cache_dir",
+    "data.stream.cache_gb",
+    "data.stream.ahead",
 ]
 MAY_NOT = [
+    "data.stream.window",
     "seed_everything",
     "model.class_path",
     "data.class_path",
@@ -241,8 +246,21 @@ def test_another_batch_size_goes_on_with_the_same_step(tmp_path: Path) -> None:
     check_step({}, steps, is_within_epoch=True)
     with pytest.raises(ValueError, match="lies within an epoch"):
         check_step(steps, {**steps, "samples_per_pass": 2}, is_within_epoch=True)
+    for theirs, ours in (("a", "b"), (None, "b"), ("a", None)):
+        check_step({**steps, "shards": theirs}, {**steps, "shards": ours}, is_within_epoch=False)
+        with pytest.raises(ValueError, match="in the order of other shards: samples would be lost"):
+            check_step({**steps, "shards": theirs}, {**steps, "shards": ours}, is_within_epoch=True)
+    check_step(steps, {**steps, "shards": "b"}, is_within_epoch=True)  # of an earlier version
     with pytest.raises(ValueError, match="trained on 100 samples, and the data now have 90"):
         check_step(steps, {**steps, "num_samples": 90}, is_within_epoch=False)
+
+
+def test_what_gives_access_to_data_is_in_no_comparison() -> None:
+    def recipe(key: str) -> dict[str, Any]:
+        return {"data": {"init_args": {"root": "s3://b/c", "stream": {"window": 4, "storage_options": {"key": key}}}}}
+
+    assert without_secrets(recipe("abc")) == {"data.root": "s3://b/c", "data.stream.window": 4}
+    assert changes(recipe("abc"), recipe("xyz"), ["--data.stream.storage_options", "{key: xyz}"]) == {}
 
 
 def test_data_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

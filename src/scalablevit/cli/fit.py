@@ -37,6 +37,10 @@ options:
   --allow-class NAME   with --resume: let the run's recipe name this class, given in full; comma between several
   --print_config       print the recipe with every KEY and its value, and stop
   --model.help CLASS   explain the keys of model (CLASS as in model.class_path); --data.help likewise
+
+environment:
+  SCALABLEVIT_PROCESS_TIMEOUT  seconds within which the other processes end after one of them ended (default: 30)
+  SCALABLEVIT_DATA_TIMEOUT     seconds without a batch after which a data worker counts as hanging (default: 300)
 """
 
 

@@ -1,6 +1,7 @@
 """`scalablevit shard`."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from scalablevit.tasks import DataCheck, Flag, data_checks, layout_of, load
 
 SUMMARY = "Pack a data folder into shards, to train from one folder of large files or from a remote address"
 _MOST_LISTED = 20
+_TABLES = (".csv", ".tsv")
+_CAN_BE = (
+    "`scalablevit shard` packs class folders, COCO annotations, images with masks, and WebDataset tars with classes"
+)
 
 
 def parser() -> Parser:
@@ -75,11 +80,31 @@ def _source(args: argparse.Namespace, root: Path) -> Any:
         raise UsageError("--classes is for WebDataset tars; class folders have the names of their classes")
     checks = data_checks()
     title = layout_of(args.root, args.kind, vars(args))
-    if not checks[title].shards:
-        raise ValueError(f"{args.root}: it holds {title}, which cannot be sharded")
+    if not checks[title].shards or root.suffix.lower() in _TABLES:
+        folder = root.parent if root.is_file() else root
+        raise ValueError(
+            f"{args.root}: a table of labels cannot be sharded: {_CAN_BE}. Train from the table and its images: "
+            f"scalablevit fit --config train_multi_label --data.root {shlex.quote(str(folder))}"
+        )
+    if not checks[title].recognizes and _has_images_alone(root):
+        raise ValueError(
+            f"{args.root}: its images lie in no class folders, so they cannot be sharded: {_CAN_BE}. Move them to "
+            f"{root}/CLASS/*.jpg; or pretrain without labels, which reads the plain folder: "
+            f"scalablevit fit --config pretrain_masked --data.root {shlex.quote(str(root))}"
+        )
     flags = {title: _flags(check) for title, check in checks.items() if check.shards}
     given = given_arguments(args, flags, title, f"{args.root} looks like {title}; --kind names another layout")
     return load(checks[title].shards)(root, **given)
+
+
+def _has_images_alone(root: Path) -> bool:
+    """Whether a folder holds images, and no folders."""
+    from scalablevit.data.find_images import has_image_suffix
+
+    if not root.is_dir():
+        return False
+    entries = [entry for entry in root.iterdir() if not entry.name.startswith(".")]
+    return any(has_image_suffix(entry.name) for entry in entries) and not any(entry.is_dir() for entry in entries)
 
 
 def _summary(written: Any, out: Path) -> str:

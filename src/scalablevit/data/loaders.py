@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker_info
 
 from scalablevit.data.randomness import isolated_cpu_randomness, seed_cpu, seed_for
 from scalablevit.data.stream.ahead import ShardsAhead
+from scalablevit.data.stream.index import digest
 from scalablevit.data.stream.shard_order import windowed_order
 from scalablevit.data.workers import (
     hear_of_ended_workers,
@@ -39,6 +41,11 @@ class ShardedSamples(NamedTuple):
     shards: Any
     window: int
     ahead: ShardsAhead | None = None
+
+    def order_hash(self) -> str | None:
+        """Hash of what the shards make of the samples' order; None: nothing, as all of them are in the window."""
+        shards = np.asarray(self.shards, np.int64)
+        return None if self.window > shards.max() else digest(f"{self.window} ".encode() + shards.tobytes())
 
 
 class ShardedSampler(DistributedSampler[Any]):

@@ -1,6 +1,7 @@
 """Data workers: what they do with signals, and what is said where one of them ends or hangs."""
 
 import contextlib
+import math
 import multiprocessing
 import multiprocessing.queues
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch.utils.data
 
+_WEEK = 7 * 86400.0
 _NO_SHARED_MEMORY = 74  # a worker's exit code
 _SHARED_MEMORY = re.compile(r"shared memory|Bus error|No space left on device|</torch_\d+", re.IGNORECASE)
 _HANDING_OVER = re.compile(r"unable to (allocate|open) shared memory|unable to \w+ (file|memory)\b.*</torch_\d+")
@@ -70,10 +72,30 @@ def hear_of_ended_workers() -> None:
 
 def timeout_seconds() -> float:
     """How long a loader waits for a batch before its workers count as hanging: SCALABLEVIT_DATA_TIMEOUT, or 300."""
+    return seconds_of("SCALABLEVIT_DATA_TIMEOUT", default=300.0)
+
+
+def seconds_of(variable: str, *, default: float) -> float:
+    """Read a length of time from an environment variable, in seconds.
+
+    Args:
+        variable: its name.
+        default: where it is not set.
+
+    Raises:
+        ValueError: its value is no number of seconds from 1 to a week.
+    """
+    text = os.environ.get(variable, "")
     try:
-        return max(1.0, float(os.environ.get("SCALABLEVIT_DATA_TIMEOUT", "300")))
+        seconds = float(text or default)
     except ValueError:
-        return 300.0
+        seconds = math.nan
+    if not 1 <= seconds <= _WEEK:
+        raise ValueError(
+            f"the environment variable {variable} is {text!r}, and must be a number of seconds from 1 to {_WEEK:.0f}, "
+            f"such as {default:.0f}"
+        )
+    return seconds
 
 
 _waiting_since: float | None = None

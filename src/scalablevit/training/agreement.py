@@ -12,13 +12,14 @@ import torch
 
 from scalablevit import __version__
 from scalablevit.data.check import evenly_spread
-from scalablevit.training.resume_rules import PATHS, flattened
+from scalablevit.training.resume_rules import PATHS, without_secrets
 
 _MAY_DIFFER = frozenset(
     # where the data lie and how they are read, by each node's own disk and cores; a launcher says how many processes
     [
         *(f"data.{name}" for name in PATHS),
         *("data.num_workers", "data.max_unreadable", "threads"),
+        *("data.stream.cache_dir", "data.stream.cache_gb", "data.stream.ahead"),
         *("trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.enable_progress_bar"),
     ]
 )
@@ -49,7 +50,7 @@ def facts(
         "timm": timm.__version__,
         "device": device_type,
     }
-    for key, value in flattened(recipe):
+    for key, value in without_secrets(recipe).items():
         if key not in _MAY_DIFFER:
             found[key] = json.dumps(value, ensure_ascii=False)
     names = getattr(data, "class_names", None)
@@ -61,6 +62,8 @@ def facts(
         if hasattr(dataset, "__len__"):
             found[f"{part} images"] = f"{len(dataset):,}"
             found[f"{part} file names (hash)"] = _hash(_some_names(dataset))
+    if hasattr(data, "order_of_shards"):
+        found["order of shards (hash)"] = str(data.order_of_shards())
     if checkpoint is not None and os.path.isfile(checkpoint):
         found["checkpoint"] = f"{os.path.basename(checkpoint)} of {os.path.getsize(checkpoint):,} bytes"
     return found

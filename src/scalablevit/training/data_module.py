@@ -134,6 +134,11 @@ class TaskData(LightningDataModule):
             ahead = ShardsAhead(stored.fetch, settings.ahead)
         return {"stored": ShardedSamples(stored.shards, settings.window, ahead)}
 
+    def order_of_shards(self) -> str | None:
+        """Hash of what shards make of the order of the training samples; None: nothing."""
+        stored = self._shard_options(self.train_dataset).get("stored")
+        return None if stored is None else stored.order_hash()
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled and augmented; the same number of batches on all ranks, and whole optimizer steps of them."""
         return train_loader(

@@ -382,13 +382,15 @@ class TrainingModule(LightningModule):
         checkpoint["trained"] = {"task": self.task, "variant": self.variant, "class_names": self.class_names}
         checkpoint["trained"] |= self._step()
 
-    def _step(self) -> dict[str, int | None]:
-        """How many samples the run takes at a time, and has."""
-        dataset = getattr(getattr(self.trainer, "datamodule", None), "train_dataset", None)
+    def _step(self) -> dict[str, int | str | None]:
+        """How many samples the run takes at a time, and has, and what gives their order."""
+        data = getattr(self.trainer, "datamodule", None)
+        dataset = getattr(data, "train_dataset", None)
         return {
             "samples_per_step": self.samples_per_step,
             "samples_per_pass": self._batch_size() * self.trainer.world_size,
             "num_samples": None if dataset is None else len(dataset),
+            "shards": data.order_of_shards() if hasattr(data, "order_of_shards") else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

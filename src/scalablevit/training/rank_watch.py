@@ -19,7 +19,7 @@ from typing import Any
 
 from torch.distributed import DistError, PrefixStore, Store, TCPStore
 
-from scalablevit.data.workers import kill_workers
+from scalablevit.data.workers import kill_workers, seconds_of
 from scalablevit.printable import printable
 from scalablevit.training.agreement import differences
 from scalablevit.training.rank_lines import Line, open_server
@@ -35,10 +35,7 @@ class PeerEndedError(ConnectionError):
 
 def process_timeout() -> float:
     """How long a run goes on at most after one of its processes ended: SCALABLEVIT_PROCESS_TIMEOUT, or 30 seconds."""
-    try:
-        return max(1.0, float(os.environ.get("SCALABLEVIT_PROCESS_TIMEOUT", "30")))
-    except ValueError:
-        return 30.0
+    return seconds_of("SCALABLEVIT_PROCESS_TIMEOUT", default=30.0)
 
 
 @dataclass
@@ -95,6 +92,7 @@ class RankWatch:
         self._is_first_of_node = is_first_of_node
         self._address, self._timeout, self._meeting = address, timeout, meeting
         self._facts, self._children, self._hint = facts, children, hint
+        self._seconds_to_end = process_timeout()
         self._host = socket.gethostname()
         self._peers: dict[int, Peer] = {}
         self._first: Peer | None = None
@@ -342,7 +340,7 @@ class RankWatch:
             self.verdict = what or ""
             # the interpreter's own limit: it holds where no other thread of Python comes to its turn
             nowhere = open(os.devnull, "w")  # noqa: SIM115 - as long as the process lives
-            faulthandler.dump_traceback_later(process_timeout(), exit=True, file=nowhere)
+            faulthandler.dump_traceback_later(self._seconds_to_end, exit=True, file=nowhere)
         if what is not None and (self.rank == 0 or self._is_first_of_node):
             _write(f"{what}. {self._hint()}")
         for peer in self._peers.values():
@@ -351,7 +349,7 @@ class RankWatch:
 
     def _end_at_last(self) -> None:
         """End this process where its main thread does not come out of what it waits for."""
-        time.sleep(max(0.0, process_timeout() - 2.0))
+        time.sleep(max(0.0, self._seconds_to_end - 2.0))
         kill_workers()
         for child in self._children:
             child.kill()

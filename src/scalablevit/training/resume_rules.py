@@ -22,6 +22,8 @@ _MAY_CHANGE = re.compile(
             # where the data lie; that they are the same is checked against the checkpoint
             r"data\.(root|labelled_root|train_annotations|val_annotations|train_images|val_images|class_names_file|builtin)",
             r"data\.(batch_size|val_batch_size|num_workers|max_unreadable)",
+            # the window gives the order of the samples
+            r"data\.stream\.(cache_dir|cache_gb|ahead)",
             r"data\.augmentation(\..*)?",
             r"model\.(grad_checkpointing|compile|drop_path_rate|label_smoothing|auxiliary_weight|ignored_in_mean)",
             r"model\.(global_batch|max_nonfinite_steps|patience|ema_decay)",
@@ -40,6 +42,7 @@ _CALLBACKS = (
     *("DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary"),
     *("RichModelSummary", "RichProgressBar", "Timer", "TQDMProgressBar"),
 )
+_SECRET = re.compile(r"data\.stream\.storage_options(\..*)?")
 PATHS = (
     "root",
     "labelled_root",
@@ -65,7 +68,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], words: Sequence
     Raises:
         RecipeError: a key that may not change; names both values and the remedy.
     """
-    earlier, later = dict(flattened(before)), dict(flattened(after))
+    earlier, later = without_secrets(before), without_secrets(after)
     named = [_key_of(word) for word in words if word.startswith("--")]
     found: dict[str, tuple[Any, Any]] = {}
     for key in {**later, **earlier}:
@@ -192,6 +195,11 @@ def flattened(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
+def without_secrets(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten a recipe, without what gives access to its data: that is for no message, tracker or checkpoint."""
+    return {key: value for key, value in flattened(recipe) if not _SECRET.fullmatch(key)}
+
+
 def absolute_paths(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe whose files are found from any folder: paths from the current folder become absolute, in place."""
     teacher = ((recipe.get("model") or {}).get("init_args") or {}).get("teacher") or {}
@@ -232,7 +240,7 @@ def check_step(trained: Mapping[str, Any], now: Mapping[str, Any], *, is_within_
     """Compare the samples of a checkpoint's steps with those of the resumed run.
 
     Args:
-        trained: of the checkpoint: samples_per_step, samples_per_pass, num_samples; earlier versions lack them.
+        trained: of the checkpoint: samples_per_step, samples_per_pass, num_samples, shards; earlier versions lack some.
         now: the same, of the run.
         is_within_epoch: the checkpoint was saved in the middle of an epoch.
 
@@ -258,3 +266,8 @@ def check_step(trained: Mapping[str, Any], now: Mapping[str, Any], *, is_within_
                 f"the checkpoint lies within an epoch, of which {trained[name]} samples were taken at a time: resume "
                 "with the same data.batch_size and number of devices until that epoch ends, then change them"
             )
+    if is_within_epoch and trained.get("shards", now.get("shards")) != now.get("shards"):
+        raise ValueError(
+            "the checkpoint lies within an epoch, and its samples came in the order of other shards: samples would be "
+            "lost and come twice; resume with the shards (and data.stream.window) of before until that epoch ends"
+        )

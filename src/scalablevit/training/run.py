@@ -33,7 +33,7 @@ from scalablevit.training.invocation import invocation
 from scalablevit.training.rank_watch import PeerEndedError
 from scalablevit.training.recipe_errors import RecipeError
 from scalablevit.training.resources import explained_resources
-from scalablevit.training.resume_rules import edited, flattened
+from scalablevit.training.resume_rules import edited, without_secrets
 from scalablevit.training.run_folder import RunFolder
 from scalablevit.training.stopping import StopOnSignal
 from scalablevit.training.terminal import rank
@@ -202,7 +202,7 @@ class Run:
             self.write_recipe()
             for logger in trainer.loggers:
                 if isinstance(logger, TolerantLogger):
-                    parameters = dict(flattened(yaml.safe_load(self._resolved_recipe())))
+                    parameters = without_secrets(yaml.safe_load(self._resolved_recipe()))
                     logger.begin({**parameters, "run_folder": os.path.abspath(self.folder.path)})
             if self.resume is not None and self.resume != self.folder.last and os.path.lexists(self.folder.last):
                 aside = self.folder.set_last_aside()
@@ -211,7 +211,7 @@ class Run:
     def _note_recipe(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep with the weights what they are trained with."""
         checkpoint["scalablevit_version"] = __version__
-        checkpoint["recipe"] = dict(flattened(yaml.safe_load(self._resolved_recipe())))
+        checkpoint["recipe"] = without_secrets(yaml.safe_load(self._resolved_recipe()))
 
     def _check_recipe(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse or tell what was edited in the run's recipe.yaml since the checkpoint, and that of another version."""
@@ -222,7 +222,7 @@ class Run:
                 version,
                 __version__,
             )
-        now = dict(flattened(yaml.safe_load(self._resolved_recipe())))
+        now = without_secrets(yaml.safe_load(self._resolved_recipe()))
         found = edited(checkpoint.get("recipe") or {}, now, recipe=self.folder.recipe, known=self.changes)
         if trainer.is_global_zero and found:
             _print("\n".join(f"changed     {key}: {old} -> {new}" for key, (old, new) in found.items()))

@@ -247,3 +247,17 @@ def test_stored_paths_go_to_other_processes(tmp_path):
 def test_commands_that_may_follow_name_no_file_in_shards(tmp_path):
     shard(write_classes(tmp_path / "folder"), tmp_path / "shards")
     assert ImageFolderData(tmp_path / "shards", **OPTIONS).example_inputs() == ["IMAGE"]
+
+
+def test_the_order_that_shards_give_is_known_by_a_hash(tmp_path):
+    """Nodes and resumed runs compare it: other shards of the same images would give other samples."""
+    root = write_classes(tmp_path / "folder", train=8)
+    for name, size_mb in (("small", 0.005), ("other", 0.008)):
+        shard(root, tmp_path / name, size_mb=size_mb)
+
+    def order(name: str, window: int) -> str | None:
+        return ImageFolderData(tmp_path / name, **OPTIONS, stream=StreamSettings(window=window)).order_of_shards()
+
+    assert order("folder", 1) is order("small", 64) is None
+    assert len({order("small", 1), order("small", 2), order("other", 2)}) == 3
+    assert order("small", 2) == order("small", 2)

@@ -22,7 +22,10 @@ def data_root(root: str | Path, builtin: str | None, *, form: Form) -> str | Pat
     """
     if is_remote(root):
         if builtin is not None:
-            raise ValueError(f"builtin {builtin!r} is written into a folder, and {root} is an address; set it to null")
+            raise ValueError(
+                f"builtin {builtin!r} is written into a folder, and {root} is an address: to train from the address, "
+                "set --data.builtin null"
+            )
         return root
     root = Path(root).expanduser()
     if builtin is not None:

@@ -7,7 +7,7 @@ from typing import Any
 from scalablevit.training.command import TrainingCommand
 from scalablevit.training.recipe_errors import RecipeError
 from scalablevit.training.recipe_file import read_recipe
-from scalablevit.training.resume_rules import flattened, is_told_of
+from scalablevit.training.resume_rules import is_told_of, without_secrets
 
 _CHANGES_NOTHING = (
     "trainer.enable_progress_bar",
@@ -15,6 +15,9 @@ _CHANGES_NOTHING = (
     "trainer.log_every_n_steps",
     "trainer.profiler",
     "data.num_workers",
+    "data.stream.cache_dir",
+    "data.stream.cache_gb",
+    "data.stream.ahead",
 )
 _FOUND_BY_THE_RUN = ("threads", "model.scale_value")
 """Null in what is asked: the run's recipe holds what it chose."""
@@ -63,7 +66,7 @@ def differences(asked: Mapping[str, Any], folder: Path) -> dict[str, tuple[Any, 
     Raises:
         RecipeError: its recipe.yaml cannot be read.
     """
-    now, there = dict(flattened(asked)), dict(flattened(read_recipe(folder / "recipe.yaml")))
+    now, there = without_secrets(asked), without_secrets(read_recipe(folder / "recipe.yaml"))
     found = {}
     for key in {**there, **now}:
         old, new = there.get(key), now.get(key)
