@@ -81,7 +81,7 @@ def check_folder(
         scan = scan_folder(root, train=train, val=val, val_fraction=val_fraction)
     else:
         scan = scan_stream(stream, train=train, val=val, val_fraction=val_fraction)
-    problems = [*scan.problems, *(stream.problems() if stream is not None else ())]
+    problems = list(scan.problems)
     files = [_file("training", scan.train_folder / f, name) for name, fs in scan.train.items() for f in fs]
     files += [_file("validation", scan.val_folder / f, name) for name, fs in scan.val.items() for f in fs]
 
@@ -93,7 +93,7 @@ def check_folder(
         num_workers=num_workers,
         on_progress=on_progress,
     )
-    problems.extend(looked.problems)
+    problems.extend(looked.problems if stream is None else stream.problems(looked.problems))
     unreadable: defaultdict[tuple[str, str], list[ImageFile]] = defaultdict(list)
     for file in looked.unreadable:
         unreadable[file.part, file.class_folder].append(file)

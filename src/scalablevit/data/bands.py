@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from scalablevit.data.image_file import ImageError, regular_file
+from scalablevit.data.image_file import ImageError, regular_file, shard_blamed
 from scalablevit.data.pixel_values import Loss, ValueRange
 from scalablevit.data.stored_path import StoredPath, as_path
 
@@ -71,7 +71,8 @@ def read_bands(
     try:
         with regular_file(path):
             pass  # no pipe, no folder, not empty
-        return _read(path, count, value_range, admit)
+        with shard_blamed(path):
+            return _read(path, count, value_range, admit)
     except ImageError:
         raise
     except FileNotFoundError:

@@ -323,7 +323,7 @@ def look_at_files(
     digests = []
     for file, look in zip(files, looks, strict=True):
         if isinstance(look, ImageError):
-            found.problems.append(Problem("error", look.kind, file.path, str(look)))
+            found.problems.append(Problem("error", look.kind, look.path, str(look)))
             found.unreadable.append(file)
             continue
         found.readable.append(file)

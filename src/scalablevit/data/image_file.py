@@ -38,7 +38,9 @@ _IRREGULAR: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISBLK, "device"),
 )
 
-ImageErrorKind = Literal["missing", "empty", "not-an-image", "truncated", "huge", "unreadable", "not-a-mask", "cache"]
+ImageErrorKind = Literal[
+    "missing", "empty", "not-an-image", "truncated", "huge", "unreadable", "not-a-mask", "cache", "damaged-shard"
+]
 
 
 class ImageError(ValueError):
@@ -82,7 +84,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     """
     path = as_path(path)
     try:
-        with regular_file(path) as file, _identified(path, file) as image:
+        with shard_blamed(path), regular_file(path) as file, _identified(path, file) as image:
             _refuse_too_large(image)
             yield image
     except ImageError:
@@ -110,6 +112,18 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
             reason=f"the file is truncated or damaged ({error})",
             remedy="copy or export it again, or remove it",
         ) from error
+
+
+@contextmanager
+def shard_blamed(path: Path) -> Iterator[None]:
+    """Where a file in a shard cannot be decoded and the shard is not what was written, name the shard."""
+    try:
+        yield
+    except Exception as error:
+        blamed = path.source.damage_of(path.inside, error) if isinstance(path, StoredPath) else None
+        if blamed is None:
+            raise
+        raise blamed from error
 
 
 def _identified(path: Path, file: BinaryIO) -> Image.Image:

@@ -28,6 +28,10 @@ class FileSource(Protocol):
         """Whether there is such a file."""
         ...
 
+    def damage_of(self, name: str, error: Exception) -> Exception | None:
+        """What is wrong with the shard of a file that cannot be decoded; None: the shard is what was written."""
+        ...
+
     def shards_of(self, names: np.ndarray) -> np.ndarray:
         """(N,) which shard holds each of the files with these (N,) encoded names."""
         ...

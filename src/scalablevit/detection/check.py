@@ -121,7 +121,8 @@ def check_coco(
     images = [_Image("training", split.train, int(i)) for i in split.train_indices]
     images += [_Image("validation", split.val, int(i)) for i in split.val_indices]
     found = _examine(images, where.annotation_frame, min_size, num_workers, on_progress, value_range)
-    found.problems.extend(stream.problems() if stream is not None else ())
+    if stream is not None:
+        found.problems = stream.problems(found.problems)
     return _report(split, found, has_masks)
 
 
@@ -200,7 +201,7 @@ def _examine(
     looks = list(look_at_all(look_at, places, num_workers=num_workers, on_progress=on_progress))
     for image, path, look in zip(images, paths, looks, strict=True):
         if isinstance(look, ImageError):
-            found.problems.append(Problem("error", look.kind, path, str(look)))
+            found.problems.append(Problem("error", look.kind, look.path, str(look)))
             continue
         annotations, position = image.annotations, image.position
         frame = annotations.frame if given_frame == "auto" else given_frame

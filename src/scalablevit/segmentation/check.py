@@ -107,7 +107,7 @@ def check_masks(
     options = MaskSettings(**settings)
     stream = open_stream(root, options.stream, task="segmentation")
     scan, class_folder = find_pairs(root, options)
-    problems = [*scan.problems, *scan.unpaired, *(stream.problems() if stream is not None else ())]
+    problems = [*scan.problems, *scan.unpaired]
     source = None
     try:
         source = ClassSource(class_folder, options)
@@ -131,6 +131,8 @@ def check_masks(
         else:
             found.append(_Found(part, image, mask, look))
 
+    if stream is not None:
+        problems = stream.problems(problems)
     counted = _count_classes(scan.root, source, options, found, masks_in_colour=_has_colours(problems))
     problems += counted.problems
     masks = [one.look.mask for one in found]

@@ -390,7 +390,7 @@ class TrainingModule(LightningModule):
             "samples_per_step": self.samples_per_step,
             "samples_per_pass": self._batch_size() * self.trainer.world_size,
             "num_samples": None if dataset is None else len(dataset),
-            "shards": data.order_of_shards() if hasattr(data, "order_of_shards") else None,
+            "shards": getattr(data, "order_of_shards", lambda: None)(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

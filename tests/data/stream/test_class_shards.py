@@ -4,8 +4,10 @@ import json
 import logging
 import os
 import pickle
+import re
 from collections import Counter
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -220,6 +222,42 @@ def test_a_damaged_shard_is_named_once_skipped_and_counted_once(tmp_path, caplog
     assert len(account.files) == 1
     assert f"{lost}: this shard of " in caplog.text
     assert "cannot be read (No such file or directory); copy it again" in caplog.text
+
+
+def flip(path: Path, start: bytes = b"\xff\xd8\xff") -> None:
+    """Change a byte of the first image in a shard."""
+    content = bytearray(path.read_bytes())
+    content[content.find(start)] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_flipped_byte_is_told_as_a_damaged_shard(tmp_path):
+    root, out = write_classes(tmp_path / "folder"), tmp_path / "shards"
+    (root / "train" / "ant" / "train03.jpg").write_bytes(b"no image")
+    shard(root, out)
+    damaged = out / "train" / "chunk-0-1.bin"
+    flip(damaged)
+    dataset = ImageFolderData(out, **OPTIONS).train_dataset
+    told = [file for i in range(len(dataset)) for file in dataset[i].unreadable]
+    (of_shard,) = [line for line in dict.fromkeys(told) if str(damaged) in line]
+    assert f"{damaged}: this shard is damaged (its hash is not that of the index), and its sample " in of_shard
+    assert " cannot be decoded (this is not an image" in of_shard
+    assert of_shard.endswith("; copy it again, or shard the data again into another folder")
+    # an image that was none when it was sharded blames no shard
+    assert any(line.startswith(f"{out}/train/ant/train03.jpg: this is not an image") for line in told)
+
+
+def test_check_data_tells_of_each_bad_shard_once(tmp_path):
+    shard(write_classes(tmp_path / "folder"), tmp_path / "shards")
+    part = tmp_path / "shards" / "train"
+    (part / "chunk-0-1.bin").unlink()
+    flip(part / "chunk-0-2.bin")
+    missing, flipped = check_folder(tmp_path / "shards", num_workers=0).errors
+    count = len(ImageFolderData(tmp_path / "shards", **OPTIONS).train_dataset)
+    assert count == 36
+    assert missing.message.startswith(f"{part}/chunk-0-1.bin: No such file or directory, and ")
+    assert re.search(r" (\d+) of its \1 samples cannot be read; copy it again", missing.message)
+    assert flipped.message.startswith(f"{part}/chunk-0-2.bin: its hash is not that of the index, and 1 of its ")
 
 
 def test_an_index_that_is_damaged_or_of_a_later_version_is_named(tmp_path):

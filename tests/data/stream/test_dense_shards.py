@@ -1,6 +1,7 @@
 """COCO data and images with masks as shards: the same samples to the bit as from the folder."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,9 @@ def test_check_data_reads_shards_and_names_a_damaged_one(tmp_path):
         damaged = out / "train" / "chunk-0-0.bin"
         damaged.write_bytes(damaged.read_bytes()[:-3] + b"abc")
         assert str(damaged) in "\n".join(problem.message for problem in check(out, num_workers=0).errors)
+        damaged.unlink()
+        (problem,) = check(out, num_workers=0).errors
+        assert re.search(r"chunk-0-0.bin: No such .*, and (\d+) of its \1 samples cannot be read", problem.message)
 
 
 def test_shards_of_another_task_and_keys_of_a_folder_are_refused(tmp_path):

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,12 +33,15 @@ from scalablevit.data.stream.index import (
     is_remote,
     is_stream,
 )
+from scalablevit.data.stream.joined_files import JoinedFiles, NoFiles
 from scalablevit.data.stream.settings import StreamSettings
 from scalablevit.data.stream.shard_file import ShardDamageError, ShardFiles
 
 _log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_ATTEMPTS = 60.0
+_COPY_AGAIN = "copy it again, or shard the data again into another folder"
+_OF_THE_SHARD = ("damaged-shard", "cache", "missing")
 _OPENED: "dict[tuple[str, str, str], StoredFiles]" = {}  # forked processes have it
 
 
@@ -77,6 +81,7 @@ class StoredFiles:
         self._files = ShardFiles()
         self._failed: dict[int, tuple[float, ImageError]] = {}
         self._last: tuple[tuple[int, int], list[bytes]] | None = None
+        self._differs: dict[int, bool] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The table of a large data set is not sent along with each path.
@@ -188,19 +193,48 @@ class StoredFiles:
         try:
             path = self.fetched(number)
             if path.stat().st_size != shard.bytes or file_digest(path) != shard.digest:
-                return "its content is not what was written (another hash)"
+                return "its hash is not that of the index"
         except CacheError:
             raise
         except OSError as error:
             return error.strerror or str(error)
         return None
 
+    def damage_of(self, name: str, error: Exception) -> ImageError | None:
+        """What is wrong with the shard of a file that cannot be decoded; None: its hash is that of the index.
+
+        A damaged download is dropped from the cache, so that the next reader has it anew.
+        """
+        row = int(self.rows(np.array([os.fsencode(name)]))[0])
+        if row < 0 or getattr(error, "kind", None) in _OF_THE_SHARD:
+            return None
+        number = int(self.table.shard[row])
+        shard = self.part.shards[number]
+        if number not in self._differs:  # a hash of 64 MB takes a tenth of a second
+            try:
+                self._differs[number] = file_digest(self.fetched(number)) != shard.digest
+            except OSError:
+                return None
+            if self._differs[number]:
+                self._files.forget(shard.file)
+                if self.cache is not None:
+                    self.cache.drop(f"{self.name}/{shard.file}")
+        if not self._differs[number]:
+            return None
+        return ImageError(
+            f"{self.address}/{shard.file}",
+            kind="damaged-shard",
+            reason="this shard is damaged (its hash is not that of the index), and its sample "
+            f"{name} cannot be decoded ({getattr(error, 'reason', error)})",
+            remedy=_COPY_AGAIN,
+        )
+
     def _damage(self, shard: Shard, reason: str) -> ImageError:
         return ImageError(
             f"{self.address}/{shard.file}",
-            kind="unreadable",
+            kind="damaged-shard",
             reason=f"this shard of {shard.samples:,} samples cannot be read ({reason})",
-            remedy="copy it again, or shard the data again into another folder",
+            remedy=_COPY_AGAIN,
         )
 
     def _no_room(self, error: CacheError) -> ImageError:
@@ -232,7 +266,7 @@ class OpenStream:
     @property
     def root(self) -> Path:
         """The folder of all parts, for messages; nothing can be read from it."""
-        return stored_path(_NoFiles(), self.address)
+        return stored_path(NoFiles(), self.address)
 
     def has_part(self, name: str) -> bool:
         """Whether there is such a part."""
@@ -265,7 +299,7 @@ class OpenStream:
 
     def folder_of_all(self) -> StoredPath:
         """The folder that the names of the files of all parts start from, where no two have the same."""
-        return stored_path(_JoinedFiles([self.files(name) for name in self.index.parts]), self.address)
+        return stored_path(JoinedFiles([self.files(name) for name in self.index.parts]), self.address)
 
     @property
     def class_folder(self) -> Path:
@@ -274,19 +308,30 @@ class OpenStream:
             self.extra(name)
         return self._folder if self._folder is not None else _own_folder(self.address, self.settings)
 
-    def problems(self) -> list[Problem]:
-        """Compare all shards with their hashes; tell which are damaged."""
-        found = []
+    def problems(self, of_samples: Sequence[Problem]) -> list[Problem]:
+        """Compare all shards with their hashes; tell of each damaged one once, with the number of samples it costs.
+
+        Args:
+            of_samples: what is wrong with samples.
+
+        Returns:
+            those that blame no shard, and the damaged shards.
+        """
+        lost: defaultdict[str, list[Problem]] = defaultdict(list)
+        found: list[Problem] = []
+        for problem in of_samples:
+            (lost[problem.path] if problem.kind == "damaged-shard" else found).append(problem)
         for name, part in self.index.parts.items():
             files = self.files(name)
             for number, shard in enumerate(part.shards):
-                why = files.check(number)
+                path = f"{files.address}/{shard.file}"
+                why, samples = files.check(number), lost[path]
                 if why is not None:
-                    path = f"{files.address}/{shard.file}"
-                    message = (
-                        f"{path}: {why}; copy it again, or shard the data again: it holds {shard.samples:,} samples"
-                    )
+                    count = f"{len(samples):,} of its {shard.samples:,} samples cannot be read"
+                    message = f"{path}: {why}, and {count}; {_COPY_AGAIN}"
                     found.append(Problem("error", "damaged-shard", path, message))
+                else:
+                    found += samples[:1]  # it could not be read, and can now
         return found
 
     def names(self, name: str) -> list[str]:
@@ -326,75 +371,6 @@ class OpenStream:
         if not path.exists():
             _download_whole(self.address, name, path, self.settings)
         return path
-
-
-class _JoinedFiles:
-    """Files of several parts, whose names differ."""
-
-    def __init__(self, parts: Sequence[StoredFiles]) -> None:
-        self.parts = parts
-
-    def read(self, name: str) -> bytes:
-        """The bytes of a file of any part."""
-        return next((part for part in self.parts if part.has(name)), self.parts[0]).read(name)
-
-    def has(self, name: str) -> bool:
-        """Whether a part has such a file."""
-        return any(part.has(name) for part in self.parts)
-
-    def shards_of(self, names: np.ndarray) -> np.ndarray:
-        """(N,) shards; those of the first part are numbered first."""
-        found, before = np.zeros(len(names), np.int64), 0
-        for part in self.parts:
-            rows = part.rows(names)
-            found = np.where(rows >= 0, part.table.shard[rows] + before, found)
-            before += len(part.part.shards)
-        return found
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether shards are downloaded."""
-        return self.parts[0].is_remote
-
-    def fetch(self, number: int) -> None:
-        """Have a shard on this machine, numbered as by `shards_of`."""
-        for part in self.parts:
-            if number < len(part.part.shards):
-                part.fetch(number)
-                return
-            number -= len(part.part.shards)
-
-    def names(self) -> list[str]:
-        """Names of all files."""
-        return [name for part in self.parts for name in part.names()]
-
-
-class _NoFiles:
-    """The source of a folder that holds no files itself."""
-
-    def read(self, name: str) -> bytes:
-        """Refuse."""
-        raise ImageError(name, kind="missing", reason="it is in no part of the shards", remedy="check the path")
-
-    def has(self, name: str) -> bool:
-        """No."""
-        return False
-
-    def shards_of(self, names: np.ndarray) -> np.ndarray:
-        """None."""
-        return np.zeros(len(names), np.int32)
-
-    def names(self) -> list[str]:
-        """None."""
-        return []
-
-    @property
-    def is_remote(self) -> bool:
-        """No."""
-        return False
-
-    def fetch(self, number: int) -> None:
-        """Nothing."""
 
 
 def _reopened(root: str, settings: StreamSettings, part: str, files_digest: str) -> StoredFiles:

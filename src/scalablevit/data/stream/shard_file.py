@@ -85,6 +85,11 @@ class ShardFiles:
             while len(self._open) > _MOST_OPEN:
                 self._open.popitem(last=False)
 
+    def forget(self, key: str) -> None:
+        """Close a shard, so that it is opened anew."""
+        with self._lock:
+            self._open.pop(key, None)
+
     def values(self, key: str, place: int, count: int) -> list[bytes] | None:
         """Read the values of a sample; None: the shard is not open.
 
