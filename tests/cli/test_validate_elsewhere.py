@@ -1,6 +1,7 @@
 """A finished run is evaluated on a folder that has no validation part, and lacks one of the classes."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from PIL import Image
 from tiny_runs import CLASSES
 
@@ -56,3 +58,24 @@ def test_a_run_is_evaluated_at_a_larger_size(run: Path, image_folder: Path) -> N
                 logits = classifier.network(transform(read_image(file))[None])
             losses.append(F.cross_entropy(logits, torch.tensor([k])).item())
     assert json.loads(out)["val/loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_a_run_that_validated_on_some_batches_is_evaluated_on_all(run: Path, tmp_path: Path) -> None:
+    """`export --int8` measures by the same command: a loss on two batches would say nothing."""
+    expected = json.loads(scalablevit("validate", run, "--json")[0])
+    short = shutil.copytree(run, tmp_path / "short")
+    recipe = yaml.safe_load((short / "recipe.yaml").read_text())
+    for limits in ({"limit_val_batches": 1}, {"overfit_batches": 1, "limit_val_batches": 0.5}, {"fast_dev_run": True}):
+        changed = {**recipe, "trainer": {**recipe["trainer"], **limits}}
+        (short / "recipe.yaml").write_text(yaml.safe_dump(changed))
+        out, err = scalablevit("validate", short, "--json")
+        assert json.loads(out) == expected
+        assert f"the run was trained with trainer.{min(limits)}" in err
+        assert "all validation images are evaluated" in err
+        assert "evaluated   9 images" in err
+    _, err = scalablevit("validate", short, "--trainer.limit_val_batches", "1", "--trainer.fast_dev_run", "false")
+    assert "evaluated   4 images" in err
+    (tmp_path / "less.yaml").write_text("trainer: {limit_val_batches: 2, fast_dev_run: false}\n")
+    _, err = scalablevit("validate", short, "--config", tmp_path / "less.yaml")
+    assert "evaluated   8 images" in err
+    assert "was trained with" not in err

@@ -37,6 +37,9 @@ __all__ = ["TrainingCommand", "quiet_lightning"]
 log = logging.getLogger(__name__)
 
 _LARGEST_SEED = 2**32 - 1  # numpy's
+# 1.0 is all batches, and 1 is one of them
+_WHOLE_VALIDATION = {"limit_val_batches": (1.0,), "overfit_batches": (0.0, 0), "fast_dev_run": (False, 0)}
+"""Trainer options that leave validation images out, and their values that leave out none."""
 _MOST_KEPT = 10_000
 
 
@@ -187,6 +190,7 @@ class TrainingCommand(LightningCLI):
             if "teacher" in model["init_args"] and not self._evaluates_with_teacher():
                 model["init_args"]["teacher"] = None
             self._evaluate_all_that_is_new()
+            self._evaluate_all_batches()
         # Ranks that a launcher starts repeat the command line; only the first one takes the folder.
         if self.verb == "fit" and rank() == 0:
             try:
@@ -236,6 +240,20 @@ class TrainingCommand(LightningCLI):
         changes = settings_for_evaluation(data, own, class_names=class_names, label_map=label_map, given=given)
         for key, value in changes.items():
             data[key] = value
+
+    def _evaluate_all_batches(self) -> None:
+        """Leave out what kept the run's own validation to some batches, and say so; the command line still may."""
+        given = {word.partition("=")[0].removeprefix("--trainer.") for word in self.words}
+        for settings in list(self.recipes.values())[1:]:
+            given |= set(settings.get("trainer") or ())
+        for name, whole in _WHOLE_VALIDATION.items():
+            value = self.config["trainer"][name]
+            if name not in given and repr(value) not in ("None", *map(repr, whole)):
+                log.warning(
+                    "the run was trained with trainer.%s %s; all validation images are evaluated (for fewer: "
+                    "--trainer.limit_val_batches N)", name, value,
+                )  # fmt: skip
+                self.config["trainer"][name] = whole[0]
 
     def _check_trainer_options(self) -> None:
         trainer = self.config["trainer"]
