@@ -1,6 +1,7 @@
 """`scalablevit predict --format`: other tools read the files that it writes."""
 
 import csv
+import io
 import json
 import unicodedata
 from collections.abc import Iterator
@@ -193,6 +194,29 @@ def test_csv_of_classes_and_no_boxes_of_classes(tmp_path: Path) -> None:
     refused = scalablevit("predict", image, "--weights", weights, "--format", "coco", "--output", tmp_path / "x.json")
     assert refused.code == 2
     assert "classification has none: choose --format csv" in refused.err
+
+
+def test_csv_keeps_names_in_files_and_escapes_them_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["esc\x1b[31m", "two\rlines", '=HYPERLINK("x")', "a\nb"]
+    weights = write_classifier(tmp_path / "weights", names)
+    image = tmp_path / "a\rb\x1b.png"
+    Image.new("RGB", (9, 9)).save(image)
+    words = ("predict", image, "--weights", weights, "--format", "csv")
+    scalablevit(*words, "--output", tmp_path / "a.csv", "--embeddings", tmp_path / "features.csv")
+    for file, count in (("a.csv", len(names)), ("features.csv", 1)):
+        with (tmp_path / file).open(newline="", encoding="utf-8") as text:
+            rows = list(csv.DictReader(text))
+        assert [row["path"] for row in rows] == [str(image)] * count
+        assert {row.get("class") for row in rows} == (set(names) if count > 1 else {None})
+    assert scalablevit(*words).out == (tmp_path / "a.csv").open(newline="").read(), "a pipe gets the same"
+    terminal = type("Terminal", (io.StringIO,), {"isatty": lambda self: True})
+    monkeypatch.setattr("command_line.io.StringIO", terminal)
+    shown = scalablevit(*words).out
+    assert not set("\x1b\r") & set(shown)
+    assert r"esc\x1b[31m" in shown
+    assert r"a\rb\x1b.png" in shown
 
 
 def test_regions_of_a_segmentation() -> None:

@@ -344,6 +344,18 @@ def test_a_segmenter_whose_label_map_lacks_a_class_is_refused(tmp_path: Path) ->
         Segmenter.load(file)
 
 
+def test_class_names_that_are_alike_are_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    metadata = {**metadata_of(files["onnx"]), "class_names": ["cat", "dog", "cat"]}
+    path = with_metadata(files["onnx"], metadata, tmp_path / "twice.onnx")
+    with pytest.raises(
+        WeightsError, match=r"twice\.onnx: its metadata is damaged: class_names has 'cat' more than once"
+    ):
+        open_exported(path)
+    with pytest.raises(ValueError, match=r"could not be read back: class_names has 'cat' more than once; change it"):
+        write_exported(tmp_path, "torch", metadata=classifier_metadata(["cat", "dog", "cat"]))
+    assert not (tmp_path / "model.pt2").exists()
+
+
 def test_a_file_under_another_name_is_told_its_own(files: dict[str, Path], tmp_path: Path) -> None:
     for form, other, remedy in (("onnx", "model.bin", "ends in .onnx"), ("torch", "model.zip", "ends in .pt2")):
         path = tmp_path / other

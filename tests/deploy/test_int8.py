@@ -52,6 +52,23 @@ def agreement(network: nn.Module, images: list[Tensor]) -> Callable[[nn.Module],
     return measure
 
 
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scalablevit.deploy.int8.check_can_quantize", lambda format: None)
+    monkeypatch.setattr("scalablevit.deploy.int8.export", lambda *_, **__: pytest.fail("minutes of work"))
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "m.xml").mkdir()
+    quantization = Quantization([], lambda network: 1.0, "agreement")
+    for path, error, said in (
+        (tmp_path / "file" / "m.xml", OSError, r"file/m.xml could not be written .*Name another folder"),
+        (tmp_path / "m.xml", ValueError, "m.xml is a folder; name a file"),
+        (tmp_path / "m.onnx", ValueError, r"ends in \.xml, got"),
+    ):
+        with pytest.raises(error, match=said):
+            export_int8(nn.Identity(), path, quantization, format="openvino", mean=MEAN, std=STD)
+
+
 @pytest.mark.slow
 @needs_nncf
 def test_a_classifier_is_quantized_measured_and_written(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """`scalablevit predict --embeddings`: the features of each image before the classifier's head, in one file."""
 
+import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scalablevit.cli.csv_row import write_row
 from scalablevit.cli.errors import UsageError
 from scalablevit.printable import real_name
 from scalablevit.safe_write import check_writable, write_atomically
@@ -74,12 +76,8 @@ class EmbeddingsFile:
             write_atomically(self.path, self._csv().encode("utf-8", "surrogateescape"))
 
     def _csv(self) -> str:
-        import csv
-        import io
-
         text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["path", *(f"feature_{i}" for i in range(len(self._rows[0])))])
+        write_row(text, ["path", *(f"feature_{i}" for i in range(len(self._rows[0])))])
         for path, row in zip(self._paths, self._rows, strict=True):
-            writer.writerow([path, *(f"{value:.7g}" for value in row.tolist())])
+            write_row(text, [path, *(f"{value:.7g}" for value in row.tolist())])
         return text.getvalue()

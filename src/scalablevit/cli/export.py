@@ -11,6 +11,7 @@ from scalablevit.cli.terminal import tell
 from scalablevit.cli.trained_run import is_run, not_a_run, variant_of
 from scalablevit.cli.words import Parser, parser_of
 from scalablevit.model_files import EXPORTED
+from scalablevit.safe_write import check_writable
 from scalablevit.tasks import entries, load
 
 SUMMARY = "Export a network to ONNX, OpenVINO or PyTorch, checked by its runtime"
@@ -64,12 +65,12 @@ def main(words: list[str]) -> int:
     int8.check_arguments(args)
     size = None if args.size is None else (args.size[0], args.size[-1])
     with importing():
-        from scalablevit.deploy.export import export, file_bytes
-        from scalablevit.deploy.export_formats import FORMATS
+        from scalablevit.deploy.export import checked_format, export, file_bytes
         from scalablevit.deploy.quantize import check_can_quantize
 
-    chosen = FORMATS[args.format]
-    output = _output(args, chosen.suffix)
+    output = _output(args, EXPORTED[args.format])
+    chosen = checked_format(args.format, output)
+    check_writable(output)
     try:
         chosen.check_installed(args.format)
         if args.int8:

@@ -1,14 +1,14 @@
 """Write predictions into files as they come: CSV, COCO JSON, YOLO text files."""
 
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from scalablevit.cli.csv_row import write_row
 from scalablevit.cli.errors import UsageError
-from scalablevit.printable import real_name
+from scalablevit.printable import printable, real_name
 from scalablevit.safe_write import check_writable
 from scalablevit.tasks import TaskEntry, load
 
@@ -72,7 +72,10 @@ def open_format(
 
 
 class _Csv:
-    """A row for each class or object; of an image with none, no row."""
+    """A row for each class or object; of an image with none, no row.
+
+    Names stand in it as they are, and on a terminal as a terminal should see them.
+    """
 
     def __init__(self, columns: Sequence[str], output: str | None) -> None:
         self._columns = columns
@@ -83,8 +86,8 @@ class _Csv:
             opened = open(output, "w", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115
             file = self._stack.enter_context(opened)
         self._file = file
-        self._writer = csv.writer(file, lineterminator="\n")
-        self._writer.writerow(["path", *columns])
+        self._name_of = printable if file.isatty() else real_name
+        self._write_row(["path", *columns])
 
     def add(self, prediction: Any, row: Mapping[str, Any], stem: Path) -> None:
         """Write the rows of an image."""
@@ -93,8 +96,11 @@ class _Csv:
             box = dict(zip(("x_min", "y_min", "x_max", "y_max"), item.get("box", ()), strict=False))
             values = {**item, **box}
             cells = [values.get(column) for column in self._columns]
-            self._writer.writerow([real_name(row["path"]), *(real_name(c) if isinstance(c, str) else c for c in cells)])
+            self._write_row([row["path"], *cells])
         self._file.flush()
+
+    def _write_row(self, cells: Sequence[Any]) -> None:
+        write_row(self._file, [self._name_of(cell) if isinstance(cell, str) else cell for cell in cells])
 
     def close(self) -> None:
         """Close the file."""

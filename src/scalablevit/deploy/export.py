@@ -23,6 +23,7 @@ from scalablevit.deploy.export_formats import FORMATS, Encoded, ExportFormat, Ru
 from scalablevit.deploy.exportable import INPUT_NAME, ExportableNetwork, InputShape, describe
 from scalablevit.deploy.optimize import fold
 from scalablevit.safe_write import check_writable, write_together
+from scalablevit.weights.metadata import problem_of_metadata
 from scalablevit.weights.source import first_line
 
 LARGEST_DIFFERENCE = 1e-4
@@ -106,14 +107,14 @@ def export(
         the file, and how far it is off at each size that was compared.
 
     Raises:
-        ValueError: an unknown format, a path that does not fit it, an argument out of range, a detector with a batch,
-            or with another mean or std than its own.
+        ValueError: an unknown format, a path that does not fit it, an argument out of range, metadata that could not
+            be read back, a detector with a batch, or with another mean or std than its own.
         ExportError: the exported graph fails, or differs from PyTorch by more than `LARGEST_DIFFERENCE`.
         ModuleNotFoundError: the format's packages are not installed.
         WriteError: the file could not be written.
     """
     path = Path(path)
-    chosen = _checked_format(format, path)
+    chosen = checked_format(format, path)
     if len(mean) != len(std) or not mean or min(std) <= 0:
         raise ValueError(f"mean and std must have a value per channel, std above 0; got {list(mean)} and {list(std)}")
     as_detector = is_detector(network)
@@ -126,6 +127,8 @@ def export(
     detections = graph.describe() if isinstance(graph, DetectorGraph) else None
     names = output_names or (graph.output_names if isinstance(graph, DetectorGraph) else ("logits",))
     described = describe(metadata or {}, shape, outputs=names, mean=mean, std=std, detections=detections)
+    if problem := problem_of_metadata(described):
+        raise ValueError(f"a file with this metadata could not be read back: {problem}; change it")
     definition: nn.Module
     thresholds: list[float] = []
     with torch.no_grad():
@@ -230,7 +233,12 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / largest)
 
 
-def _checked_format(format: str, path: Path) -> ExportFormat:
+def checked_format(format: str, path: Path) -> ExportFormat:
+    """The format of a name, for a file of the path's name.
+
+    Raises:
+        ValueError: there is none, or the path's name does not fit it.
+    """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     chosen = FORMATS[format]

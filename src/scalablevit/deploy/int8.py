@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from scalablevit.deploy.detector_check import blocks
 from scalablevit.deploy.detector_graph import detector_graph, is_detector, layer_weights
-from scalablevit.deploy.export import export, file_bytes, relative_difference
+from scalablevit.deploy.export import checked_format, export, file_bytes, relative_difference
 from scalablevit.deploy.export_formats import FORMATS, METADATA_KEY, Run, save_openvino
 from scalablevit.deploy.exportable import InputShape
 from scalablevit.deploy.exported import open_exported
@@ -32,7 +32,7 @@ from scalablevit.deploy.quantize import (
     gains_by_part,
 )
 from scalablevit.deploy.runtimes import Precision, openvino_core, precisions_of
-from scalablevit.safe_write import write_together
+from scalablevit.safe_write import check_writable, write_together
 from scalablevit.weights.source import first_line
 
 TIMED_IMAGES = 8
@@ -132,11 +132,11 @@ def export_int8(
     """
     check_can_quantize(format)
     path = Path(path)
+    checked_format(format, path)
+    check_writable(path)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = folder / f"fp32{FORMATS[format].suffix}"
-        if path.suffix != source.suffix:
-            raise ValueError(f"the name of a file for {FORMATS[format].runtime} ends in {source.suffix}, got {path}")
         _check_size(options.get("size"), quantization.images)
         export(network, source, format=format, mean=mean, std=std, **options)
         on_step("exported in fp32 and checked")

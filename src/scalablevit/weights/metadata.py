@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from scalablevit.abridged import abridged
 from scalablevit.model_files import TRAINED, WEIGHTS_FILE
 from scalablevit.weights.formats import weights_format
 from scalablevit.weights.source import TRAINED_NETWORKS, WeightsError, first_line, shortened, weights_file
@@ -179,7 +181,8 @@ def problem_of_metadata(metadata: Mapping[str, Any]) -> str:
     odd = next((name for name in names if not isinstance(name, str) or len(name) > _MOST_TEXT), None)
     if odd is not None:
         return f"class_names holds {_named(odd)} among its names"
-    return ""
+    twice = [repr(shortened(name, 80)) for name, count in Counter(names).items() if count > 1]
+    return f"class_names has {abridged(twice)} more than once" if twice else ""
 
 
 def _bad_value(value: Any, where: str, depth: int = 0) -> str:
