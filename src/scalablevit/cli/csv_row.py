@@ -14,5 +14,4 @@ def write_row(file: TextIO, cells: Sequence[Any]) -> None:
     """
     # Python before 3.13 quotes no carriage return, and readers take it for the end of a row
     has_return = any("\r" in cell for cell in cells if isinstance(cell, str))
-    quoting = csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL
-    csv.writer(file, lineterminator="\n", quoting=quoting).writerow(cells)
+    csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL).writerow(cells)
