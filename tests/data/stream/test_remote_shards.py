@@ -173,7 +173,8 @@ def test_a_damaged_download_is_told_and_downloaded_anew(tmp_path, shards):
     data = ImageFolderData(f"local:{shards}", **OPTIONS, stream=stream(tmp_path, ahead=0))
     dataset = data.train_dataset
     assert not dataset[0].unreadable
-    (cached_shard,) = (tmp_path / "cache").rglob("*.bin")
+    name = f"chunk-0-{dataset.shards().shards[0]}.bin"
+    (cached_shard,) = (tmp_path / "cache").rglob(f"train/{name}")
     content = bytearray(cached_shard.read_bytes())
     for start in range(len(content) - 3):
         if content[start : start + 3] == b"\xff\xd8\xff":
