@@ -8,7 +8,7 @@
 The images are listed, sorted, and cut into parts of `--part-size`. An actor holds the network, predicts a part, and
 writes its file, whole or not at all. Run it again after it was stopped, killed, or lost a machine: parts whose files
 are there are left out, so that no image comes twice and none is missing. An image that cannot be read has a row with
-the reason.
+the reason; with `--retry`, parts that have such rows are predicted again.
 
 Images are files, folders, patterns, or one folder or address of shards that `scalablevit shard` wrote. `--weights` is a
 run folder, its model.safetensors, or a file of `scalablevit export` (.onnx, .xml). On a cluster, images, weights and
@@ -25,12 +25,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
+INSTALL = "pip install 'scalablevit[ray,stream]'"
 
-from scalablevit.data.find_images import find_images, has_image_suffix
-from scalablevit.data.stream.index import is_stream
-from scalablevit.data.stream.opened import OpenStream, open_stream, task_of
-from scalablevit.safe_write import json_text, sweep_leftovers, write_atomically, write_json
+try:
+    import ray
+
+    from scalablevit.data.find_images import find_images, has_image_suffix
+    from scalablevit.data.stream.index import is_stream
+    from scalablevit.data.stream.opened import OpenStream, open_stream, task_of
+    from scalablevit.safe_write import json_text, sweep_leftovers, write_atomically, write_json
+except ImportError as missing:
+    sys.exit(f"predict_ray.py: error: a package is missing ({missing}); run: {INSTALL}")
 
 Row = dict[str, Any]
 
@@ -140,8 +145,13 @@ def read_part(file: Path) -> Iterator[Row]:
         yield {"path": row["path"], **({} if row["error"] is None else {"error": row["error"]})}
 
 
+def has_errors(file: Path) -> bool:
+    """Whether a part has images that could not be read."""
+    return any("error" in row for row in read_part(file))
+
+
 def begin(output: Path, plan: Row) -> None:
-    """Make the output folder, or check that it was begun with the same images and weights.
+    """Make the output folder, or check that its parts are of the same images and weights.
 
     Raises:
         ValueError: it was not; names what differs and the remedy.
@@ -149,7 +159,8 @@ def begin(output: Path, plan: Row) -> None:
     output.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(output)
     file = output / "plan.json"
-    if file.is_file():
+    has_parts = any(output.glob("part-*"))
+    if has_parts and file.is_file():
         before = json.loads(file.read_text(encoding="utf-8"))
         for key in plan:
             if before.get(key) != plan[key]:
@@ -157,7 +168,7 @@ def begin(output: Path, plan: Row) -> None:
                     f"{output} was begun with {key} {before.get(key)}, and it is {plan[key]} now: give what it was "
                     "begun with, or another --output"
                 )
-    elif any(output.glob("part-*")):
+    elif has_parts:
         raise ValueError(f"{output} holds parts and no plan.json: name another --output")
     write_json(file, plan)
 
@@ -165,8 +176,15 @@ def begin(output: Path, plan: Row) -> None:
 def file_hash(path: Path) -> str:
     """Of the weights: a run folder's model.safetensors, or the file."""
     file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"--weights {path}: there is no {file.name}; name a run folder or a file of weights")
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def counted(number: int, noun: str) -> str:
+    """Such as "1 part" and "1,000 parts"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -175,6 +193,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("inputs", nargs="+", help="images, folders (at any depth), patterns; or shards")
     found.add_argument("--weights", required=True, help="run folder, model.safetensors, .onnx or .xml")
     found.add_argument("--output", required=True, type=Path, help="folder for the parts; run again to complete it")
+    found.add_argument("--retry", action="store_true", help="predict parts with unreadable images again")
     found.add_argument("--format", choices=("jsonl", "parquet"), default="jsonl", help="of the parts (default: jsonl)")
     found.add_argument("--address", default="local", help="of a Ray cluster, or auto (default: one on this machine)")
     found.add_argument("--actors", type=int, default=1, help="copies of the network (default: 1)")
@@ -192,20 +211,21 @@ def main(words: Sequence[str] | None = None) -> int:
         0; 1 where images could not be read.
     """
     args = parser().parse_args(words)
-    for name in ("actors", "batch_size", "part_size"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    for name, least in (("actors", 1), ("batch_size", 1), ("part_size", 1), ("cpus", 0), ("gpus", 0)):
+        if not getattr(args, name) >= least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(args, name)}")
     args.inputs = [given if "://" in given else str(Path(given).expanduser().absolute()) for given in args.inputs]
     paths = Archive(args.inputs).names(args.inputs)
-    weights = Path(args.weights).absolute()
+    weights = Path(args.weights).expanduser().absolute()
     listed = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape")).hexdigest()
     plan = {"images": len(paths), "list": listed, "weights": file_hash(weights)}
     begin(args.output, {**plan, "part_size": args.part_size, "format": args.format})
     parts = [paths[i : i + args.part_size] for i in range(0, len(paths), args.part_size)]
     files = [part_file(args.output, number, args.format) for number in range(len(parts))]
-    missing = [number for number, file in enumerate(files) if not file.is_file()]
-    print(f"{len(paths):,} images in {len(parts):,} parts, of which {len(parts) - len(missing):,} are there")
+    missing = [number for number, file in enumerate(files) if not file.is_file() or (args.retry and has_errors(file))]
+    print(f"{counted(len(paths), 'image')} in {counted(len(parts), 'part')}; to be predicted: {len(missing):,}")
     if missing:
+        check_weights(weights)
         predict(args, weights, {number: parts[number] for number in missing})
     rows = unreadable = 0
     for file, part in zip(files, parts, strict=True):
@@ -214,8 +234,22 @@ def main(words: Sequence[str] | None = None) -> int:
             raise ValueError(f"{file} does not hold the images of its part: remove it and run this again")
         rows += len(found)
         unreadable += sum("error" in row for row in found)
-    print(f"{rows:,} images in {args.output}, of which {unreadable:,} could not be read")
+    print(f"{counted(rows, 'image')} in {args.output}, of which {unreadable:,} could not be read")
+    if unreadable:
+        print("their rows say why; run this again with --retry once they can be read")
     return 1 if unreadable else 0
+
+
+def check_weights(weights: Path) -> None:
+    """Open the weights here, where what is wrong with them is one message.
+
+    Raises:
+        ValueError: they are none, or damaged.
+        ImportError: a package that computes them is missing.
+    """
+    from scalablevit.deploy.exported import open_weights
+
+    open_weights(weights)
 
 
 def predict(args: argparse.Namespace, weights: Path, parts: dict[int, list[str]]) -> None:
@@ -224,6 +258,7 @@ def predict(args: argparse.Namespace, weights: Path, parts: dict[int, list[str]]
     here = {"include_dashboard": False} if args.address == "local" else {}
     ray.init(address=args.address, log_to_driver=False, logging_level=logging.ERROR, **here)
     try:
+        refuse_too_few(args)
         ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
         items = [{"part": number, "paths": json.dumps(paths)} for number, paths in parts.items()]
         done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
@@ -240,13 +275,36 @@ def predict(args: argparse.Namespace, weights: Path, parts: dict[int, list[str]]
         count = 0
         for row in done.iter_rows():
             count += int(row["images"])
-            print(f"part {row['part']}: {row['images']} images, {row['unreadable']} could not be read; {count:,} now")
+            images = counted(int(row["images"]), "image")
+            print(f"part {row['part']}: {images}, {row['unreadable']} could not be read; {count:,} now")
+    except ray.exceptions.RayError as error:
+        *_, last = (line.strip() for line in str(error).splitlines() if line.strip())
+        raise ValueError(f"Ray could not predict ({last}); parts that are there are kept: run this again") from error
     finally:
         ray.shutdown()
 
 
-if __name__ == "__main__":
+def refuse_too_few(args: argparse.Namespace) -> None:
+    """Refuse an actor that this machine has no room for: Ray would wait for it for ever.
+
+    Raises:
+        ValueError: names what is too much.
+    """
+    here = ray.cluster_resources()
+    for name, wanted, found in (("cpus", args.cpus, here.get("CPU", 0)), ("gpus", args.gpus, here.get("GPU", 0))):
+        if args.address == "local" and wanted > found:
+            raise ValueError(f"--{name} {wanted:g} of each actor are more than the {found:g} of this machine: lower it")
+
+
+def run(words: Sequence[str] | None = None) -> int | str:
+    """Do as `main`; what is wrong is one line to exit with."""
     try:
-        sys.exit(main())
+        return main(words)
+    except ImportError as error:
+        return f"predict_ray.py: error: a package is missing ({error}); run: {INSTALL}"
     except (ValueError, OSError) as error:
-        sys.exit(f"predict_ray.py: error: {error}")
+        return f"predict_ray.py: error: {error}"
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,5 +1,6 @@
 """examples/predict_ray.py: killed in the middle and run again, it has each image once; bad images are counted."""
 
+import argparse
 import importlib.util
 import json
 import os
@@ -80,11 +81,84 @@ def test_images_in_shards(kind: str, example: ModuleType, run: Path, image_folde
 
 
 def test_another_list_is_refused(example: ModuleType, tmp_path: Path) -> None:
-    example.begin(tmp_path, {"images": 4, "format": "jsonl"})
+    example.begin(tmp_path, {"images": 3, "format": "jsonl"})
+    example.begin(tmp_path, {"images": 4, "format": "jsonl"})  # there is no part of the three
+    (tmp_path / "part-000000.jsonl").touch()
     example.begin(tmp_path, {"images": 4, "format": "jsonl"})
     with pytest.raises(ValueError, match="was begun with images 4, and it is 5 now: give what it was begun with, or"):
         example.begin(tmp_path, {"images": 5, "format": "jsonl"})
     (tmp_path / "plan.json").unlink()
-    (tmp_path / "part-000000.jsonl").touch()
     with pytest.raises(ValueError, match=r"holds parts and no plan.json: name another --output"):
         example.begin(tmp_path, {"images": 4})
+
+
+def predicted_here(example: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let `main` write rows without Ray and a network; gives the numbers of the parts that it predicts."""
+    numbers: list[int] = []
+
+    def predict(args: argparse.Namespace, weights: Path, parts: dict[int, list[str]]) -> None:
+        numbers.extend(parts)
+        for number, paths in parts.items():
+            bad = [path for path in paths if Path(path).read_bytes() == b"junk"]
+            rows = [{"path": path, **({"error": "no image"} if path in bad else {})} for path in paths]
+            example.write_part(args.output, number, args.format, rows)
+
+    monkeypatch.setattr(example, "predict", predict)
+    monkeypatch.setattr(example, "check_weights", lambda weights: None)
+    return numbers
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_images_that_can_be_read_now_are_predicted_with_retry(
+    kind: str,
+    example: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    numbers = predicted_here(example, monkeypatch)
+    images, weights = tmp_path / "images", tmp_path / "weights.onnx"
+    images.mkdir()
+    weights.touch()
+    for i in range(5):
+        (images / f"{i}.png").write_bytes(b"junk" if i == 3 else b"")
+    words = [str(images), "--weights", str(weights), "--output", str(tmp_path / "found"), "--part-size", "2"]
+    words += ["--format", kind]
+    assert example.main(words) == 1
+    assert "run this again with --retry" in capsys.readouterr().out
+    (images / "3.png").write_bytes(b"")
+    assert example.main(words) == 1
+    assert numbers == [0, 1, 2]
+    assert example.main([*words, "--retry"]) == 0
+    assert numbers == [0, 1, 2, 1]
+    assert "5 images in 3 parts; to be predicted: 1\n" in capsys.readouterr().out
+    assert example.main([*words, "--retry"]) == 0
+    assert numbers == [0, 1, 2, 1]
+
+
+def test_what_is_missing_is_one_message(example: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "0.png").touch()
+    words = [str(tmp_path), "--output", str(tmp_path / "found"), "--weights"]
+    for weights in (tmp_path / "none.onnx", tmp_path):
+        with pytest.raises(ValueError, match=r"there is no (none.onnx|model.safetensors); name a run folder"):
+            example.main([*words, str(weights)])
+    with pytest.raises(ValueError, match="--gpus must be at least 0, got -1"):
+        example.main([*words, "w", "--gpus", "-1"])
+    assert example.counted(1, "part") == "1 part"
+    assert example.counted(1200, "part") == "1,200 parts"
+
+
+def test_a_missing_package_is_one_message(example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "0.png").touch()
+    predicted_here(example, monkeypatch)
+    words = [str(tmp_path), "--weights", str(EXAMPLE), "--output", str(tmp_path / "found"), "--format", "parquet"]
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    found = example.run(words)
+    assert found.startswith("predict_ray.py: error: a package is missing (")
+    assert "pyarrow" in found
+    assert "pip install 'scalablevit[ray,stream]'" in found
+    code = f"import sys, runpy\nsys.modules['ray'] = None\nrunpy.run_path({str(EXAMPLE)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert done.stderr.startswith("predict_ray.py: error: a package is missing (import of ray halted"), done.stderr
+    assert len(done.stderr.splitlines()) == 1
