@@ -19,6 +19,7 @@ import argparse
 import hashlib
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -29,6 +30,7 @@ INSTALL = "pip install 'scalablevit[ray,stream]'"
 
 try:
     import ray
+    import ray.data
 
     from scalablevit.data.find_images import find_images, has_image_suffix
     from scalablevit.data.stream.index import is_stream
@@ -254,7 +256,7 @@ def check_weights(weights: Path) -> None:
 
 def predict(args: argparse.Namespace, weights: Path, parts: dict[int, list[str]]) -> None:
     """Predict parts in a pool of actors."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors come back, and are told in a line
     here = {"include_dashboard": False} if args.address == "local" else {}
     ray.init(address=args.address, log_to_driver=False, logging_level=logging.ERROR, **here)
     try:
@@ -278,10 +280,17 @@ def predict(args: argparse.Namespace, weights: Path, parts: dict[int, list[str]]
             images = counted(int(row["images"]), "image")
             print(f"part {row['part']}: {images}, {row['unreadable']} could not be read; {count:,} now")
     except ray.exceptions.RayError as error:
-        *_, last = (line.strip() for line in str(error).splitlines() if line.strip())
-        raise ValueError(f"Ray could not predict ({last}); parts that are there are kept: run this again") from error
+        raise ValueError(f"Ray could not predict: {cause_of(error)}. Parts that are there are kept") from error
     finally:
         ray.shutdown()
+
+
+def cause_of(error: Exception) -> str:
+    """What an actor's error says, without the stack traces that Ray puts around it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception|Exit|Interrupt): ", line)]
+    first_hand = [line for line in causes if not line.startswith("ray.")]
+    return (first_hand or causes or lines or [type(error).__name__])[-1].rstrip(".")
 
 
 def refuse_too_few(args: argparse.Namespace) -> None:

@@ -162,3 +162,13 @@ def test_a_missing_package_is_one_message(example: ModuleType, tmp_path: Path, m
     assert done.returncode == 1
     assert done.stderr.startswith("predict_ray.py: error: a package is missing (import of ray halted"), done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_cause_is_told_without_the_stack_traces_of_ray(example: ModuleType) -> None:
+    text = (
+        "ray::MapWorker() (pid=1)\n  File 'a.py', line 3\n    raise ValueError\nValueError: 0 images a batch\n\n"
+        "The above exception was the direct cause of the following exception:\n"
+        "ray.exceptions.UserCodeException: UDF failed to process a data block.\nTo change retries, configure `x`."
+    )
+    assert example.cause_of(RuntimeError(text)) == "ValueError: 0 images a batch"
+    assert example.cause_of(RuntimeError("")) == "RuntimeError"
