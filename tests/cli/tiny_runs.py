@@ -87,5 +87,7 @@ def assert_same_result(run: Path, other: Path) -> None:
     ours, theirs = weights_of(run), weights_of(other)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    files = (run / "model.safetensors", other / "model.safetensors")
+    assert files[0].read_bytes() == files[1].read_bytes()
     assert learned_by(run) == learned_by(other)
     assert (run / "results.json").read_text() == (other / "results.json").read_text()

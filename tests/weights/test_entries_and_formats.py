@@ -17,7 +17,7 @@ from torch import Tensor
 import scalablevit
 from scalablevit.backbone import VARIANTS, ScalableViT
 from scalablevit.classification import ClassificationTask
-from scalablevit.weights import WeightsError, holds_scaled_values, load_weights, read_metadata
+from scalablevit.weights import WeightsError, holds_scaled_values, load_weights, read_metadata, save_weights
 
 
 def atto(seed: int = 0) -> ScalableViT:
@@ -248,3 +248,19 @@ def test_weights_that_are_not_finite_change_nothing() -> None:
     with pytest.raises(WeightsError, match=r"NaN or infinity in norm\.bias: its training diverged"):
         load_weights(model, {**PLAIN, "norm.bias": torch.full((128,), torch.nan)})
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    """safetensors writes metadata in an order by chance; names of any writing come back, and tensors stay in place."""
+    model = torch.nn.Linear(3, 2)
+    metadata = {"class_names": ["größe", 'a "b" \\', "tab\there", "\x01\x7f", "🙂"]}
+    contents = set()
+    for i in range(8):
+        save_weights(model, tmp_path / f"{i}.safetensors", metadata=metadata)
+        contents.add((tmp_path / f"{i}.safetensors").read_bytes())
+    (content,) = contents
+    assert content[8:].startswith(b'{"__metadata__":{"format":"pt","scalablevit":')
+    assert int.from_bytes(content[:8], "little") % 8 == 0
+    assert read_metadata(tmp_path / "0.safetensors") == metadata
+    state = safetensors.torch.load_file(tmp_path / "0.safetensors")
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())

@@ -31,7 +31,20 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], *, metadata: Ma
     named = {key.replace("_orig_mod.", ""): tensor for key, tensor in model.state_dict().items()}
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in named.items()}
     content = safetensors.torch.save(state, {"format": "pt", METADATA_KEY: json.dumps(dict(metadata or {}))})
-    write_atomically(path, content)
+    header, tensors = _ordered_header(content), memoryview(content)[8 + int.from_bytes(content[:8], "little") :]
+    write_atomically(path, lambda file: file.writelines((header, tensors)))
+
+
+def _ordered_header(content: bytes) -> bytes:
+    """The length and the header of a safetensors file, with the metadata in the order of their names.
+
+    safetensors writes them in an order that differs from process to process: equal weights would be unequal files.
+    """
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def save_model(
