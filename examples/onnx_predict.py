@@ -21,6 +21,11 @@ Array = np.ndarray[Any, Any]
 Rows = list[tuple[str, ...]]
 
 
+def visible(text: str) -> str:
+    """Text without what a terminal would obey: a control character becomes its escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def read(path: str) -> Image.Image:
     """An image upright and in RGB: what is transparent is white, and 16-bit gray is scaled to 8 bits."""
     image = ImageOps.exif_transpose(Image.open(path))
@@ -200,7 +205,7 @@ def main() -> None:
         try:
             image = read(path)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of bad files
-            print(f"skipped {path}: {error}", file=sys.stderr)
+            print(visible(f"skipped {path}: {error}"), file=sys.stderr)
             failed = True
             continue
         if task == "classification":
@@ -212,7 +217,7 @@ def main() -> None:
         else:
             sys.exit(f"{args.model} holds a network for {task}, which this script does not know")
         for row in rows or [("nothing",)]:
-            print(path, *row, sep="\t")
+            print(*map(visible, (path, *row)), sep="\t")
         if args.save:
             folder = Path(args.save)
             folder.mkdir(parents=True, exist_ok=True)

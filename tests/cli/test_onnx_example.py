@@ -38,6 +38,12 @@ def test_the_example_reads_images_as_predict_does(mode: str, tmp_path: Path) -> 
     assert np.abs(ours - theirs).max() <= 1
 
 
+def test_the_example_prints_no_control_characters() -> None:
+    pytest.importorskip("onnxruntime")
+    visible = runpy.run_path(str(EXAMPLE))["visible"]
+    assert visible("gr\u00fcn \u753b [b]\x1b[31m\n\u202e") == "gr\u00fcn \u753b [b]\\x1b[31m\\n\\u202e"
+
+
 def run_example(monkeypatch: pytest.MonkeyPatch, *words: object) -> object:
     """Exit code, or the message that it ends with."""
     monkeypatch.setattr(sys, "argv", ["onnx_predict.py", *map(str, words)])

@@ -165,6 +165,8 @@ def test_outputs_that_are_not_numbers_are_refused() -> None:
         ({"batch": 0}, "batch must be at least 1 image"),
         ({"size": (64, 100_000)}, "size must be at most 16,384 pixels"),
         ({"batch": 10**6}, "batch must be at most 65,536 images"),
+        ({"size": (2**14, 2**14)}, "would compute images 3 x 16384 x 16384, more than 67 million pixels"),
+        ({"batch": 2**16}, "would compute images 65536 x 128 x 160, more than 67 million pixels"),
     ],
     ids=str,
 )

@@ -120,6 +120,7 @@ def export(
     as_detector = is_detector(network)
     chosen.check_installed(format, is_detector=as_detector)
     shape = InputShape(len(mean), size=size, batch=batch, takes_bytes=uint8, is_detector=as_detector)
+    shape.check_pixels()
     check_writable(path)
     network = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     graph = detector_graph(fold(network)) if as_detector else fold(network)

@@ -22,6 +22,8 @@ _TRACED = (2, 64, 96)
 _OTHERS = ((1, 101, 75), (3, 128, 160), (1, 32, 32))
 LARGEST_SIDE, LARGEST_BATCH = 2**14, 2**16
 """Of a file that is fixed to a size or batch, in pixels and images."""
+MOST_CHECKED = 2**26
+"""Pixels of the images, all of a batch together, that a graph is checked with: more would take all of the memory."""
 # Traced large enough that each level of a feature pyramid has several rows and columns.
 # Little padding: scores are all alike in it.
 _DETECTOR_SIZES = ((192, 288), (127, 95), (160, 317), (64, 64))
@@ -106,14 +108,33 @@ class InputShape:
 
     def examples(self) -> list[Tensor]:
         """Images to trace with, and then images of the other sizes that the graph must take."""
-        found: list[Tensor] = []
         generator = torch.Generator().manual_seed(0)
-        for batch, height, width in (_TRACED, *_OTHERS):
-            shape = (self.batch or batch, self.channels, *(self.size or (height, width)))
-            images = self.laid_out(torch.rand(shape, generator=generator))
-            if all(x.shape != images.shape for x in found):
-                found.append(images)
-        return found
+        return [
+            self.laid_out(torch.rand((batch, self.channels, height, width), generator=generator))
+            for batch, height, width in self._shapes()
+        ]
+
+    def check_pixels(self) -> None:
+        """Refuse a fixed batch and size that are too large to be checked.
+
+        Raises:
+            ValueError: more than `MOST_CHECKED` pixels.
+        """
+        batch, height, width = max(self._shapes(), key=math.prod)
+        if batch * height * width > MOST_CHECKED:
+            raise ValueError(
+                f"the check would compute images {batch} x {height} x {width}, more than {MOST_CHECKED / 1e6:.0f} "
+                "million pixels: choose a smaller size or batch, or leave both free"
+            )
+
+    def _shapes(self) -> list[tuple[int, int, int]]:
+        """Number, height and width of the images to trace and check with, each shape once."""
+        if self.is_detector:
+            return [(1, *size) for size in self.sizes()]
+        shapes = (
+            (self.batch or batch, *(self.size or (height, width))) for batch, height, width in (_TRACED, *_OTHERS)
+        )
+        return list(dict.fromkeys(shapes))
 
     def describe(self) -> dict[str, Any]:
         """For the metadata of the exported file."""
