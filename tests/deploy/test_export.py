@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from exported_files import classifier_metadata
 from torch import Tensor, nn
 
 from scalablevit.backbone import PyramidBackbone, ScalableViT
 from scalablevit.deploy import export as export_module
 from scalablevit.deploy import export_formats
 from scalablevit.deploy.export import ExportError, export
-from scalablevit.deploy.exportable import ExportableNetwork, InputShape
+from scalablevit.deploy.exportable import ExportableNetwork, InputShape, describe
 from scalablevit.deploy.runtimes import openvino_core
 from scalablevit.segmentation.models import SegmentationModel, UperNetDecoder
 
@@ -187,6 +188,15 @@ def test_examples_are_of_other_sizes_and_batches() -> None:
     assert len({s[0] for s in shapes}) == 3
     assert any(s[2] % 2 and s[3] % 2 and s[2] != s[3] for s in shapes)
     assert [tuple(x.shape) for x in InputShape(1, size=(9, 7)).examples()] == [(2, 1, 9, 7), (1, 1, 9, 7), (3, 1, 9, 7)]
+
+
+def test_a_file_of_a_fixed_size_tells_how_images_come_to_that_size() -> None:
+    for size, crop in (None, [32, 32]), ((40, 56), [40, 56]):
+        shape = InputShape(3, size=size)
+        told = describe(classifier_metadata(), shape, outputs=["logits"], mean=MEAN, std=STD, detections=None)
+        assert told["export"]["resize"] == {
+            "rule": "cover", "crop": crop, "size": [int(side / 0.875) for side in crop], "interpolation": "bicubic",
+        }  # fmt: skip
 
 
 def test_normalisation_is_inside() -> None:

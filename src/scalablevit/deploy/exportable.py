@@ -160,8 +160,12 @@ class InputShape:
         return images if lacking <= 0 else torch.cat([images, images[-1:].expand(lacking, *images.shape[1:])])
 
 
-def resize_rule(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+def resize_rule(metadata: Mapping[str, Any], fixed: tuple[int, int] | None = None) -> dict[str, Any] | None:
     """Say how an image becomes the graph's input, from the metadata of a run.
+
+    Args:
+        metadata: of the run.
+        fixed: height and width that the graph is fixed to, which a classifier's images are cut to; None: free.
 
     Returns:
         None where the metadata do not tell. Otherwise `rule` and its numbers, in pixels:
@@ -175,7 +179,7 @@ def resize_rule(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(given, Mapping):
         return None
     if "image_size" in given:
-        height, width = given["image_size"]
+        height, width = fixed or given["image_size"]
         ratio = given["crop_ratio"]
         return {
             "rule": "cover",
@@ -230,7 +234,7 @@ def describe(
         "outputs": list(outputs),
         "normalisation": {"inside": True, "mean": list(mean), "std": list(std)},
     }
-    resize = resize_rule(metadata)
+    resize = resize_rule(metadata, shape.size)
     if resize is not None:
         export["resize"] = resize
     told = {"license": "Apache-2.0", "scalablevit_version": __version__}
