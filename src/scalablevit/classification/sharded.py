@@ -18,7 +18,7 @@ from scalablevit.classification.image_folder import (
 )
 from scalablevit.data.find_images import WalkReport
 from scalablevit.data.split import check_val_fraction
-from scalablevit.data.stream.index import ShardsError
+from scalablevit.data.stream.index import ShardsError, refuse_damaged
 from scalablevit.data.stream.opened import OpenStream
 from scalablevit.data.stream.source import ShardSource, SourcePart, SourceSample
 
@@ -89,14 +89,15 @@ def scan_stream(
     val_folder: Path = stream.folder("val") if stream.has_part("val") else train_folder
     scan = FolderScan(stream.root, train_folder, val_folder)
     parts = {train_folder: "train", val_folder: "val" if stream.has_part("val") else "train"}
-    left_out = stream.index.layout["left_out"]
 
     def stored_files(folder: Path, walk: WalkReport) -> ClassFiles:
-        part = parts[folder]
-        walk.left_out.update(Counter(left_out[part]))
-        found: ClassFiles = {name: [] for name in stream.index.layout["classes"][part]}
-        for name in stream.names(part):
-            found[name.partition("/")[0]].append(name)
+        part, layout = parts[folder], stream.index.layout
+        names = stream.names(part)
+        with refuse_damaged(stream.address):
+            walk.left_out.update(Counter(layout["left_out"][part]))
+            found: ClassFiles = {name: [] for name in layout["classes"][part]}
+            for name in names:
+                found[name.partition("/")[0]].append(name)
         return found
 
     find_files(scan, val_fraction, is_trained=trained_class_names is None, class_files=stored_files)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scalablevit.data.stream.index import refuse_changed_layout
+from scalablevit.data.stream.index import refuse_changed_layout, refuse_damaged
 from scalablevit.data.stream.opened import OpenStream
 from scalablevit.data.stream.source import ShardSource, SourcePart, SourceSample
 from scalablevit.detection.coco import AnnotationSource, CocoError, CocoPart, read_annotations
@@ -91,7 +91,10 @@ def stream_parts(stream: OpenStream, source: AnnotationSource) -> tuple[CocoPart
     if given.get("format") == "coco":
         del given["format"]
     refuse_changed_layout(stream.address, given)
-    found = [
-        CocoPart(stream.extra(file), [stream.folder(part)]) for part, file in stream.index.layout["annotations"].items()
-    ]
+    with refuse_damaged(stream.address):
+        files = {part: stream.index.layout["annotations"][part] for part in stream.index.parts}
+        missing = [file for file in files.values() if file not in stream.index.extra]
+        if missing:
+            raise KeyError(missing[0])
+    found = [CocoPart(stream.extra(file), [stream.folder(part)]) for part, file in files.items()]
     return found[0], found[1] if len(found) > 1 else None

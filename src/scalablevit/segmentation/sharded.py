@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scalablevit.data.split import split_by_hash
-from scalablevit.data.stream.index import refuse_changed_layout
+from scalablevit.data.stream.index import refuse_changed_layout, refuse_damaged
 from scalablevit.data.stream.opened import OpenStream, open_stream
 from scalablevit.data.stream.source import ShardSource, SourcePart, SourceSample
 from scalablevit.segmentation.class_names import find_class_file
@@ -98,7 +98,8 @@ def scan_stream(stream: OpenStream, settings: MaskSettings) -> PairScan:
     pairs = {part: _pairs(stream, part) for part in stream.index.parts}
     if "val" in pairs:
         train = [] if settings.is_evaluation else pairs["train"]
-        return PairScan(root, train, pairs["val"], stream.index.layout["val_folder"])
+        with refuse_damaged(stream.address):
+            return PairScan(root, train, pairs["val"], stream.index.layout["val_folder"])
     kept, aside = split_by_hash(pairs["train"], settings.val_fraction, name=lambda pair: pair.image)
     return PairScan(root, [] if settings.is_evaluation else kept, aside, None)
 

@@ -267,6 +267,27 @@ def test_an_index_that_is_damaged_or_of_a_later_version_is_named(tmp_path):
     index.write_text(json.dumps({**content, "format": 99}))
     with pytest.raises(ShardsError, match="written by scalablevit 0, a later version"):
         ImageFolderData(tmp_path / "shards", **OPTIONS)
+    shards = content["parts"]["train"]["shards"]
+    part = content["parts"]["train"]
+    for edited in (
+        {**content, "parts": {"val": content["parts"]["val"]}},
+        {**content, "layout": {}},
+        {**content, "layout": {**content["layout"], "classes": {"train": ["ant"], "val": []}}},
+        {**content, "extra": {"../../evil.txt": "00"}},
+        *(
+            {**content, "parts": {"train": {**part, **changed}}}
+            for changed in (
+                {"samples": 1},
+                {"shards": shards[:-1]},
+                {"files_per_sample": 2},
+                {"shards": [{**shards[0], "file": "../../../evil.bin"}, *shards[1:]]},
+                {"shards": [{**shards[0], "bytes": "9"}, *shards[1:]]},
+            )
+        ),
+    ):
+        index.write_text(json.dumps(edited))
+        with pytest.raises(ShardsError, match=rf"{INDEX_NAME} is damaged \(.*\); copy it again, or shard"):
+            ImageFolderData(tmp_path / "shards", **OPTIONS)
     index.write_text("{")
     with pytest.raises(ShardsError, match="is damaged"):
         ImageFolderData(tmp_path / "shards", **OPTIONS)

@@ -3,11 +3,14 @@
 Imports neither torch nor LitData, so that checking data starts at once.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,38 @@ import numpy as np
 INDEX_NAME = "scalablevit-shards.json"
 FORMAT = 1
 _FILES_NAME = "files.npz"
+_PLAIN_NAME = re.compile(r"(?!\.)[^/\\:\0]+")  # of a file or a folder, in any system
 
 
 class ShardsError(ValueError):
     """A folder or an address of shards cannot be used."""
+
+
+@contextlib.contextmanager
+def refuse_damaged(place: str) -> Iterator[None]:
+    """Turn what reading an index meets that this package did not write into a `ShardsError`.
+
+    Args:
+        place: address of the folder, for the message.
+    """
+    try:
+        yield
+    except ShardsError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, zipfile.BadZipFile) as error:
+        why = str(error) if type(error) is ValueError else repr(error)
+        raise ShardsError(f"{place}: {INDEX_NAME} is damaged ({why}); copy it again, or shard the data again") from None
+
+
+def _demand(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(what)
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name with "/" between folders stays in its folder, also where "\\" and ":" separate."""
+    is_plain = os.name == "posix" or not re.search(r"[\\:]", name)
+    return is_plain and all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 @dataclass(frozen=True)
@@ -95,7 +126,7 @@ class StreamIndex:
         Raises:
             ShardsError: it is damaged, or written by a later version of the package.
         """
-        try:
+        with refuse_damaged(place):
             found = json.loads(content)
             if found["format"] > FORMAT:
                 raise ShardsError(
@@ -111,13 +142,28 @@ class StreamIndex:
                 )
                 for name, part in found["parts"].items()
             }
-            return cls(found["task"], found["version"], found["layout"], parts, dict(found["extra"]))
-        except ShardsError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ShardsError(
-                f"{place}: {INDEX_NAME} is damaged ({error!r}); copy it again, or shard the data again"
-            ) from None
+            index = cls(found["task"], found["version"], found["layout"], parts, dict(found["extra"]))
+            index.check()
+        return index
+
+    def check(self) -> None:
+        """Refuse what this package does not write: the index may come from a stranger's address.
+
+        Raises:
+            ValueError: names what is wrong.
+        """
+        _demand("train" in self.parts and isinstance(self.layout, dict), "no training part, or no layout")
+        _demand(all(_is_inside(name) for name in self.extra), "a file lies outside of the folder")
+        for name, part in self.parts.items():
+            shards = part.shards
+            _demand(_PLAIN_NAME.fullmatch(name) is not None, f"the part {name!r} lies outside of the folder")
+            for shard in shards:
+                _demand(_PLAIN_NAME.fullmatch(shard.file) is not None, f"{shard.file!r} lies outside of the folder")
+                _demand(
+                    all(type(n) is int and n > 0 for n in (shard.samples, shard.bytes)), f"{shard.file}: a wrong size"
+                )
+            _demand(part.samples == sum(shard.samples for shard in shards) > 0, f"{name}: a wrong number of samples")
+            _demand(part.files_per_sample in (1, 2), f"{name}: a wrong number of files a sample")
 
 
 @dataclass(frozen=True)
@@ -143,10 +189,31 @@ class FileTable:
         return file.getvalue()
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> "FileTable":
-        """Read the content of a table's file."""
-        with np.load(io.BytesIO(content), allow_pickle=False) as found:
-            return cls(found["names"], found["shard"], found["place"], found["leaf"])
+    def from_bytes(cls, content: bytes, part: StoredPart, place: str) -> "FileTable":
+        """Read the content of a table's file.
+
+        Args:
+            content: of the file.
+            part: whose files it lists.
+            place: address of the folder, for messages.
+
+        Raises:
+            ShardsError: it does not fit the part.
+        """
+        with refuse_damaged(place), np.load(io.BytesIO(content), allow_pickle=False) as found:
+            table = cls(found["names"], found["shard"], found["place"], found["leaf"])
+            sizes = np.array([shard.samples for shard in part.shards])
+            _demand(len(table.names) == part.samples * part.files_per_sample, "a wrong number of files")
+            _demand(bool((table.shard >= 0).all() and (table.shard < len(sizes)).all()), "files in no shard")
+            _demand(
+                bool((table.place >= 0).all() and (table.place < sizes[table.shard]).all()),
+                "files behind the end of their shards",
+            )
+            _demand(
+                bool((table.leaf >= 0).all() and (table.leaf < part.files_per_sample).all()),
+                "files beside their samples",
+            )
+        return table
 
 
 def files_name(part: str) -> str:

@@ -287,7 +287,7 @@ class OpenStream:
             content = self.extra_bytes(files_name(name), part.files_digest)
             self._parts[name] = StoredFiles(
                 part,
-                FileTable.from_bytes(content),
+                FileTable.from_bytes(content, part, self.address),
                 folder=None if self._folder is None else self._folder / name,
                 cache=self._cache,
                 name=name,
