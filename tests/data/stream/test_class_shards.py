@@ -320,3 +320,18 @@ def test_the_order_that_shards_give_is_known_by_a_hash(tmp_path):
     assert order("folder", 1) is order("small", 64) is None
     assert len({order("small", 1), order("small", 2), order("other", 2)}) == 3
     assert order("small", 2) == order("small", 2)
+
+
+def test_two_processes_do_not_write_to_one_folder(tmp_path, monkeypatch):
+    root, out = write_classes(tmp_path / "folder", train=4), tmp_path / "shards"
+    plain = write._write
+
+    def meets_another(task: write.ShardTask) -> None:
+        with pytest.raises(ValueError, match="another `scalablevit shard` writes to this folder; wait until it ends"):
+            shard(root, out)
+        plain(task)
+
+    monkeypatch.setattr(write, "_write", meets_another)
+    shard(root, out)
+    assert ImageFolderData(out, **OPTIONS).class_names == ["ant", "bee", "cat fish"]
+    assert sorted(path.name for path in out.iterdir()) == [INDEX_NAME, "train", "val"]

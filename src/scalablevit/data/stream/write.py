@@ -1,5 +1,6 @@
 """Write a data set as shards: in parallel, going on where a killed run stopped, and checked at the end."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -114,17 +115,18 @@ def write_shards(
         raise ValueError(f"size_mb must be above 0 and at most 2000 (LitData's limit is 4 GB), got {size_mb}")
     litdata_package()
     tasks, tables, key = _plan(source, out, int(size_mb * 1e6))
-    _claim(out, key)
-    kept = sum(_is_finished(task) for task in tasks)
-    try:
-        _for_all(_write, [task for task in tasks if not _is_finished(task)], num_workers, on_progress, kept, len(tasks))
-        _for_all(_check, tasks, num_workers, None, 0, 0)
-        index = _finish(source, out, tasks, tables, version)
-    except OSError as error:
-        raise _explained(error, out) from error
-    records = [json.loads(task.record.read_bytes()) for task in tasks]
-    shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
-    return Written(index, kept, [file for record in records for file in record["unreadable"]])
+    with _claimed(out, key):
+        kept = sum(_is_finished(task) for task in tasks)
+        todo = [task for task in tasks if not _is_finished(task)]
+        try:
+            _for_all(_write, todo, num_workers, on_progress, kept, len(tasks))
+            _for_all(_check, tasks, num_workers, None, 0, 0)
+            index = _finish(source, out, tasks, tables, version)
+        except OSError as error:
+            raise _explained(error, out) from error
+        records = [json.loads(task.record.read_bytes()) for task in tasks]
+        shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
+        return Written(index, kept, [file for record in records for file in record["unreadable"]])
 
 
 def _plan(source: ShardSource, out: Path, size: int) -> tuple[list[ShardTask], dict[str, FileTable], str]:
@@ -175,8 +177,27 @@ def _sizes(sample: SourceSample, key: Any) -> int:
     return total
 
 
-def _claim(out: Path, key: str) -> None:
-    """Take the folder; refuse one that holds anything but the unfinished shards of the same data."""
+@contextlib.contextmanager
+def _claimed(out: Path, key: str) -> Iterator[None]:
+    """Have the folder to oneself; refuse one that another process writes to, or that holds anything else."""
+    from filelock import FileLock, Timeout
+
+    plan = out / WORK_FOLDER / _PLAN
+    _refuse_others(out, key)
+    plan.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(str(plan.with_suffix(".lock")), timeout=0):
+            _refuse_others(out, key)  # another process may have been here meanwhile
+            write_json(plan, {"key": key})
+            yield
+    except Timeout:
+        raise ValueError(
+            f"{out}: another `scalablevit shard` writes to this folder; wait until it ends, or name another folder"
+        ) from None
+
+
+def _refuse_others(out: Path, key: str) -> None:
+    """Refuse a folder that holds anything but the unfinished shards of the same data."""
     plan = out / WORK_FOLDER / _PLAN
     try:
         names = {entry.name for entry in out.iterdir()} if out.exists() else set()
@@ -200,7 +221,6 @@ def _claim(out: Path, key: str) -> None:
             f"{out}: the folder is not empty, and holds no unfinished shards ({abridged(sorted(names))}); "
             "name another folder"
         )
-    write_json(plan, {"key": key})
 
 
 def _is_finished(task: ShardTask) -> bool:
