@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shutil
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -9,12 +10,14 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from image_sets import shard, write_classes
+from PIL import Image
 
 from scalablevit.classification.data import ImageFolderData
-from scalablevit.data.images import why_unreadable
+from scalablevit.data.images import read_image, why_unreadable
 from scalablevit.data.stream.cache import CacheError, ShardCache
 from scalablevit.data.stream.download import DownloadError
 from scalablevit.data.stream.settings import StreamSettings
@@ -173,14 +176,30 @@ def test_a_damaged_download_is_told_and_downloaded_anew(tmp_path, shards):
     data = ImageFolderData(f"local:{shards}", **OPTIONS, stream=stream(tmp_path, ahead=0))
     dataset = data.train_dataset
     assert not dataset[0].unreadable
-    name = f"chunk-0-{dataset.shards().shards[0]}.bin"
-    (cached_shard,) = (tmp_path / "cache").rglob(f"train/{name}")
+    name = f"chunk-0-{dataset.shards().shards[0]}"
+    (cached_shard,) = (tmp_path / "cache").rglob(f"train/{name}.*.bin")
     content = bytearray(cached_shard.read_bytes())
     for start in range(len(content) - 3):
         if content[start : start + 3] == b"\xff\xd8\xff":
             content[start] ^= 1
     cached_shard.write_bytes(content)
-    dataset.folder.source._files.forget(cached_shard.name)
+    dataset.folder.source._files.forget(f"{name}.bin")
     dataset.folder.source._last = None
     assert "this shard is damaged (its hash is not that of the index)" in dataset[0].unreadable[0]
     assert not dataset[0].unreadable
+
+
+def test_shards_that_came_to_the_same_address_later_are_downloaded(tmp_path):
+    """Of equal sizes and names, so that the hash alone tells them apart."""
+    settings, root = stream(tmp_path), tmp_path / "store"
+    for fill in (0, 255):
+        folder = tmp_path / f"images {fill}"
+        for name in ("ant", "bee"):
+            (folder / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (8, 8), (fill, fill, fill)).save(folder / name / f"{i}.bmp")
+        shutil.rmtree(root, ignore_errors=True)
+        shard(folder, root)
+        data = ImageFolderData(f"local:{root}", **OPTIONS, stream=settings)
+        values = {int(value) for i in range(6) for value in np.unique(read_image(data.train_dataset.path(i)))}
+        assert values == {fill}

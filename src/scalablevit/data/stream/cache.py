@@ -73,18 +73,19 @@ class ShardCache:
                 "free disk space, name another folder with data.stream.cache_dir, or lower data.stream.window",
             )
 
-    def get(self, name: str, size: int) -> Path:
+    def get(self, name: str, size: int, digest: str) -> Path:
         """Give the file of a shard, downloaded where it is not there.
 
         Args:
             name: of the file at the address.
             size: of it, in bytes.
+            digest: of it; shards that came to the same address later have another.
 
         Raises:
             CacheError: the disk or the limit takes no more.
             DownloadError: it cannot be downloaded.
         """
-        path = self.folder / name
+        path = self._place(name, digest)
         if self._is_there(path, size):
             return path
         with self._full(name), self._locked(path.with_name(f"{path.name}.lock")):
@@ -104,16 +105,13 @@ class ShardCache:
                 place.unlink(missing_ok=True)
         return path
 
-    def has(self, name: str, size: int) -> bool:
-        """Whether a shard is there."""
-        try:
-            return (self.folder / name).stat().st_size == size
-        except OSError:
-            return False
-
-    def drop(self, name: str) -> None:
+    def drop(self, name: str, digest: str) -> None:
         """Remove a shard that turned out to be damaged."""
-        (self.folder / name).unlink(missing_ok=True)
+        self._place(name, digest).unlink(missing_ok=True)
+
+    def _place(self, name: str, digest: str) -> Path:
+        path = self.folder / name
+        return path.with_name(f"{path.stem}.{digest[:12]}{path.suffix}")
 
     def _is_there(self, path: Path, size: int) -> bool:
         """Whether a shard is there; then it counts as read now."""

@@ -159,7 +159,7 @@ class StoredFiles:
             raise
         except (OSError, ShardDamageError) as error:
             if self.cache is not None and isinstance(error, ShardDamageError):
-                self.cache.drop(f"{self.name}/{shard.file}")  # to be downloaded again
+                self.cache.drop(f"{self.name}/{shard.file}", shard.digest)  # to be downloaded again
             reason = str(error) if isinstance(error, ShardDamageError) else error.strerror or str(error)
             found = self._damage(shard, reason)
             self._failed[number] = time.monotonic() + _SECONDS_BETWEEN_ATTEMPTS, found
@@ -176,7 +176,7 @@ class StoredFiles:
         if self.folder is not None:
             return self.folder / shard.file
         assert self.cache is not None
-        return self.cache.get(f"{self.name}/{shard.file}", shard.bytes)
+        return self.cache.get(f"{self.name}/{shard.file}", shard.bytes, shard.digest)
 
     @property
     def is_remote(self) -> bool:
@@ -218,7 +218,7 @@ class StoredFiles:
             if self._differs[number]:
                 self._files.forget(shard.file)
                 if self.cache is not None:
-                    self.cache.drop(f"{self.name}/{shard.file}")
+                    self.cache.drop(f"{self.name}/{shard.file}", shard.digest)
         if not self._differs[number]:
             return None
         return ImageError(
