@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from scalablevit.explain.annotated import AnnotatedImage, AnnotatedObject
 from scalablevit.explain.attention import attention_maps
@@ -214,6 +215,7 @@ def _explained(
         return [(t, _union(objects, t.name) if t.name in known else None) for t in found[:_MOST_OBJECTS]], None
     pairs: list[tuple[Target, NDArray[Any] | None]] = []
     seen: set[int] = set()
+    boxes = torch.tensor([one.box_xyxy for one in objects], dtype=torch.float64).reshape(-1, 4)
     for target in found:
         if target.box_xyxy is None:
             region = _union(objects, target.name)
@@ -221,9 +223,10 @@ def _explained(
                 seen.update(i for i, one in enumerate(objects) if one.name == target.name)
                 pairs.append((target, region))
             continue
+        ious = box_iou(torch.tensor([target.box_xyxy], dtype=torch.float64), boxes)[0].nan_to_num().tolist()
         overlaps = [
-            _iou(target.box_xyxy, one.box_xyxy) if one.name == target.name and i not in seen else 0.0
-            for i, one in enumerate(objects)
+            iou if one.name == target.name and i not in seen else 0.0
+            for i, (one, iou) in enumerate(zip(objects, ious, strict=True))
         ]
         best = int(np.argmax(overlaps)) if overlaps else -1
         if best >= 0 and overlaps[best] >= _SAME_OBJECT:
@@ -337,10 +340,3 @@ def _side(rings: NDArray[Any], share: float, size: int) -> float:
 def _union(objects: Sequence[AnnotatedObject], name: str) -> NDArray[Any] | None:
     regions = [one.region for one in objects if one.name == name]
     return np.logical_or.reduce(regions) if regions else None
-
-
-def _iou(a: Sequence[float], b: Sequence[float]) -> float:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    inside = max(width, 0) * max(height, 0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return inside / (sum(areas) - inside) if inside else 0.0
