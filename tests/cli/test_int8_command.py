@@ -8,6 +8,7 @@ from tiny_runs import fit, write_images
 from untrained import write_classifier
 
 from scalablevit.cli import main
+from scalablevit.cli.int8 import too_few
 from scalablevit.deploy import quantize
 
 
@@ -28,6 +29,7 @@ def test_a_run_is_quantized_and_measured_as_validate_does(
     assert main([*words, "--output", str(output)]) == 0
     said = capsys.readouterr()
     assert "calibrating on 3 training images" in said.err
+    assert "cannot be measured" not in said.err, "a loss of 100 points can be, on 9 images"
     (fp32,) = (row.split() for row in said.out.splitlines() if row.startswith("fp32"))
     assert fp32[1] == f"{float(line.split()[1]):.2%}"
     (int8,) = (row.split() for row in said.out.splitlines() if row.startswith("int8 ") and "+" not in row)
@@ -71,6 +73,13 @@ def test_words_that_do_not_fit_are_refused(
     assert main(["export", str(run), *words]) == code
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("**/*int8*"))
+
+
+def test_few_validation_images_are_told() -> None:
+    assert too_few(10, 1.0) == "a loss of 1 points cannot be measured on 10 validation images: name more by --data"
+    assert too_few(99, 1.0)
+    assert not too_few(100, 1.0)
+    assert not too_few(10, 0.0), "no loss at all is a limit that can be measured"
 
 
 def test_int8_needs_data_and_nncf(

@@ -170,11 +170,14 @@ def export_run(args: argparse.Namespace, source: Any, predictor: Any, output: Pa
     metric = evaluator.metric_name or metric
     images = evaluator.training_images(predictor, args.calibration_images or CALIBRATION_IMAGES)
     tell(f"int8: calibrating on {len(images)} training images; each trial is measured on the validation set")
+    max_drop = MAX_DROP if args.max_drop is None else args.max_drop
+    if remark := too_few(len(evaluator.command.datamodule.val_dataset), max_drop):
+        tell(f"warning: {remark}")
     quantization = Quantization(
         images,
         evaluator.measure,
         metric,
-        max_drop=MAX_DROP if args.max_drop is None else args.max_drop,
+        max_drop=max_drop,
         exclude=args.exclude or (),
     )
     size = None if args.size is None else (args.size[0], args.size[-1])
@@ -189,6 +192,13 @@ def export_run(args: argparse.Namespace, source: Any, predictor: Any, output: Pa
     excluded = f", without {', '.join(args.exclude)}" if args.exclude else ""
     print(f"{done.path}: int8, {done.trial.settings}{excluded}")
     return 0
+
+
+def too_few(num_images: int, max_drop: float) -> str:
+    """Say that a validation set is too small to measure a loss: one image weighs more points than it; else empty."""
+    if max_drop * num_images >= 100 or max_drop == 0:
+        return ""
+    return f"a loss of {max_drop:g} points cannot be measured on {num_images} validation images: name more by --data"
 
 
 def table(done: "Int8Exported", metric: str) -> list[str]:
