@@ -42,6 +42,8 @@ def test_imagenet_recipes_are_the_published_ones(size: str, drop_path: float) ->
     assert model["optimizer"] == {
         "lr": 1e-3, "lr_batch": 1024, "weight_decay": 0.05, "betas": [0.9, 0.999], "eps": 1e-8,
         "layer_decay": None,
+        "name": "adamw",
+        "momentum": 0.95,
     }  # fmt: skip
     schedule = model["schedule"]
     assert (schedule["name"], schedule["warmup_epochs"], schedule["warmup_steps"]) == ("cosine", 5.0, None)
@@ -113,7 +115,7 @@ def test_detection_recipes_are_the_published_ones(kind: str, schedule: str, epoc
     assert model["global_batch"] == 16
     assert model["optimizer"] == {
         "lr": 1e-4, "lr_batch": 16, "weight_decay": 1e-4 if (kind, schedule) == ("retinanet", "1x") else 0.05,
-        "betas": [0.9, 0.999], "eps": 1e-8, "layer_decay": None,
+        "betas": [0.9, 0.999], "eps": 1e-8, "layer_decay": None, "name": "adamw", "momentum": 0.95,
     }  # fmt: skip
     assert (model["schedule"]["name"], model["schedule"]["milestones"]) == ("multistep", milestones)
     assert (model["schedule"]["gamma"], model["schedule"]["warmup_steps"]) == (0.1, 500)

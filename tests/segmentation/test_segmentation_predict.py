@@ -406,7 +406,7 @@ def test_weights_of_other_kinds_are_refused(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(WeightsError, match="not for segmentation"):
         Segmenter.load(tmp_path / "c")
     (tmp_path / "last.ckpt").write_bytes(b"PK")
-    with pytest.raises(WeightsError, match=r"takes a run folder or its model\.safetensors"):
+    with pytest.raises(WeightsError, match=r"takes a run folder, its model\.safetensors, or an exported file"):
         Segmenter.load(tmp_path / "last.ckpt")
     network = Segmenter.load(folder, device="cpu").network
     for changes, message in (
