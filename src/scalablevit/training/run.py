@@ -283,6 +283,10 @@ class Run:
         return commands
 
 
+_OF_AN_EXCHANGE = ("gloo/transport", "Application timeout caused pair closure")
+"""What gloo says of an exchange that failed or took too long, as an error without a type of its own."""
+
+
 @contextlib.contextmanager
 def explained(checkpoint: Path | None) -> Iterator[None]:
     """Turn what the engine raises for a user's mistake into a message for that user.
@@ -301,7 +305,7 @@ def explained(checkpoint: Path | None) -> Iterator[None]:
             f"the run in {checkpoint} has already reached epoch {int(done[1]) + 1}, beyond --epochs {done[2]}: raise it"
         ) from error
     except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
+        if isinstance(error, dist.DistError) or any(words in str(error) for words in _OF_AN_EXCHANGE):
             raise PeerEndedError("another training process ended; its message gives the reason") from error
         if "Error(s) in loading state_dict" not in str(error):
             raise
