@@ -12,6 +12,7 @@ import torch
 
 from scalablevit import __version__
 from scalablevit.data.check import evenly_spread
+from scalablevit.data.stream.settings import OF_THE_MACHINE
 from scalablevit.training.resume_rules import PATHS, without_secrets
 
 _MAY_DIFFER = frozenset(
@@ -19,7 +20,7 @@ _MAY_DIFFER = frozenset(
     [
         *(f"data.{name}" for name in PATHS),
         *("data.num_workers", "data.max_unreadable", "threads"),
-        *("data.stream.cache_dir", "data.stream.cache_gb", "data.stream.ahead"),
+        *(f"data.stream.{name}" for name in OF_THE_MACHINE),
         *("trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.enable_progress_bar"),
     ]
 )

@@ -54,6 +54,7 @@ class TaskData(LightningDataModule):
         val_batch_size: int | None = None,
     ) -> None:
         super().__init__()
+        self._order: tuple[Dataset[Any], str | None] | None = None  # the samples whose order was hashed, and the hash
         for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -136,8 +137,11 @@ class TaskData(LightningDataModule):
 
     def order_of_shards(self) -> str | None:
         """Hash of what shards make of the order of the training samples; None: nothing."""
-        stored = self._shard_options(self.train_dataset).get("stored")
-        return None if stored is None else stored.order_hash()
+        if self._order is None or self._order[0] is not self.train_dataset:
+            # once: every checkpoint asks, and there may be millions of samples
+            stored = self._shard_options(self.train_dataset).get("stored")
+            self._order = self.train_dataset, None if stored is None else stored.order_hash()
+        return self._order[1]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled and augmented; the same number of batches on all ranks, and whole optimizer steps of them."""

@@ -9,7 +9,7 @@ from timm.optim import Muon
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from scalablevit.training.param_groups import parameter_groups
+from scalablevit.training.param_groups import parameter_groups, undecayed_names
 from scalablevit.training.settings import OptimizerSettings
 
 
@@ -32,16 +32,15 @@ def build_optimizer(
         ValueError: no parameter is trainable; Muon and a network that does not name its layers.
     """
     decay = settings.weight_decay
-    matrices = set(hidden_matrices(network)) if settings.name == "muon" else set()
+    matrices = hidden_matrices(network) if settings.name == "muon" else ()
     groups = parameter_groups(network, lr=lr, weight_decay=decay, layer_decay=settings.layer_decay, apart=matrices)
     for part in beside:
         groups += parameter_groups(part, lr=lr, weight_decay=decay, layer_decay=None)
     if settings.name == "adamw":
         return AdamW(groups, lr=lr, betas=settings.betas, eps=settings.eps, fused=fused)
-    ours = {id(parameter) for name, parameter in network.named_parameters() if name in matrices}
     for group in groups:
-        group.pop("use_fallback", None)
-        group["use_muon"] = group["nesterov"] = id(group["params"][0]) in ours  # of AdamW it would make NAdamW
+        group["use_muon"] = group.pop("use_fallback", False)
+        group["nesterov"] = group["use_muon"]  # of AdamW it would make NAdamW
     muon = Muon(groups, lr=lr, momentum=settings.momentum, betas=settings.betas, eps=settings.eps)
     return cast(Optimizer, muon)
 
@@ -63,7 +62,7 @@ def hidden_matrices(network: nn.Module) -> list[str]:
             f"model.optimizer.name muon: {type(network).__name__} does not say which layers are hidden (it has no "
             "group_matcher): take adamw"
         )
-    undecayed: set[str] = getattr(network, "no_weight_decay", set)()
+    undecayed = undecayed_names(network)
     stem = list(_patterns(rules.get("stem")))
     hidden = [pattern for key, rule in rules.items() if key != "stem" for pattern in _patterns(rule)]
     return [

@@ -22,13 +22,12 @@ def check_optimizer_state(optimizer: Optimizer) -> None:
             state = optimizer.state.get(parameter)
             if not state:  # a parameter that never had a gradient
                 continue
-            names = ("momentum_buffer",) if group.get("use_muon") else ("exp_avg", "exp_avg_sq")
-            if "use_muon" in group and state.get("use_muon") is not group["use_muon"]:
+            if state.get("use_muon") is not group.get("use_muon"):  # AdamW has it in neither
                 raise ValueError(f"its optimizer took another step for a parameter of shape {_shape(parameter)}")
-            step = state.get("step", torch.tensor(0.0) if group.get("use_muon") else None)
-            if not isinstance(step, Tensor) or step.numel() != 1 or not step.is_floating_point():
+            is_adamw = not group.get("use_muon")
+            if is_adamw and not _counts_steps(state.get("step")):
                 raise ValueError(f"its optimizer has no count of steps for a parameter of shape {_shape(parameter)}")
-            for name in names:
+            for name in ("exp_avg", "exp_avg_sq") if is_adamw else ("momentum_buffer",):
                 value = state.get(name)
                 if not isinstance(value, Tensor) or value.layout != torch.strided or value.shape != parameter.shape:
                     found = _shape(value) if isinstance(value, Tensor) else "nothing"
@@ -37,6 +36,10 @@ def check_optimizer_state(optimizer: Optimizer) -> None:
                     )
                 if value.stride() != parameter.stride():
                     state[name] = torch.empty_like(parameter).copy_(value)
+
+
+def _counts_steps(value: object) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
 
 
 def _shape(tensor: Tensor) -> str:

@@ -26,13 +26,13 @@ def parameter_groups(
         weight_decay: of what is decayed; at least 0.
         layer_decay: each layer towards the input learns by this factor more slowly, in (0, 1]; None: all
             alike.
-        apart: names of parameters that share a group with none but each other.
+        apart: names of parameters that share a group with none but each other; timm's key `use_fallback` is set in
+            their groups.
 
     Raises:
         ValueError: a network without a trainable parameter.
     """
-    no_weight_decay = getattr(network, "no_weight_decay", None)
-    undecayed = set(no_weight_decay()) if callable(no_weight_decay) else set()
+    undecayed = undecayed_names(network)
     if layer_decay is None:
         groups = param_groups_weight_decay(
             network, weight_decay=weight_decay, no_weight_decay_list=undecayed, fallback_list=apart
@@ -50,3 +50,9 @@ def parameter_groups(
     for group in groups:
         group["lr"] = lr * group.pop("lr_scale", 1.0)
     return groups
+
+
+def undecayed_names(network: nn.Module) -> set[str]:
+    """What timm's hook `no_weight_decay` names; nothing where the network has none."""
+    no_weight_decay = getattr(network, "no_weight_decay", None)
+    return set(no_weight_decay()) if callable(no_weight_decay) else set()

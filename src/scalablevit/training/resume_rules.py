@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scalablevit.data.stream.index import is_remote
+from scalablevit.data.stream.settings import OF_THE_MACHINE
 from scalablevit.training.recipe_errors import RecipeError
 
 _MAY_CHANGE = re.compile(
@@ -23,7 +24,7 @@ _MAY_CHANGE = re.compile(
             r"data\.(root|labelled_root|train_annotations|val_annotations|train_images|val_images|class_names_file|builtin)",
             r"data\.(batch_size|val_batch_size|num_workers|max_unreadable)",
             # the window gives the order of the samples
-            r"data\.stream\.(cache_dir|cache_gb|ahead)",
+            rf"data\.stream\.({'|'.join(OF_THE_MACHINE)})",
             r"data\.augmentation(\..*)?",
             r"model\.(grad_checkpointing|compile|drop_path_rate|label_smoothing|auxiliary_weight|ignored_in_mean)",
             r"model\.(global_batch|max_nonfinite_steps|patience|ema_decay)",

@@ -23,7 +23,7 @@ class JoinedFiles:
 
     def read(self, name: str) -> bytes:
         """The bytes of a file of any part."""
-        return next((part for part in self.parts if part.has(name)), self.parts[0]).read(name)
+        return self._part_of(name).read(name)
 
     def has(self, name: str) -> bool:
         """Whether a part has such a file."""
@@ -31,7 +31,11 @@ class JoinedFiles:
 
     def damage_of(self, name: str, error: Exception) -> ImageError | None:
         """What is wrong with the shard of a file of any part."""
-        return next((part for part in self.parts if part.has(name)), self.parts[0]).damage_of(name, error)
+        return self._part_of(name).damage_of(name, error)
+
+    def _part_of(self, name: str) -> "StoredFiles":
+        """The part that has a file; of an unknown one the first, which says what is missing."""
+        return next((part for part in self.parts if part.has(name)), self.parts[0])
 
     def shards_of(self, names: np.ndarray) -> np.ndarray:
         """(N,) shards; those of the first part are numbered first."""

@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_ATTEMPTS = 60.0
 _COPY_AGAIN = "copy it again, or shard the data again into another folder"
+_OTHER_HASH = "its hash is not that of the index"
 _OF_THE_SHARD = ("damaged-shard", "cache", "missing")
 _OPENED: "dict[tuple[str, str, str], StoredFiles]" = {}  # forked processes have it
 
@@ -158,8 +159,8 @@ class StoredFiles:
         except CacheError:
             raise
         except (OSError, ShardDamageError) as error:
-            if self.cache is not None and isinstance(error, ShardDamageError):
-                self.cache.drop(f"{self.name}/{shard.file}", shard.digest)  # to be downloaded again
+            if isinstance(error, ShardDamageError):
+                self._drop(shard)
             reason = str(error) if isinstance(error, ShardDamageError) else error.strerror or str(error)
             found = self._damage(shard, reason)
             self._failed[number] = time.monotonic() + _SECONDS_BETWEEN_ATTEMPTS, found
@@ -189,11 +190,9 @@ class StoredFiles:
 
     def check(self, number: int) -> str | None:
         """Compare a shard with its hash; tell what is wrong with it."""
-        shard = self.part.shards[number]
         try:
-            path = self.fetched(number)
-            if path.stat().st_size != shard.bytes or file_digest(path) != shard.digest:
-                return "its hash is not that of the index"
+            if self._is_changed(number):
+                return _OTHER_HASH
         except CacheError:
             raise
         except OSError as error:
@@ -212,22 +211,31 @@ class StoredFiles:
         shard = self.part.shards[number]
         if number not in self._differs:  # a hash of 64 MB takes a tenth of a second
             try:
-                self._differs[number] = file_digest(self.fetched(number)) != shard.digest
+                self._differs[number] = self._is_changed(number)
             except OSError:
                 return None
             if self._differs[number]:
                 self._files.forget(shard.file)
-                if self.cache is not None:
-                    self.cache.drop(f"{self.name}/{shard.file}", shard.digest)
+                self._drop(shard)
         if not self._differs[number]:
             return None
         return ImageError(
             f"{self.address}/{shard.file}",
             kind="damaged-shard",
-            reason="this shard is damaged (its hash is not that of the index), and its sample "
-            f"{name} cannot be decoded ({getattr(error, 'reason', error)})",
+            reason=f"this shard is damaged ({_OTHER_HASH}), and its sample {name} cannot be decoded "
+            f"({getattr(error, 'reason', error)})",
             remedy=_COPY_AGAIN,
         )
+
+    def _is_changed(self, number: int) -> bool:
+        """Whether the file of a shard is not what was written; raises as `fetched`."""
+        shard, path = self.part.shards[number], self.fetched(number)
+        return path.stat().st_size != shard.bytes or file_digest(path) != shard.digest
+
+    def _drop(self, shard: Shard) -> None:
+        """Have a shard that is damaged downloaded again, where it was."""
+        if self.cache is not None:
+            self.cache.drop(f"{self.name}/{shard.file}", shard.digest)
 
     def _damage(self, shard: Shard, reason: str) -> ImageError:
         return ImageError(

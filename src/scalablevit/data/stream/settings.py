@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+OF_THE_MACHINE = ("cache_dir", "cache_gb", "ahead")
+"""Settings that change no sample and no order: they may differ between nodes, and change when a run is resumed."""
+
 
 def default_cache_dir() -> Path:
     """The folder where downloaded shards are kept unless the recipe names another."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scalablevit.data.stream.settings import OF_THE_MACHINE
 from scalablevit.training.command import TrainingCommand
 from scalablevit.training.recipe_errors import RecipeError
 from scalablevit.training.recipe_file import read_recipe
@@ -15,9 +16,7 @@ _CHANGES_NOTHING = (
     "trainer.log_every_n_steps",
     "trainer.profiler",
     "data.num_workers",
-    "data.stream.cache_dir",
-    "data.stream.cache_gb",
-    "data.stream.ahead",
+    *(f"data.stream.{name}" for name in OF_THE_MACHINE),
 )
 _FOUND_BY_THE_RUN = ("threads", "model.scale_value")
 """Null in what is asked: the run's recipe holds what it chose."""
