@@ -1,9 +1,9 @@
 """Shards at a remote address: downloads, the bounded cache, and what a user reads where something is missing."""
 
-import contextlib
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from image_sets import shard, write_classes
 from PIL import Image
 
@@ -78,11 +79,9 @@ def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
 
 
 def cached(tmp_path: Path) -> int:
-    total = 0
-    for path in (tmp_path / "cache").rglob("*.bin"):
-        with contextlib.suppress(FileNotFoundError):  # a thread that downloads ahead has just removed it
-            total += path.stat().st_size
-    return total
+    """Bytes of shards in the cache, while nothing comes or goes."""
+    with FileLock(tmp_path / "cache" / ".lock"):
+        return sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.bin"))
 
 
 def test_batches_of_a_bucket_equal_those_of_the_folder_and_are_downloaded_once(tmp_path, bucket, shards):
@@ -110,6 +109,37 @@ def test_the_cache_stays_below_its_limit_and_every_sample_comes(tmp_path, shards
         targets += len(batch.targets)
     assert targets == len(data.train_dataset) == 36
     assert not list((tmp_path / "cache").rglob("*.reserved*"))
+
+
+def test_a_download_that_ends_while_another_makes_room_is_counted(tmp_path, monkeypatch):
+    """It is a reserved place before and a shard after, and was neither for who listed shards first and places then."""
+    size, ends = 1000, threading.Event()
+
+    def fetch(name: str, path: Path) -> None:
+        if name == "slow.bin":
+            assert ends.wait(10)
+        path.write_bytes(bytes(size))
+
+    cache = ShardCache(tmp_path / "cache" / "set", root=tmp_path / "cache", limit=2 * size, fetch=fetch)
+    cache.prepare(needed=2 * size)
+    cache.get("old.bin", size, "0" * 12)
+    slow = threading.Thread(target=cache.get, args=("slow.bin", size, "1" * 12))
+    slow.start()
+    while not list((tmp_path / "cache").rglob("slow*.reserved")):
+        time.sleep(0.001)
+    listed = Path.rglob
+
+    def rglob(self: Path, pattern: str) -> Iterator[Path]:
+        if "reserved" in pattern:
+            ends.set()
+            slow.join(0.5)
+        return listed(self, pattern)
+
+    monkeypatch.setattr(Path, "rglob", rglob)
+    cache.get("new.bin", size, "2" * 12)
+    slow.join()
+    monkeypatch.undo()
+    assert cached(tmp_path) <= 2 * size
 
 
 def test_an_address_of_fsspec(tmp_path, shards):

@@ -38,6 +38,7 @@ class ShardCache:
         self.root = root
         self.limit = limit
         self.fetch = fetch
+        self._counting = root / ".lock"
 
     def prepare(self, *, needed: int) -> None:
         """Make the folder, and refuse one that cannot take the shards.
@@ -99,7 +100,9 @@ class ShardCache:
                 found = incoming.stat().st_size
                 if found != size:
                     raise DownloadError(None, f"{name}: {found:,} bytes arrived, and the index says {size:,}")
-                os.replace(incoming, path)
+                with self._locked(self._counting):  # who counts sees the place or the shard, and neither twice
+                    os.replace(incoming, path)
+                    place.unlink()
             finally:
                 incoming.unlink(missing_ok=True)
                 place.unlink(missing_ok=True)
@@ -127,7 +130,7 @@ class ShardCache:
         """Make room for a file, and hold it by a sparse file of its size."""
         path.parent.mkdir(parents=True, exist_ok=True)
         place = path.with_name(f"{path.name}.{_host()}.{os.getpid()}{_RESERVED}")
-        with self._locked(self.root / ".lock"):
+        with self._locked(self._counting):
             kept = sorted(self._kept(), key=lambda file: file[1])
             used = sum(size_of for _, _, size_of in kept)
             for old, _, size_of in kept:
