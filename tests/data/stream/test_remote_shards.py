@@ -142,6 +142,25 @@ def test_a_download_that_ends_while_another_makes_room_is_counted(tmp_path, monk
     assert cached(tmp_path) <= 2 * size
 
 
+def test_a_shard_that_another_process_removes_before_it_is_open_is_downloaded_again(tmp_path, shards, monkeypatch):
+    data = ImageFolderData(f"local:{shards}", **OPTIONS, stream=stream(tmp_path, ahead=0))
+    get, asked = ShardCache.get, []
+
+    def removed_at_first(cache: ShardCache, name: str, size: int, digest: str) -> Path:
+        path = get(cache, name, size, digest)
+        if asked.count(name) % 2 == 0:
+            path.unlink()
+        asked.append(name)
+        return path
+
+    monkeypatch.setattr(ShardCache, "get", removed_at_first)
+    files = data.train_dataset.folder.source
+    files._files.__init__()  # none is open
+    assert [data.train_dataset[i].unreadable for i in range(len(data.train_dataset))] == [()] * 36
+    assert len(asked) >= 2 * len(list((shards / "train").glob("*.bin")))
+    assert [files.check(number) for number in range(len(files.part.shards))] == [None] * len(files.part.shards)
+
+
 def test_an_address_of_fsspec(tmp_path, shards):
     data = ImageFolderData(f"file://{shards}", **OPTIONS, stream=stream(tmp_path))
     assert same(images(data), images(ImageFolderData(shards, **OPTIONS)))

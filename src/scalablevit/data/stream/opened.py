@@ -7,10 +7,10 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -39,7 +39,10 @@ from scalablevit.data.stream.shard_file import ShardDamageError, ShardFiles
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _SECONDS_BETWEEN_ATTEMPTS = 60.0
+_REMOVED_MEANWHILE = 3  # times that a shard is downloaded once more
 _COPY_AGAIN = "copy it again, or shard the data again into another folder"
 _OTHER_HASH = "its hash is not that of the index"
 _OF_THE_SHARD = ("damaged-shard", "cache", "missing")
@@ -155,7 +158,7 @@ class StoredFiles:
             raise failed[1]
         shard = self.part.shards[number]
         try:
-            self._files.open(shard.file, self.fetched(number), samples=shard.samples, size=shard.bytes)
+            self._use(number, partial(self._files.open, shard.file, samples=shard.samples, size=shard.bytes))
         except CacheError:
             raise
         except (OSError, ShardDamageError) as error:
@@ -229,8 +232,19 @@ class StoredFiles:
 
     def _is_changed(self, number: int) -> bool:
         """Whether the file of a shard is not what was written; raises as `fetched`."""
-        shard, path = self.part.shards[number], self.fetched(number)
-        return path.stat().st_size != shard.bytes or file_digest(path) != shard.digest
+        shard = self.part.shards[number]
+        return self._use(number, lambda path: path.stat().st_size != shard.bytes or file_digest(path) != shard.digest)
+
+    def _use(self, number: int, action: Callable[[Path], T]) -> T:
+        """Do something with the file of a shard; raises as `fetched`, and what `action` does.
+
+        Another process may remove it from the cache, to make room, before it is open: then it is downloaded again.
+        """
+        for _ in range(0 if self.cache is None else _REMOVED_MEANWHILE):
+            path = self.fetched(number)
+            with contextlib.suppress(FileNotFoundError):
+                return action(path)
+        return action(self.fetched(number))
 
     def _drop(self, shard: Shard) -> None:
         """Have a shard that is damaged downloaded again, where it was."""
